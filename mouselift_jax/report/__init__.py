@@ -1,0 +1,1 @@
+"""Artefacts for people: pictures, videos, tables, the report, the viewer."""

@@ -1,0 +1,147 @@
+"""Videos: H.264 in mp4, and the turntable round a set of Gaussians."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mouselift_jax.errors import BackendError, ShapeError
+from mouselift_jax.files import atomic_path
+from mouselift_jax.report.pictures import to_uint8
+
+if TYPE_CHECKING:
+    from mouselift_jax.splats.gaussians import Gaussians
+
+FOV_DEG = 50.0  # field of view of the pretrained frame's cameras
+RADIUS = 2.7  # their distance from the origin, scene units
+
+
+def write_mp4(path: str | Path, frames: Iterable[Any], fps: float = 30, *, crf: int = 18) -> Path:
+    """Write frames (each [H,W,3], float in [0,1] or uint8) as H.264 that every browser plays.
+
+    The file appears only when it is complete. Odd sizes get one repeated row or column, because
+    4:2:0 colour needs even ones. `frames` may be a generator: one frame is held at a time.
+    """
+    import imageio_ffmpeg
+
+    frames = iter(frames)
+    first = next(frames, None)
+    if first is None:
+        raise ShapeError("a video has no frames", where=path, expected="at least one", found=0)
+    first = _even(to_uint8(first))
+    height, width, _ = first.shape
+    with atomic_path(path) as part:
+        writer = imageio_ffmpeg.write_frames(
+            str(part),
+            (width, height),
+            fps=fps,
+            codec="libx264",
+            pix_fmt_out="yuv420p",
+            macro_block_size=1,
+            ffmpeg_log_level="error",
+            output_params=["-crf", str(crf), "-preset", "medium", "-movflags", "+faststart"],
+        )
+        writer.send(None)
+        try:
+            writer.send(np.ascontiguousarray(first))
+            for frame in frames:
+                frame = _even(to_uint8(frame))
+                if frame.shape != first.shape:
+                    raise ShapeError(
+                        "frames of one video differ in size",
+                        where=path,
+                        expected=first.shape,
+                        found=frame.shape,
+                    )
+                writer.send(np.ascontiguousarray(frame))
+        except OSError as error:
+            raise BackendError(
+                "ffmpeg stopped while writing a video",
+                where=path,
+                found=error,
+                fix="check the free disk space; `python -m mouselift_jax doctor` tests ffmpeg",
+            ) from error
+        finally:
+            writer.close()
+    return Path(path)
+
+
+def _even(frame: np.ndarray) -> np.ndarray:
+    pad = (frame.shape[0] % 2, frame.shape[1] % 2)
+    return np.pad(frame, ((0, pad[0]), (0, pad[1]), (0, 0)), mode="edge") if any(pad) else frame
+
+
+def ffmpeg_version() -> str:
+    """Version of the ffmpeg that imageio-ffmpeg brings, or why it does not run."""
+    import imageio_ffmpeg
+
+    try:
+        run = subprocess.run(
+            [imageio_ffmpeg.get_ffmpeg_exe(), "-version"],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, RuntimeError, subprocess.CalledProcessError) as error:
+        return f"unavailable: {error}"
+    found = re.match(r"ffmpeg version (\S+)", run.stdout)
+    return found.group(1) if found else "unknown"
+
+
+def fov_intrinsics(size: int, fov_deg: float = FOV_DEG) -> np.ndarray:
+    """K [3,3] of a square picture with the given field of view, principal point in the middle."""
+    focal = size / 2 / np.tan(np.deg2rad(fov_deg) / 2)
+    return np.array([[focal, 0, size / 2], [0, focal, size / 2], [0, 0, 1]], np.float32)
+
+
+def render_turntable(
+    gaussians: Gaussians,
+    *,
+    n: int = 120,
+    size: int = 256,
+    radius: float = RADIUS,
+    elevation_deg: float = 20.0,
+    fov_deg: float = FOV_DEG,
+    background: Sequence[float] = (1.0, 1.0, 1.0),
+    chunk: int = 4,
+) -> Iterator[np.ndarray]:
+    """Frames (uint8 [size,size,3]) of one turn round the world's z axis, drawn as asked for.
+
+    Args:
+        gaussians: one set, unbatched.
+        n: frames of the turn.
+        size: side of the picture.
+        radius: distance of the camera from the origin, scene units.
+        elevation_deg: height of the camera path above the horizon.
+        fov_deg: field of view; the defaults are the pretrained frame's.
+        background: colour behind the object.
+        chunk: views drawn at once; more costs memory and compiles for that number of views.
+    """
+    from mouselift_jax.geometry.camera import Camera
+    from mouselift_jax.geometry.rig import turntable_c2w
+    from mouselift_jax.render import render
+
+    poses = np.asarray(turntable_c2w(n, radius, elevation_deg), np.float32)
+    K = fov_intrinsics(size, fov_deg)
+    chunk = min(chunk, n)
+    for start in range(0, n, chunk):
+        c2w = poses[start : start + chunk]
+        filler = np.repeat(c2w[-1:], chunk - len(c2w), axis=0)  # keep one compiled shape
+        cameras = Camera(
+            np.broadcast_to(K, (chunk, 3, 3)), np.concatenate([c2w, filler]), size, size
+        )
+        rgb = np.asarray(render(gaussians, cameras, background=tuple(background)).rgb)
+        for picture in rgb[: len(c2w)]:
+            yield to_uint8(picture)
+
+
+def write_turntable(
+    path: str | Path, gaussians: Gaussians, *, fps: float = 30, **kwargs: Any
+) -> Path:
+    """`render_turntable` straight into an mp4; takes its keyword arguments."""
+    return write_mp4(path, render_turntable(gaussians, **kwargs), fps)
