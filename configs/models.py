@@ -1,4 +1,4 @@
-"""Sizes of the networks: `paper` as published, `small` for one lab GPU, `testing` for tests and the demo."""
+"""Sizes of the networks: `paper` as published, `small` for a lab GPU, `testing` for tests."""
 
 from __future__ import annotations
 

@@ -1,0 +1,1 @@
+"""The stages: the only place where disk, data, pipelines and training meet."""

@@ -1,0 +1,57 @@
+"""What a stage is: `plan(config, workdir) -> Plan` touches nothing, `run(config, workdir)` does it."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+from types import ModuleType
+
+from mouselift_jax.errors import ConfigError, nearest
+
+STAGES = ("prepare", "prompts", "mvdiff", "synth", "gslrm", "infer", "eval", "demo")
+
+
+@dataclasses.dataclass
+class Plan:
+    """What a run would read, write and compute.
+
+    Attributes:
+        stage: name of the stage.
+        reads: paths (with a remark) that are read.
+        writes: paths (with a remark) that are written.
+        steps: how many steps or items are computed, in words.
+        memory: estimate, in words; `--plan` adds the compiled program's own figures.
+        skipped: what exists already and is not done again.
+        notes: anything else a user should know before starting.
+    """
+
+    stage: str
+    reads: list[str] = dataclasses.field(default_factory=list)
+    writes: list[str] = dataclasses.field(default_factory=list)
+    steps: str = ""
+    memory: str = ""
+    skipped: list[str] = dataclasses.field(default_factory=list)
+    notes: list[str] = dataclasses.field(default_factory=list)
+
+    def describe(self) -> str:
+        """The plan as text for a terminal."""
+        lines = [f"plan of stage {self.stage}"]
+        for title, value in (
+            ("reads", self.reads),
+            ("writes", self.writes),
+            ("steps", [self.steps] if self.steps else []),
+            ("memory", [self.memory] if self.memory else []),
+            ("skipped", self.skipped or ["nothing: all of it is still to do"]),
+            ("notes", self.notes),
+        ):
+            lines += [f"  {title if i == 0 else '':<8} {item}" for i, item in enumerate(value)]
+        return "\n".join(lines)
+
+
+def find_stage(name: str) -> ModuleType:
+    """The module of a stage, imported when it is needed."""
+    if name not in STAGES:
+        raise ConfigError(
+            "no such stage", where="config.stage", found=name, fix=nearest(name, STAGES)
+        )
+    return importlib.import_module(f"mouselift_jax.stages.{name}")

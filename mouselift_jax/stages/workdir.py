@@ -1,0 +1,381 @@
+"""The folder of a run: one owner at a time, its configuration, its log, its summary.
+
+Layout (see the data format page): config.json, log.txt, metrics.jsonl, TensorBoard events,
+checkpoints/,
+summary.json and the artefacts of the stage. Only the first process of several writes here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import fcntl
+import fnmatch
+import importlib.metadata
+import json
+import logging
+import os
+import platform
+import re
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mouselift_jax.errors import CheckpointError, ConfigError, LayoutError, nearest
+from mouselift_jax.files import write_json_atomic
+
+log = logging.getLogger("mouselift_jax")
+
+# What may differ between the run that made a folder and one that continues in it.
+MAY_CHANGE = (
+    "train.steps",
+    "train.*_every",
+    "train.keep",
+    "train.keep_best",
+    "train.mesh.*",  # a checkpoint restores on any mesh
+    "data.workers",
+    "variant",
+)
+VERSIONS = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "mouselift_jax")
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """How to run, as opposed to what: nothing here changes a result.
+
+    Attributes:
+        progress: auto | rich | plain | json | none.
+        profile: "A:B" traces those steps, None = no trace.
+        debug: show tracebacks of user errors too.
+        primary: whether this process writes files.
+    """
+
+    progress: str = "auto"
+    profile: str | None = None
+    debug: bool = False
+    primary: bool = True
+
+
+class Workdir:
+    """Context that owns a run's folder; behaves like its path (`workdir / "a.txt"`, `open(workdir)`).
+
+    Args:
+        path: the folder, made when it is absent.
+        config: the resolved configuration (ConfigDict or mapping). On a second visit it must be
+        the same,
+            but for the keys of `MAY_CHANGE`; else the differences are listed and the run stops.
+        options: see `Options`.
+    """
+
+    def __init__(
+        self, path: str | os.PathLike, config: Any, options: Options | None = None
+    ) -> None:
+        self.path = Path(path)
+        self.config = plain(config)
+        self.options = options or Options()
+        self.warnings: list[str] = []
+        self._lock = None
+        self._handler: logging.Handler | None = None
+        self._started = time.monotonic()
+        self._before = 0.0
+
+    def __fspath__(self) -> str:
+        return str(self.path)
+
+    def __truediv__(self, name: str) -> Path:
+        return self.path / name
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    def __enter__(self) -> Workdir:
+        self._started = time.monotonic()
+        self._before = float(read_summary(self.path).get("wall_s", 0.0))
+        if not self.options.primary:
+            check_same_config(self.path, self.config)
+            return self
+        if self.path.exists() and not self.path.is_dir():
+            raise ConfigError(
+                "--workdir is a file", where=self.path, expected="a folder of its own"
+            )
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._acquire()
+        try:
+            check_same_config(self.path, self.config)
+            write_json_atomic(self.path / "config.json", self.config)
+            self._handler = logging.FileHandler(self.path / "log.txt")
+            self._handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+            log.addHandler(self._handler)
+            if log.level == logging.NOTSET:
+                log.setLevel(logging.INFO)
+        except BaseException:
+            self._release()
+            raise
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        if self._handler is not None:
+            log.removeHandler(self._handler)
+            self._handler.close()
+        self._release()
+
+    def _acquire(self) -> None:
+        file = open(self.path / ".lock", "a+")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            file.seek(0)
+            owner = file.read().strip() or "another process"
+            file.close()
+            raise ConfigError(
+                "this folder is in use by another run",
+                where=self.path,
+                found=owner,
+                fix="wait for it, stop it, or give another --workdir",
+            ) from error
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {platform.node()}")
+        file.flush()
+        self._lock = file
+
+    def _release(self) -> None:
+        if self._lock is not None:
+            self._lock.truncate(0)
+            self._lock.close()
+            self._lock = None
+
+    @property
+    def wall_s(self) -> float:
+        """Seconds spent in this folder, earlier visits included."""
+        return self._before + time.monotonic() - self._started
+
+    def warn(self, message: str) -> None:
+        """Log a warning once and keep it for the summary and the report."""
+        if message not in self.warnings:
+            self.warnings.append(message)
+            log.warning(message)
+
+    def summary(
+        self,
+        *,
+        finished: bool,
+        steps: int = 0,
+        metrics: Mapping[str, float] | None = None,
+        artefacts: Mapping[str, str | os.PathLike] | None = None,
+        warnings: Sequence[str] = (),
+        inputs: Mapping[str, Any] | None = None,
+    ) -> dict[str, Any]:
+        """Write summary.json; metrics and artefacts of earlier visits stay unless given anew."""
+        old = read_summary(self.path)
+        all_artefacts = dict(old.get("artefacts", {}))
+        for key, value in (artefacts or {}).items():
+            value = Path(value)
+            inside = value.is_absolute() and value.is_relative_to(self.path.absolute())
+            all_artefacts[key] = str(value.relative_to(self.path.absolute()) if inside else value)
+        record = {
+            "stage": self.config.get("stage", ""),
+            "finished": finished,
+            "steps": steps,
+            "wall_s": round(self.wall_s, 3),
+            "metrics": {
+                **old.get("metrics", {}),
+                **{k: float(v) for k, v in (metrics or {}).items()},
+            },
+            "artefacts": all_artefacts,
+            "warnings": list(dict.fromkeys([*self.warnings, *warnings])),
+            "inputs": dict(inputs or old.get("inputs", {})),
+            "versions": versions(),
+        }
+        if self.options.primary:
+            write_json_atomic(self.path / "summary.json", record)
+        return record
+
+
+def plain(config: Any) -> dict[str, Any]:
+    """A configuration as JSON would give it back: dicts, lists, numbers, strings."""
+    if hasattr(config, "to_dict"):
+        config = config.to_dict()
+    return json.loads(json.dumps(config, default=str))
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested dicts as {"a.b": value}."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            flat.update(flatten(value, f"{prefix}{key}."))
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def check_same_config(path: Path, config: Mapping[str, Any]) -> None:
+    """Stop, with the differences, when the folder was made with another configuration."""
+    stored = read_json(path / "config.json")
+    if stored is None:
+        return
+    old, new = flatten(stored), flatten(config)
+    different = []
+    for key in sorted(old.keys() | new.keys()):
+        if old.get(key) == new.get(key) and (key in old) == (key in new):
+            continue
+        change = f"{key}: {old.get(key, '(absent)')!r} -> {new.get(key, '(absent)')!r}"
+        if any(fnmatch.fnmatchcase(key, allowed) for allowed in MAY_CHANGE):
+            log.info("changed since this folder was made: %s", change)
+        else:
+            different.append(change)
+    if different:
+        raise ConfigError(
+            "the configuration differs from the one this folder was made with",
+            where=path / "config.json",
+            found="\n            ".join(different),
+            fix="give another --workdir, or the former values (first the old, then the new above)",
+        )
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The object in a JSON file, None when there is none."""
+    try:
+        return json.loads(path.read_text())
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except json.JSONDecodeError as error:
+        raise LayoutError(
+            "not a JSON file", where=path, found=str(error), fix="remove it and run again"
+        ) from error
+
+
+def read_summary(path: str | os.PathLike) -> dict[str, Any]:
+    """summary.json of a run's folder, {} when it has none."""
+    return read_json(Path(path) / "summary.json") or {}
+
+
+def versions() -> dict[str, str]:
+    """Versions of what decides the numbers of a run."""
+    found = {"python": platform.python_version()}
+    for name in VERSIONS:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+# --- inputs -----------------------------------------------------------------------------------
+
+
+def must_exist(path: str | os.PathLike | None, key: str) -> Path:
+    """The path of an input key; an absent one is an error that names the key and what is near it."""
+    if not path:
+        raise ConfigError("an input is missing", where=f"config.{key}", fix=f"--config.{key}=PATH")
+    path = Path(path)
+    if not path.exists():
+        parent = path.parent
+        near = nearest(path.name, [p.name for p in parent.iterdir()]) if parent.is_dir() else ""
+        raise LayoutError(
+            "no such file or folder",
+            where=f"config.{key}={path}",
+            fix=near or f"{parent} is not there",
+        )
+    return path
+
+
+def looks_like_recording(path: Path) -> bool:
+    """Whether a folder holds videos and calibration rather than samples."""
+    return path.is_dir() and (
+        (path / "new_cam.pkl").exists() or any(path.glob("videos*")) or any(path.glob("*.mp4"))
+    )
+
+
+def resolve_samples(path: str | os.PathLike | None, *, key: str = "samples") -> Path:
+    """The sample set that a path means: a set, a list file of one, or the folder of a run that wrote one."""
+    path = must_exist(path, key)
+    if path.is_file() and path.suffix == ".txt":
+        return path
+    if (path / "manifest.json").exists() or any(path.glob("data_*.txt")):
+        return path
+    summary = read_summary(path)
+    if "samples" in summary.get("artefacts", {}):
+        found = path / summary["artefacts"]["samples"]
+        if not summary.get("finished", False):
+            raise LayoutError(
+                "the run that writes these samples has not finished",
+                where=path,
+                fix="repeat its command first: it resumes",
+            )
+        return resolve_samples(found, key=key)
+    if (path / "samples" / "manifest.json").exists():
+        return path / "samples"
+    if looks_like_recording(path):
+        raise LayoutError(
+            f"config.{key} is a recording, not a sample set", where=path, fix=prepare_command(path)
+        )
+    raise LayoutError(
+        "no sample set here",
+        where=f"config.{key}={path}",
+        expected="manifest.json, a list data_*.txt, or the folder of a finished prepare or synth run",
+        found=", ".join(sorted(p.name for p in path.iterdir())[:8]) if path.is_dir() else "a file",
+    )
+
+
+def prepare_command(recording: str | os.PathLike) -> str:
+    """The command that makes samples from a recording."""
+    return (
+        f"python launch.py --config=configs/prepare.py --config.recording={recording} --workdir=runs/prepare"
+        ", then --config.samples=runs/prepare"
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckpointSource:
+    """Where weights are.
+
+    Attributes:
+        path: folder of checkpoints (`kind` "run"), or of a converted component ("converted").
+        kind: "run" or "converted".
+        config: the run's configuration, or the component's config.json.
+        root: what the user gave.
+    """
+
+    path: Path
+    kind: str
+    config: dict[str, Any]
+    root: Path
+
+
+def resolve_checkpoint(
+    path: str | os.PathLike | None, component: str, *, key: str = "init_from"
+) -> CheckpointSource:
+    """The weights of a component that a path means: a run, a converted pipeline, or one component of it."""
+    path = must_exist(path, key)
+    if path.is_file():
+        torch = path.suffix in (".pt", ".pth", ".ckpt", ".bin", ".safetensors")
+        raise CheckpointError(
+            "this is a file, weights are read from a folder",
+            where=f"config.{key}={path}",
+            fix=f"python tools/convert_torch_ckpt.py {component} {path} DIR, then --config.{key}=DIR"
+            if torch
+            else "give the folder of a run or of converted weights",
+        )
+    for folder in (path / component, path):
+        if (folder / "params").exists() and (folder / "config.json").exists():
+            return CheckpointSource(
+                folder, "converted", read_json(folder / "config.json") or {}, path
+            )
+    for folder in (path, path.parent):
+        if (folder / "checkpoints").is_dir() and (folder / "config.json").exists():
+            config = read_json(folder / "config.json") or {}
+            if config.get("stage") not in (component, None):
+                raise CheckpointError(
+                    f"this run trained another network than {component}",
+                    where=f"config.{key}={path}",
+                    found=f"stage {config.get('stage')}",
+                )
+            if any(re.fullmatch(r"\d+", p.name) for p in (folder / "checkpoints").iterdir()):
+                return CheckpointSource(folder / "checkpoints", "run", config, path)
+    raise CheckpointError(
+        f"no weights of {component} here",
+        where=f"config.{key}={path}",
+        expected=f"the folder of a {component} run with a checkpoint, or converted weights",
+        found=", ".join(sorted(p.name for p in path.iterdir())[:8]) or "an empty folder",
+    )

@@ -1,0 +1,1 @@
+"""How to train, not what: loop, state, optimiser, checkpoints, losses, metrics."""
