@@ -136,9 +136,8 @@ def run(config: Any, path: str, options: Options) -> int:
     except (KeyboardInterrupt, Terminated) as stop:
         interrupted = isinstance(stop, KeyboardInterrupt)
         why = "interrupted" if interrupted else "stopped on request"
-        say(
-            f"{why}: {getattr(stop, 'said', '') or 'what is finished is kept'}. Resume: {same_command()}"
-        )
+        said = getattr(stop, "said", "") or "what is finished is kept"
+        say(f"{why}: {said}. Resume: {same_command()}")
         return INTERRUPTED if interrupted else AGAIN
     except OSError as error:
         if error.errno != 28:

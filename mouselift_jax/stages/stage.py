@@ -1,4 +1,4 @@
-"""What a stage is: `plan(config, workdir) -> Plan` touches nothing, `run(config, workdir)` does it."""
+"""What a stage is: `plan(config, workdir)` touches nothing, `run(config, workdir)` does it."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ class Options:
 
 
 class Workdir:
-    """Context that owns a run's folder; behaves like its path (`workdir / "a.txt"`, `open(workdir)`).
+    """Context that owns a run's folder and behaves like its path (`workdir / "a.txt"`).
 
     Args:
         path: the folder, made when it is absent.
@@ -265,7 +265,7 @@ def versions() -> dict[str, str]:
 
 
 def must_exist(path: str | os.PathLike | None, key: str) -> Path:
-    """The path of an input key; an absent one is an error that names the key and what is near it."""
+    """The path of an input key; an absent one is an error naming the key and what is near."""
     if not path:
         raise ConfigError("an input is missing", where=f"config.{key}", fix=f"--config.{key}=PATH")
     path = Path(path)
@@ -288,7 +288,7 @@ def looks_like_recording(path: Path) -> bool:
 
 
 def resolve_samples(path: str | os.PathLike | None, *, key: str = "samples") -> Path:
-    """The sample set that a path means: a set, a list file of one, or the folder of a run that wrote one."""
+    """The sample set that a path means: a set, a list of one, or a run that wrote one."""
     path = must_exist(path, key)
     if path.is_file() and path.suffix == ".txt":
         return path
@@ -313,7 +313,7 @@ def resolve_samples(path: str | os.PathLike | None, *, key: str = "samples") -> 
     raise LayoutError(
         "no sample set here",
         where=f"config.{key}={path}",
-        expected="manifest.json, a list data_*.txt, or the folder of a finished prepare or synth run",
+        expected="manifest.json, a list data_*.txt, or a finished prepare or synth run",
         found=", ".join(sorted(p.name for p in path.iterdir())[:8]) if path.is_dir() else "a file",
     )
 
@@ -321,8 +321,8 @@ def resolve_samples(path: str | os.PathLike | None, *, key: str = "samples") -> 
 def prepare_command(recording: str | os.PathLike) -> str:
     """The command that makes samples from a recording."""
     return (
-        f"python launch.py --config=configs/prepare.py --config.recording={recording} --workdir=runs/prepare"
-        ", then --config.samples=runs/prepare"
+        f"python launch.py --config=configs/prepare.py --config.recording={recording} "
+        "--workdir=runs/prepare, then --config.samples=runs/prepare"
     )
 
 
@@ -346,14 +346,14 @@ class CheckpointSource:
 def resolve_checkpoint(
     path: str | os.PathLike | None, component: str, *, key: str = "init_from"
 ) -> CheckpointSource:
-    """The weights of a component that a path means: a run, a converted pipeline, or one component of it."""
+    """The weights a path means: a run, a converted pipeline, or one component of it."""
     path = must_exist(path, key)
     if path.is_file():
         torch = path.suffix in (".pt", ".pth", ".ckpt", ".bin", ".safetensors")
         raise CheckpointError(
             "this is a file, weights are read from a folder",
             where=f"config.{key}={path}",
-            fix=f"python tools/convert_torch_ckpt.py {component} {path} DIR, then --config.{key}=DIR"
+            fix=f"python tools/convert_torch_ckpt.py {component} {path} DIR; --config.{key}=DIR"
             if torch
             else "give the folder of a run or of converted weights",
         )

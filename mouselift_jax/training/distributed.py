@@ -57,7 +57,7 @@ def shutdown() -> None:
 
 
 def agree(value: int) -> int:
-    """The largest of one integer over all processes; every process must call it at the same place."""
+    """The largest of one integer over all processes; all must call it at the same place."""
     if jax.process_count() == 1:
         return int(value)
     from jax.experimental import multihost_utils
