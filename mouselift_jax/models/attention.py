@@ -1,0 +1,277 @@
+"""Attention, one function for every network and device.
+
+Letters: B batch, T queries, S keys, H heads, D head size. Backends:
+
+| name | runs on | memory | notes |
+|---|---|---|---|
+| `xla` | everything | O(T S) | fastest below about 4096 tokens |
+| `chunked` | everything | O(T) | online softmax over key chunks, recomputed in the backward pass |
+| `cudnn` | NVIDIA, sm80 and later, bf16/fp16 | O(T) | flash attention of cuDNN |
+| `splash` | TPU | O(T) | Pallas flash kernel; `splash_interpret` runs the same kernel anywhere |
+
+Under a mesh (`jax.set_mesh`) with logical axis rules, every backend but `xla` runs inside
+`jax.shard_map`: queries stay sharded over batch, tokens and heads; keys and values are gathered
+over the token axis. At 24,578 tokens of width 1024 one layer's keys and values are 100 MB in bf16
+against 2.5 TFLOP of products, so one all-gather a layer can hide behind them without a ring.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import math
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec
+from jaxtyping import Array, Float
+
+from mouselift_jax.errors import BackendError, ConfigError, nearest
+
+_log = logging.getLogger(__name__)
+
+Q_AXES = ("batch", "tokens", "heads", "head_dim")
+KV_AXES = ("batch", "kv_tokens", "heads", "head_dim")
+
+SMALL = 4096**2  # T * S up to which the whole score matrix is cheaper than chunks
+SPLASH_BLOCK = 1024  # fastest square block measured by others for head size 64; a multiple of 128
+Q_CHUNK, KV_CHUNK = 1024, 4096
+
+
+def attention(
+    q: Float[Array, "B T H D"],
+    k: Float[Array, "B S H D"],
+    v: Float[Array, "B S H D"],
+    *,
+    implementation: str | None = None,
+    kv_length: int | None = None,
+) -> Float[Array, "B T H D"]:
+    """softmax(q k^T / sqrt(D)) v over all keys, in the dtype of `q`, softmax in float32.
+
+    Args:
+        q: queries.
+        k: keys.
+        v: values.
+        implementation: a backend of the table above, or None for the best one here (said once in
+            the log).
+        kv_length: only the first `kv_length` keys are real, the rest is padding; None = all.
+
+    Raises:
+        ConfigError: no such backend.
+        BackendError: the backend named cannot run on this device or dtype.
+    """
+    name = implementation
+    if name is None:
+        name = _choose(q, k)
+    elif name not in BACKENDS:
+        raise ConfigError("unknown attention backend", where=name, fix=nearest(name, BACKENDS))
+    else:
+        reason = unavailable(name, q)
+        if reason is not None:
+            raise BackendError(
+                f"attention backend {name!r} cannot run here",
+                expected=BACKEND_NEEDS[name],
+                found=reason,
+                fix="leave the attention key empty to let the best backend be chosen",
+            )
+    if kv_length == k.shape[1]:
+        kv_length = None
+    run = functools.partial(BACKENDS[name], kv_length=kv_length)
+    return run(q, k, v) if name == "xla" else _per_shard(run, q, k, v)
+
+
+# --- choice --------------------------------------------------------------------------------------
+
+BACKEND_NEEDS = {
+    "xla": "any device",
+    "chunked": "any device",
+    "cudnn": "an NVIDIA GPU, bfloat16 or float16, head size <= 128 and a multiple of 8",
+    "splash": "a TPU",
+    "splash_interpret": "any device",
+}
+
+
+def unavailable(name: str, q: Any) -> str | None:
+    """Why a backend cannot serve queries of this dtype and shape here; None when it can."""
+    device = jax.default_backend()
+    if name == "splash" and device != "tpu":
+        return f"device {device}"
+    if name == "cudnn":
+        if device != "gpu":
+            return f"device {device}"
+        if q.dtype not in (jnp.bfloat16, jnp.float16) or q.shape[-1] > 128 or q.shape[-1] % 8:
+            return f"{q.dtype} with head size {q.shape[-1]}"
+        return _cudnn_fault()
+    return None
+
+
+@functools.cache
+def _cudnn_fault() -> str | None:
+    """Try cuDNN once on a small problem: some CUDA installations miss the engine libraries."""
+    x = jax.ShapeDtypeStruct((1, 128, 1, 64), jnp.bfloat16)
+    try:
+        jax.jit(_cudnn).lower(x, x, x).compile()
+    except (RuntimeError, ValueError, NotImplementedError) as error:
+        return f"cuDNN attention does not compile: {str(error).splitlines()[0]}"
+    return None
+
+
+def _choose(q: Array, k: Array) -> str:
+    device, shape = jax.default_backend(), (q.shape[1], k.shape[1])
+    if device == "tpu" and min(shape) >= SPLASH_BLOCK:
+        name = "splash"
+    elif device == "gpu" and unavailable("cudnn", q) is None:
+        name = "cudnn"
+    elif shape[0] * shape[1] <= SMALL:
+        name = "xla"
+    else:
+        name = "chunked"
+    _say(name, device, str(q.dtype), shape)
+    return name
+
+
+@functools.cache
+def _say(name: str, device: str, dtype: str, shape: tuple[int, int]) -> None:
+    _log.info("attention: %s (%s, %s, %d x %d tokens)", name, device, dtype, *shape)
+
+
+# --- backends ------------------------------------------------------------------------------------
+
+
+def _xla(q: Array, k: Array, v: Array, kv_length: int | None = None) -> Array:
+    mask = None if kv_length is None else (jnp.arange(k.shape[1]) < kv_length)[None, None, None]
+    return jax.nn.dot_product_attention(q, k, v, mask=mask, implementation="xla")
+
+
+def _cudnn(q: Array, k: Array, v: Array, kv_length: int | None = None) -> Array:
+    lengths = None if kv_length is None else jnp.full(q.shape[0], kv_length, jnp.int32)
+    return jax.nn.dot_product_attention(
+        q, k, v, key_value_seq_lengths=lengths, implementation="cudnn"
+    )
+
+
+def _pad_to(x: Array, multiple: int) -> Array:
+    return jnp.pad(x, ((0, 0), (0, -x.shape[1] % multiple), (0, 0), (0, 0)))
+
+
+def _chunks(x: Array, size: int) -> Array:
+    """[B,T,H,D] -> [T/size,B,size,H,D], zero-padded."""
+    x = _pad_to(x, size)
+    return jnp.moveaxis(x.reshape(x.shape[0], -1, size, *x.shape[2:]), 1, 0)
+
+
+def _chunked(
+    q: Array,
+    k: Array,
+    v: Array,
+    kv_length: int | None = None,
+    q_chunk: int = Q_CHUNK,
+    kv_chunk: int = KV_CHUNK,
+) -> Array:
+    """Online softmax (Rabe & Staats 2021): no array larger than q_chunk x kv_chunk scores."""
+    n_q, n_k = q.shape[1], kv_length or k.shape[1]
+    q_chunk, kv_chunk = min(q_chunk, n_q), min(kv_chunk, n_k)
+    keys, values = _chunks(k[:, :n_k], kv_chunk), _chunks(v[:, :n_k], kv_chunk)
+    first = jnp.arange(keys.shape[0]) * kv_chunk
+    scale = 1 / math.sqrt(q.shape[-1])
+
+    def one_query_chunk(q_c: Array) -> Array:
+        b, t, h, d = q_c.shape
+
+        def step(carry: tuple[Array, Array, Array], chunk: tuple[Array, Array, Array]) -> Any:
+            peak, total, out = carry
+            k_c, v_c, start = chunk
+            s = jnp.einsum("bthd,bshd->bhts", q_c, k_c, preferred_element_type=jnp.float32)
+            is_key = start + jnp.arange(kv_chunk) < n_k
+            s = jnp.where(is_key, s * scale, -jnp.inf)
+            new = jnp.maximum(peak, s.max(-1))
+            p = jnp.exp(s - new[..., None])
+            decay = jnp.exp(peak - new)
+            o = jnp.einsum(
+                "bhts,bshd->bhtd", p.astype(v_c.dtype), v_c, preferred_element_type=jnp.float32
+            )
+            return (new, decay * total + p.sum(-1), decay[..., None] * out + o), None
+
+        # Finite, so that the first decay is exp(-big) = 0 and never inf - inf.
+        start = (
+            jnp.full((b, h, t), jnp.finfo(jnp.float32).min),
+            jnp.zeros((b, h, t)),
+            jnp.zeros((b, h, t, d)),
+        )
+        (_, total, out), _ = jax.lax.scan(jax.checkpoint(step), start, (keys, values, first))
+        return jnp.swapaxes(out / total[..., None], 1, 2).astype(q_c.dtype)
+
+    out = jax.lax.map(jax.checkpoint(one_query_chunk), _chunks(q, q_chunk))  # [T/c,B,c,H,D]
+    return jnp.moveaxis(out, 0, 1).reshape(q.shape[0], -1, *q.shape[2:])[:, :n_q]
+
+
+def _splash(
+    q: Array,
+    k: Array,
+    v: Array,
+    kv_length: int | None = None,
+    block: int = SPLASH_BLOCK,
+    interpret: bool = False,
+) -> Array:
+    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernel
+    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
+
+    n_q, n_k = q.shape[1], kv_length or k.shape[1]
+    block_q, block_kv = (min(block, -(-n // 128) * 128) for n in (n_q, n_k))
+    q = _pad_to(q * (1 / math.sqrt(q.shape[-1])), block_q)
+    k, v = _pad_to(k[:, :n_k], block_kv), _pad_to(v[:, :n_k], block_kv)
+    # Padding keys form a segment of their own that no query belongs to.
+    segments = kernel.SegmentIds(
+        q=jnp.zeros(q.shape[1], jnp.int32),
+        kv=(jnp.arange(k.shape[1]) >= n_k).astype(jnp.int32),
+    )
+    sizes = kernel.BlockSizes(
+        block_q=block_q, block_kv=block_kv, block_kv_compute=min(512, block_kv),
+        block_q_dkv=block_q, block_kv_dkv=block_kv, block_kv_dkv_compute=min(512, block_kv),
+        block_q_dq=block_q, block_kv_dq=block_kv,
+    )  # fmt: skip
+    full = masks.MultiHeadMask([masks.FullMask((q.shape[1], k.shape[1]))] * q.shape[2])
+    run = kernel.make_splash_mha(
+        full, block_sizes=sizes, head_shards=1, q_seq_shards=1, interpret=interpret
+    )
+    heads_first = (jnp.swapaxes(x, 1, 2) for x in (q, k, v))  # [B,H,T,D]
+    out = jax.vmap(lambda q, k, v: run(q, k, v, segment_ids=segments))(*heads_first)
+    return jnp.swapaxes(out, 1, 2)[:, :n_q]
+
+
+BACKENDS: dict[str, Callable[..., Array]] = {
+    "xla": _xla,
+    "chunked": _chunked,
+    "cudnn": _cudnn,
+    "splash": _splash,
+    "splash_interpret": functools.partial(_splash, block=128, interpret=True),
+}
+
+
+# --- sharding ------------------------------------------------------------------------------------
+
+
+def _per_shard(run: Callable[..., Array], q: Array, k: Array, v: Array) -> Array:
+    """Run a kernel on each device's own queries, when a mesh and logical rules are set."""
+    mesh = jax.sharding.get_abstract_mesh()
+    rules = nn.get_logical_axis_rules()
+    if mesh.empty or not rules or mesh.size == 1:
+        return run(q, k, v)
+
+    def spec(axes: tuple[str, ...], x: Array) -> PartitionSpec:
+        names = nn.logical_to_mesh_axes(axes, rules)
+        kept = []
+        for name, size in zip(names, x.shape, strict=True):
+            parts = (name,) if isinstance(name, str) else tuple(name or ())
+            parts = tuple(p for p in parts if p in mesh.axis_names)
+            # A dimension that the devices do not divide stays whole on each of them.
+            kept.append(parts if size % math.prod(mesh.shape[p] for p in parts) == 0 else None)
+        return PartitionSpec(*kept)
+
+    q_spec, kv_spec = spec(Q_AXES, q), spec(KV_AXES, k)
+    return jax.shard_map(
+        run, mesh=mesh, in_specs=(q_spec, kv_spec, kv_spec), out_specs=q_spec, check_vma=False
+    )(q, k, v)

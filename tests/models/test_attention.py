@@ -1,0 +1,101 @@
+"""One suite for every attention backend that can run here; splash runs interpreted."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mouselift_jax.errors import BackendError, ConfigError
+from mouselift_jax.models import attention as lib
+from mouselift_jax.models.attention import attention
+
+RUNNABLE = ["xla", "chunked", "splash_interpret", None]
+
+
+def reference(q, k, v, kv_length=None):
+    """The definition, in float64."""
+    q, k, v = (np.asarray(x, np.float64) for x in (q, k, v))
+    k, v = k[:, :kv_length], v[:, :kv_length]
+    s = np.einsum("bthd,bshd->bhts", q, k) / np.sqrt(q.shape[-1])
+    p = np.exp(s - s.max(-1, keepdims=True))
+    return np.einsum("bhts,bshd->bthd", p / p.sum(-1, keepdims=True), v)
+
+
+def make(t, s, heads=2, size=16, batch=2, seed=0, scale=1.0):
+    rng = np.random.default_rng(seed)
+    shapes = ((batch, t, heads, size), (batch, s, heads, size), (batch, s, heads, size))
+    return tuple(jnp.asarray(rng.normal(size=n) * scale, jnp.float32) for n in shapes)
+
+
+@pytest.mark.parametrize("name", RUNNABLE)
+@pytest.mark.parametrize("t,s,kv_length", [(128, 128, None), (50, 50, None), (30, 150, 131)])
+def test_equals_the_definition(name, t, s, kv_length):
+    q, k, v = make(t, s)
+    with jax.default_matmul_precision("highest"):
+        out = attention(q, k, v, implementation=name, kv_length=kv_length)
+    np.testing.assert_allclose(out, reference(q, k, v, kv_length), atol=3e-6)
+
+
+@pytest.mark.parametrize("name", ["chunked", "splash_interpret"])
+def test_gradients_equal_those_of_xla(name):
+    q, k, v = make(50, 70, batch=1)
+    weight = jnp.cos(jnp.arange(q.size, dtype=jnp.float32)).reshape(q.shape)
+
+    def grads(impl):
+        f = lambda *x: (attention(*x, implementation=impl, kv_length=61) * weight).sum()  # noqa: E731
+        return jax.grad(f, argnums=(0, 1, 2))(q, k, v)
+
+    with jax.default_matmul_precision("highest"):
+        for got, want in zip(grads(name), grads("xla"), strict=True):
+            np.testing.assert_allclose(got, want, atol=1e-5)
+
+
+def test_chunks_that_do_not_divide_the_sequence_agree():
+    q, k, v = make(37, 53)
+    with jax.default_matmul_precision("highest"):
+        out = lib._chunked(q, k, v, q_chunk=8, kv_chunk=16)
+    np.testing.assert_allclose(out, reference(q, k, v), atol=3e-6)
+
+
+def test_scores_far_from_zero_do_not_overflow():
+    q, k, v = make(20, 40, scale=60.0)
+    with jax.default_matmul_precision("highest"):
+        out = lib._chunked(q, k, v, q_chunk=8, kv_chunk=16)
+    np.testing.assert_allclose(out, reference(q, k, v), atol=1e-2)
+
+
+@pytest.mark.parametrize("name", ["xla", "chunked", "splash_interpret"])
+def test_half_precision_keeps_its_dtype_and_is_close(name):
+    q, k, v = (x.astype(jnp.bfloat16) for x in make(64, 64, scale=1.0))
+    out = attention(q, k, v, implementation=name)
+    assert out.dtype == jnp.bfloat16
+    np.testing.assert_allclose(out.astype(jnp.float32), reference(q, k, v), atol=3e-2)
+
+
+def test_chunked_never_holds_the_score_matrix():
+    tokens = 16384
+    x = jax.ShapeDtypeStruct((1, tokens, 4, 64), jnp.bfloat16)
+    loss = lambda q, k, v: attention(q, k, v, implementation="chunked").astype(jnp.float32).sum()  # noqa: E731
+    compiled = jax.jit(jax.grad(loss, argnums=(0, 1, 2))).lower(x, x, x).compile()
+    scores = 4 * tokens**2 * 2
+    assert compiled.memory_analysis().temp_size_in_bytes < scores / 4
+
+
+def test_the_automatic_choice_is_chunked_when_the_scores_would_be_large(caplog):
+    x = jax.ShapeDtypeStruct((1, 8192, 1, 8), jnp.float32)
+    lib._say.cache_clear()
+    with caplog.at_level("INFO", logger=lib.__name__):
+        for _ in range(2):
+            jax.eval_shape(attention, x, x, x)
+    assert [r.getMessage() for r in caplog.records] == [
+        "attention: chunked (cpu, float32, 8192 x 8192 tokens)"
+    ]
+
+
+def test_unknown_and_unavailable_backends_are_errors():
+    q, k, v = make(4, 4)
+    with pytest.raises(ConfigError, match="did you mean 'chunked'"):
+        attention(q, k, v, implementation="chunk")
+    for name in ("cudnn", "splash"):
+        with pytest.raises(BackendError, match="device cpu"):
+            attention(q, k, v, implementation=name)
