@@ -1,0 +1,128 @@
+"""What several networks share: logical axes, dense layers, norms, remat policies.
+
+Parameters and activations carry *logical* axis names; one table of rules, in
+`mouselift_jax.training.sharding`, maps them to the axes of a device mesh. Without a mesh the names
+cost nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from mouselift_jax.errors import ConfigError, nearest
+
+LOGICAL_AXES = {
+    # parameters
+    "layers": "the stacked blocks of a scan",
+    "embed": "the residual width, input side of most kernels",
+    "qkv": "fused queries, keys and values, output side",
+    "heads": "heads x head size, output side of a projection; of activations: heads",
+    "mlp": "the hidden width of a feed-forward layer",
+    "vocab": "learned tables: tokens, positions, classes",
+    "conv_in": "input channels of a convolution",
+    "conv_out": "output channels of a convolution",
+    "norm": "scales and biases, one number a channel",
+    "gaussian": "raw Gaussian channels of a token",
+    # activations
+    "batch": "samples",
+    "view": "cameras",
+    "tokens": "the token sequence: queries and the residual stream",
+    "kv_tokens": "the same sequence as keys and values: gathered where tokens are sharded",
+    "act_embed": "the residual width of activations",
+    "head_dim": "inside one head",
+}
+
+
+def partitioned(init: Callable, *axes: str | None) -> Callable:
+    """An initialiser whose parameter remembers its logical axes."""
+    return nn.with_logical_partitioning(init, axes)
+
+
+def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
+    """Say how an activation is laid out over the mesh, when there is one."""
+    return nn.with_logical_constraint(x, axes)
+
+
+def dense(
+    features: int,
+    axes: tuple[str, str],
+    name: str,
+    *,
+    dtype: Any,
+    param_dtype: Any = jnp.float32,
+    use_bias: bool = False,
+    init: Callable | None = None,
+) -> nn.Dense:
+    """A linear layer with named kernel axes; computes in `dtype`, keeps `param_dtype`.
+
+    Kernels stay 2-D: `DenseGeneral` with logical axes fails to initialise under a mesh, and a 2-D
+    kernel is torch's, transposed.
+    """
+    init = init or nn.initializers.normal(0.02)
+    return nn.Dense(
+        features,
+        use_bias=use_bias,
+        dtype=dtype,
+        param_dtype=param_dtype,
+        kernel_init=partitioned(init, *axes),
+        bias_init=partitioned(nn.initializers.zeros, axes[1]),
+        name=name,
+    )
+
+
+def layer_norm(
+    name: str, *, epsilon: float = 1e-5, use_bias: bool = False, param_dtype: Any = jnp.float32
+) -> nn.LayerNorm:
+    """LayerNorm in float32 with torch's epsilon and a two-pass variance."""
+    return nn.LayerNorm(
+        epsilon=epsilon,
+        use_bias=use_bias,
+        dtype=jnp.float32,
+        param_dtype=param_dtype,
+        use_fast_variance=False,
+        scale_init=partitioned(nn.initializers.ones, "norm"),
+        bias_init=partitioned(nn.initializers.zeros, "norm"),
+        name=name,
+    )
+
+
+# What a block keeps for its backward pass. `checkpoint_name` marks the arrays that the last two
+# policies speak of.
+ATTENTION_OUT, BLOCK_IN = "attention_out", "block_in"
+REMAT_POLICIES: dict[str, Callable[[], Any]] = {
+    "block": lambda: jax.checkpoint_policies.nothing_saveable,
+    "dots": lambda: jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "attention": lambda: jax.checkpoint_policies.save_only_these_names(ATTENTION_OUT),
+    "offload": lambda: jax.checkpoint_policies.save_and_offload_only_these_names(
+        names_which_can_be_saved=[],
+        names_which_can_be_offloaded=[BLOCK_IN],
+        offload_src="device",
+        offload_dst="pinned_host",
+    ),
+}
+
+
+def remat(module: type[nn.Module], policy: str, **kwargs: Any) -> type[nn.Module]:
+    """Recompute a module's inside in the backward pass.
+
+    Args:
+        module: the module class.
+        policy: `none` keeps every activation; `block` keeps the module's input only; `dots` the
+            products of weights as well; `attention` the attention's output as well (its products
+            are the dear ones at long sequences); `offload` moves the module's input to the host.
+        **kwargs: passed on to `nn.remat`.
+
+    Raises:
+        ConfigError: no such policy.
+    """
+    if policy == "none":
+        return module
+    if policy not in REMAT_POLICIES:
+        known = ("none", *REMAT_POLICIES)
+        raise ConfigError("unknown remat policy", where=policy, fix=nearest(policy, known))
+    return nn.remat(module, policy=REMAT_POLICIES[policy](), **kwargs)
