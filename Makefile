@@ -1,0 +1,47 @@
+# The two commands of the README are `make demo` and `make test`; both make their own .venv.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+JOBS ?= 2
+
+.PHONY: help demo test test-slow test-without-warp lint format bench bench-render clean
+
+help:  ## this text
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 22
+
+$(STAMP): requirements.txt requirements-dev.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet -r requirements-dev.txt
+	touch $(STAMP)
+
+demo: $(STAMP)  ## the whole pipeline at toy size on data it makes itself -> runs/demo/report.html
+	$(BIN)/python launch.py --config=configs/demo.py --workdir=runs/demo
+
+test: $(STAMP)  ## the tests (minutes, 2 cores)
+	$(BIN)/python -m pytest -n $(JOBS)
+
+test-slow: $(STAMP)  ## the tests marked slow
+	$(BIN)/python -m pytest -n $(JOBS) -m slow
+
+test-without-warp: $(STAMP)  ## rendering and end-to-end tests as on a machine without warp-lang
+	MOUSELIFT_TEST_WITHOUT_WARP=1 $(BIN)/python -m pytest -n $(JOBS) tests/render tests/pipelines
+
+lint: $(STAMP)  ## style, layers
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+
+format: $(STAMP)  ## fix what can be fixed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(STAMP)  ## all benchmarks -> docs/benchmarks.md
+	$(BIN)/python -m tests.benchmarks.run_all
+
+bench-render: $(STAMP)  ## the rasterizers only
+	$(BIN)/python -m tests.benchmarks.bench_render
+
+clean:  ## remove caches and runs, keep .venv
+	rm -rf runs .cache .pytest_cache .ruff_cache

@@ -1,0 +1,138 @@
+"""Similarity transforms, triangulation and what they leave unexplained.
+
+Functions compute in the array library they are given (numpy in the data pipeline, jax in models).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mouselift_jax.errors import ShapeError
+
+if TYPE_CHECKING:
+    from mouselift_jax.geometry.camera import Camera
+
+Array = Any
+
+
+def array_namespace(x: Array) -> ModuleType:
+    """jax.numpy for jax arrays and tracers, numpy for everything else."""
+    return jnp if isinstance(x, jax.Array) else np
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Similarity:
+    """The map x' = scale * R x + t of a whole world.
+
+    Attributes:
+        scale: new units per old unit, > 0 [*B].
+        R: rotation [*B,3,3].
+        t: translation [*B,3], new units.
+    """
+
+    scale: Array
+    R: Array
+    t: Array
+
+    @classmethod
+    def identity(cls) -> Similarity:
+        """The transform that changes nothing."""
+        return cls(np.float64(1.0), np.eye(3), np.zeros(3))
+
+    def apply(self, points: Array) -> Array:
+        """Transform points [..., 3]."""
+        xp = array_namespace(points)
+        return (
+            xp.asarray(self.scale)[..., None] * (self.R @ points[..., None])[..., 0] + self.t
+        ).astype(points.dtype)
+
+    def inverse(self) -> Similarity:
+        """The transform that undoes this one."""
+        xp = array_namespace(self.R)
+        R = xp.swapaxes(self.R, -1, -2)
+        scale = 1.0 / self.scale
+        t = -xp.asarray(scale)[..., None] * (R @ self.t[..., None])[..., 0]
+        return Similarity(scale, R, t)
+
+    def compose(self, first: Similarity) -> Similarity:
+        """The transform that applies `first`, then this one."""
+        xp = array_namespace(self.R)
+        t = xp.asarray(self.scale)[..., None] * (self.R @ first.t[..., None])[..., 0] + self.t
+        return Similarity(self.scale * first.scale, self.R @ first.R, t)
+
+
+def triangulate(xy: Array, cameras: Camera, weights: Array | None = None) -> Array:
+    """Triangulate points seen by several cameras: linear start, then Gauss-Newton in pixels.
+
+    Args:
+        xy: pixel coordinates [V,M,2], one row a camera; entries of weight 0 may be anything finite.
+        cameras: cameras [V].
+        weights: confidence [V,M] >= 0; None counts every finite observation once.
+
+    Returns:
+        World points [M,3] in scene units; NaN where fewer than two cameras see the point.
+    """
+    if xy.ndim != 3 or xy.shape[0] != cameras.K.shape[0] or xy.shape[-1] != 2:
+        raise ShapeError(
+            "triangulate needs one row of pixel coordinates per camera",
+            expected=f"xy [{cameras.K.shape[0]},M,2]",
+            found=f"xy {list(xy.shape)}",
+        )
+    xy = np.asarray(xy, np.float64)
+    seen = np.isfinite(xy).all(-1)
+    weights = seen.astype(np.float64) if weights is None else np.asarray(weights, np.float64) * seen
+    xy = np.where(seen[..., None], xy, 0.0)
+    w2c, K = np.asarray(cameras.w2c, np.float64), np.asarray(cameras.K, np.float64)
+    rays = (
+        np.linalg.inv(K)[:, None] @ np.concatenate([xy, np.ones_like(xy[..., :1])], -1)[..., None]
+    )
+    x, y = rays[..., 0, 0] / rays[..., 2, 0], rays[..., 1, 0] / rays[..., 2, 0]
+    # Rows of the homogeneous system in normalised coordinates: x r3 - r1, y r3 - r2. [M,2V,4]
+    rows = np.stack(
+        [
+            x[..., None] * w2c[:, None, 2] - w2c[:, None, 0],
+            y[..., None] * w2c[:, None, 2] - w2c[:, None, 1],
+        ],
+        axis=1,
+    )
+    rows = (rows * weights[:, None, :, None]).reshape(-1, xy.shape[1], 4).transpose(1, 0, 2)
+    enough = (weights > 0).sum(0) >= 2
+    points = np.full((xy.shape[1], 3), np.nan)
+    if not enough.any():
+        return points
+    A, b = rows[enough, :, :3], -rows[enough, :, 3]
+    # Least squares with the homogeneous scale fixed to 1: points at infinity do not occur in a rig.
+    solved = np.stack([np.linalg.lstsq(a, c, rcond=None)[0] for a, c in zip(A, b, strict=True)])
+    points[enough] = _refine(solved, xy[:, enough], weights[:, enough], w2c, K)
+    return points
+
+
+def _refine(
+    points: np.ndarray, xy: np.ndarray, weights: np.ndarray, w2c: np.ndarray, K: np.ndarray
+) -> np.ndarray:
+    """A few Gauss-Newton steps on the pixel residuals; points [M,3], xy [V,M,2], weights [V,M]."""
+    P = K @ w2c[:, :3]  # [V,3,4]
+    for _ in range(4):
+        homogeneous = np.concatenate([points, np.ones_like(points[:, :1])], -1)
+        pix = np.einsum("vij,mj->vmi", P, homogeneous)
+        uv = pix[..., :2] / pix[..., 2:]
+        J = (P[:, None, :2, :3] - uv[..., None] * P[:, None, 2:, :3]) / pix[..., 2:, None]
+        r = xy - uv
+        H = np.einsum("vm,vmki,vmkj->mij", weights, J, J)
+        g = np.einsum("vm,vmki,vmk->mi", weights, J, r)
+        points = points + np.linalg.solve(H, g[..., None])[..., 0]
+    return points
+
+
+def reprojection_error(points: Array, xy: Array, cameras: Camera) -> Array:
+    """Pixel distance [V,M] between observations xy [V,M,2] and projected points [M,3]."""
+    projected, _ = cameras.project(points)
+    xp = array_namespace(projected)
+    return xp.linalg.norm(projected - xy, axis=-1)

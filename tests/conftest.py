@@ -1,0 +1,57 @@
+"""Shared set-up of all tests.
+
+`make test` runs everything but the tests marked slow. Tests that compare with material outside the
+repository take the fixture `shared` and are skipped, with the reason, where it is absent.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# Before jax is imported: eight virtual devices would slow every test, two show sharding mistakes.
+os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=2")
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".cache" / "jax_tests"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+if os.environ.get("MOUSELIFT_TEST_WITHOUT_WARP"):
+    sys.modules["warp"] = None  # as on a machine where warp-lang is not installed
+
+from jaxtyping import install_import_hook  # noqa: E402
+
+install_import_hook(
+    [f"mouselift_jax.{p}" for p in ("geometry", "splats", "render", "models", "diffusion")],
+    "beartype.beartype",
+)
+
+import pytest  # noqa: E402
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of recordings, goldens and sample data beside the project."""
+    path = Path(os.environ.get("MOUSELIFT_SHARED", ROOT.parent / "shared"))
+    if not path.is_dir():
+        pytest.skip(f"no folder {path} (set MOUSELIFT_SHARED to run this test)")
+    return path
+
+
+@pytest.fixture(scope="session")
+def golden() -> Path:
+    """Small arrays that travel with the tests."""
+    return Path(__file__).parent / "golden"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    import jax
+
+    if jax.default_backend() == "cpu":
+        skip = pytest.mark.skip(reason="needs an accelerator; this machine has none")
+        for item in items:
+            if "gpu" in item.keywords:
+                item.add_marker(skip)
