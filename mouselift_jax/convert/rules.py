@@ -27,7 +27,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -240,6 +240,7 @@ class Correspondence:
     ignored: Mapping[str, str]
     target_shapes: Mapping[str, tuple[int, ...]]
 
+    @functools.cached_property
     def by_path(self) -> dict[str, list[Move]]:
         """Moves grouped by target leaf, in the target's order."""
         out: dict[str, list[Move]] = {path: [] for path in self.target_shapes}
@@ -247,20 +248,17 @@ class Correspondence:
             out[move.path].append(move)
         return out
 
-    def leaves(
-        self, source: Mapping[str, Any], dtype: Any | None = None
-    ) -> Iterator[tuple[str, Array]]:
-        """Yield (path, array) leaf by leaf, reading each source tensor when its turn comes."""
-        for path, moves in self.by_path().items():
-            if moves[0].index is None:
-                leaf = moves[0].forward(source[moves[0].key])
-                yield path, np.ascontiguousarray(leaf, dtype=dtype)
-                continue
-            first = moves[0].forward(source[moves[0].key])
-            leaf = np.empty(self.target_shapes[path], dtype or first.dtype)
-            for move in moves:
-                leaf[move.index] = move.forward(source[move.key])
-            yield path, leaf
+    def leaf(self, path: str, source: Mapping[str, Any], dtype: Any | None = None) -> Array:
+        """One target leaf, contiguous, from the source tensors it is made of."""
+        moves = self.by_path[path]
+        if moves[0].index is None:
+            return pack(moves[0].forward(source[moves[0].key]), dtype)
+        out = None
+        for move in moves:
+            part = pack(move.forward(source[move.key]), dtype)
+            out = np.empty(move.target_shape, part.dtype) if out is None else out
+            out[move.index] = part
+        return out
 
     def describe(self) -> str:
         """The mapping, one line per source tensor."""
@@ -294,6 +292,23 @@ def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
             node = node.setdefault(parent, {})
         node[name] = leaf
     return out
+
+
+def pack(array: Array, dtype: Any | None = None) -> Array:
+    """A contiguous copy; transposed views go in blocks, several times faster than NumPy's copy."""
+    dtype = array.dtype if dtype is None else np.dtype(dtype)
+    if array.flags.c_contiguous:
+        return array.astype(dtype, copy=False)
+    if array.ndim == 2 and array.flags.f_contiguous:
+        out = np.empty(array.shape, dtype)
+        for i in range(0, array.shape[1], 64):
+            out[:, i : i + 64] = array[:, i : i + 64]
+        return out
+    if array.ndim == 4 and array.transpose(3, 2, 0, 1).flags.c_contiguous:  # OIHW seen as HWIO
+        h, w, i, o = array.shape
+        rows = pack(array.transpose(3, 2, 0, 1).reshape(o, i * h * w).T, dtype)
+        return np.ascontiguousarray(rows.reshape(i, h * w, o).swapaxes(0, 1)).reshape(h, w, i, o)
+    return np.ascontiguousarray(array, dtype=dtype)
 
 
 def _shape(leaf: Any) -> tuple[int, ...]:
@@ -457,7 +472,8 @@ def apply_rules(
     Raises:
         CheckpointError: a stray, missing, doubled or mis-shaped tensor.
     """
-    return unflatten(dict(match(rules, source, target).leaves(source, dtype)))
+    pairing = match(rules, source, target)
+    return unflatten({p: pairing.leaf(p, source, dtype) for p in pairing.by_path})
 
 
 def invert_rules(rules: Sequence[Entry], params: Mapping[str, Any]) -> dict[str, Array]:
@@ -467,5 +483,5 @@ def invert_rules(rules: Sequence[Entry], params: Mapping[str, Any]) -> dict[str,
     for key, (rule, path, index) in expected_keys(rules, params).items():
         leaf = np.asarray(flat[path])
         part = leaf if index is None else leaf[index]
-        out[key] = np.ascontiguousarray(rule.layout.inverse(part))
+        out[key] = pack(rule.layout.inverse(part))
     return out

@@ -168,3 +168,14 @@ def test_a_network_may_bring_its_own_transform():
     params = R.apply_rules(table, source, {"a": {"scale": (2, 3)}})
     np.testing.assert_array_equal(params["a"]["scale"][1], [3, 2, 1])
     np.testing.assert_array_equal(R.invert_rules(table, params)["a.1.weight"], [1, 2, 3])
+
+
+@pytest.mark.parametrize("shape", [(70, 130), (130, 3, 3, 70), (5,), (2, 3, 4)])
+def test_pack_is_only_a_copy(shape):
+    x = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+    views = [x, x.T] + ([x.transpose(0, 3, 1, 2), x.transpose(1, 2, 3, 0)] if x.ndim == 4 else [])
+    views += [v.transpose(2, 3, 1, 0) for v in views if v.ndim == 4]
+    for view in views:
+        packed = R.pack(view, np.float16)
+        assert packed.flags.c_contiguous
+        np.testing.assert_array_equal(packed, view.astype(np.float16))

@@ -1,0 +1,90 @@
+"""Parameters on disk: an orbax checkpoint written leaf by leaf, with checksums.
+
+`write_params` asks for one leaf at a time, so a conversion never holds more than a few tensors;
+the result is an ordinary orbax PyTree checkpoint. Paths may be local or gs:// (etils.epath).
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from mouselift_jax.convert.rules import flatten, unflatten
+from mouselift_jax.errors import CheckpointError
+
+
+class LazyLeaf:
+    """One parameter that is computed when its turn to be written comes."""
+
+    def __init__(self, shape: tuple[int, ...], dtype: Any, make: Callable[[], np.ndarray]) -> None:
+        self.shape, self.dtype, self.make = tuple(shape), np.dtype(dtype), make
+
+    @property
+    def ndim(self) -> int:
+        """Number of axes."""
+        return len(self.shape)
+
+    @property
+    def size(self) -> int:
+        """Number of values."""
+        return int(np.prod(self.shape))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the values."""
+        return self.size * self.dtype.itemsize
+
+
+def checksum(array: np.ndarray) -> int:
+    """CRC-32 of an array's bytes: finds damage on disk, at the speed of memory."""
+    return zlib.crc32(memoryview(np.ascontiguousarray(array)).cast("B"))
+
+
+def _handler_registry() -> Any:
+    import orbax.checkpoint as ocp
+
+    class OneByOne(ocp.type_handlers.NumpyHandler):
+        """Writes LazyLeaf values as NumPy arrays, each made, written and dropped in turn."""
+
+        async def serialize(self, values: Any, infos: Any, args: Any = None) -> Any:
+            args = args or [ocp.type_handlers.SaveArgs()] * len(values)
+            for leaf, info, arg in zip(values, infos, args, strict=True):
+                await self._background_serialize([leaf.make()], [info], [arg])
+            return []
+
+    return ocp.type_handlers.create_type_handler_registry(
+        (LazyLeaf, OneByOne(deepcopy_host_arrays=False))
+    )
+
+
+def write_params(path: Any, leaves: Mapping[str, LazyLeaf]) -> None:
+    """Write leaves ("a/b/kernel" -> LazyLeaf) as an orbax checkpoint at `path`.
+
+    Uncompressed: random-looking float weights shrink by a tenth and cost twice the time.
+    """
+    import orbax.checkpoint as ocp
+    from etils import epath
+
+    handler = ocp.PyTreeCheckpointHandler(
+        use_compression=False, type_handler_registry=_handler_registry()
+    )
+    with ocp.Checkpointer(handler) as checkpointer:
+        checkpointer.save(epath.Path(path), args=ocp.args.PyTreeSave(unflatten(leaves)))
+
+
+def read_params(path: Any) -> dict[str, np.ndarray]:
+    """Read back what `write_params` wrote, as {"a/b/kernel": array}."""
+    import jax
+    import orbax.checkpoint as ocp
+    from etils import epath
+
+    path = epath.Path(path)
+    if not path.exists():
+        raise CheckpointError("There are no parameters here", where=path)
+    with ocp.PyTreeCheckpointer() as checkpointer:
+        tree = checkpointer.metadata(path).item_metadata.tree
+        args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
+        return flatten(checkpointer.restore(path, args=ocp.args.PyTreeRestore(restore_args=args)))
