@@ -22,11 +22,15 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 if os.environ.get("MOUSELIFT_TEST_WITHOUT_WARP"):
     sys.modules["warp"] = None  # as on a machine where warp-lang is not installed
 
+sys.path.insert(0, str(ROOT))  # `tests.typechecker` is imported by name
+
 from jaxtyping import install_import_hook  # noqa: E402
+
+import tests.typechecker  # noqa: E402, F401  (named by the hook below)
 
 install_import_hook(
     [f"mouselift_jax.{p}" for p in ("geometry", "splats", "render", "models", "diffusion")],
-    "beartype.beartype",
+    "tests.typechecker.check",
 )
 
 import pytest  # noqa: E402
