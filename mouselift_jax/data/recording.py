@@ -21,7 +21,7 @@ class Frames:
     """The pictures (or masks) of one camera: a video file, or a folder of picture files.
 
     Attributes:
-        kind: `video` (path is a file) or `folder` (path is a folder, `files` its pictures in order).
+        kind: `video` (path is a file) or `folder` (of picture files).
         path: file or folder.
         n_frames: number of frames; for videos, what the container declares.
         fps: frames per second; 0 where unknown.
@@ -136,8 +136,8 @@ def open_recording(path: str | Path, *, strict: bool = True) -> Recording:
     Raises:
         LayoutError, CalibrationError, ProblemList: everything wrong at once.
     """
-    from mouselift_jax.data.layout import inspect_recording  # it imports the types above
     from mouselift_jax.data.findings import raise_errors
+    from mouselift_jax.data.layout import inspect_recording  # it imports the types above
 
     recording, findings = inspect_recording(path)
     if strict or recording is None:

@@ -1,0 +1,97 @@
+"""The procedural recording: layout, determinism, truth that agrees with its own pictures."""
+
+import json
+import pickle
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from mouselift_jax.data.synthetic import write_recording
+from mouselift_jax.data.synthetic_body import Walk, posed_body
+from mouselift_jax.data.synthetic_render import Painter
+from mouselift_jax.data.synthetic_rig import ARENA_CENTRE, ARENA_RADIUS, heldout_rig, lab_rig
+from mouselift_jax.errors import ConfigError
+
+
+@pytest.fixture(scope="module")
+def recording(tmp_path_factory):
+    path = tmp_path_factory.mktemp("rec") / "mouse"
+    return write_recording(path, frames=3, size=(144, 128), n_heldout=1, workers=1)
+
+
+def test_layout_is_the_labs(recording):
+    names = {p.name for p in recording.iterdir()}
+    assert {"videos_undist", "simpleclick_undist", "keypoints2d_undist", "new_cam.pkl"} <= names
+    cameras = pickle.loads((recording / "new_cam.pkl").read_bytes())
+    assert isinstance(cameras, list) and len(cameras) == 6
+    assert cameras[3]["T"].shape == (3,)
+    for folder in ("videos_undist", "simpleclick_undist"):
+        for number in range(6):
+            capture = cv2.VideoCapture(str(recording / folder / f"{number}.mp4"))
+            assert capture.get(cv2.CAP_PROP_FRAME_COUNT) == 3
+            ok, frame = capture.read()
+            assert ok and frame.shape == (128, 144, 3)
+    points = pickle.loads((recording / "keypoints2d_undist/result_view_0.pkl").read_bytes())
+    assert points.shape == (3, 22, 3)
+
+
+def test_deterministic(recording, tmp_path):
+    again = write_recording(tmp_path / "b", frames=3, size=(144, 128), n_heldout=1, workers=1)
+    for name in ("new_cam.pkl", "keypoints2d_undist/result_view_1.pkl", "simpleclick_undist/2.mp4"):
+        assert (recording / name).read_bytes() == (again / name).read_bytes(), name
+    images = [r / "heldout/frame_000001/images/cam_100.png" for r in (recording, again)]
+    assert images[0].read_bytes() == images[1].read_bytes()
+
+
+def test_heldout_mask_covers_the_true_keypoints(recording):
+    folder = recording / "heldout/frame_000002"
+    row = json.loads((folder / "opencv_cameras.json").read_text())["frames"][0]
+    alpha = np.asarray(Image.open(folder / row["file_path"]))[..., 3]
+    points = np.load(recording / "truth.npz")["keypoints"][2]
+    cam = points @ np.array(row["w2c"])[:3, :3].T + np.array(row["w2c"])[:3, 3]
+    xy = cam[:, :2] / cam[:, 2:] * [row["fx"], row["fy"]] + [row["cx"], row["cy"]]
+    near = cv2.dilate(alpha, np.ones((3, 3)))
+    inside = near[xy[:, 1].astype(int), xy[:, 0].astype(int)] > 0
+    assert inside.mean() > 0.9
+
+
+def test_rig_is_the_published_one():
+    rig = lab_rig(1152, 1024)
+    distance = [np.linalg.norm(c.center) for c in rig]
+    np.testing.assert_allclose(distance, [246.1, 414.5, 363.7, 340.0, 318.3, 305.7], atol=0.15)
+    small = lab_rig(288, 256)
+    point = np.array([[60.0, 40.0, 15.0]])
+    for a, b in zip(rig, small, strict=True):
+        np.testing.assert_allclose(a.project(point)[0], 4 * b.project(point)[0], atol=1e-9)
+
+
+def test_ray_cast_sphere_matches_the_formula():
+    """A lone sphere in the middle of the picture: its disc has the exact projected area."""
+    body = posed_body(Walk.random(np.random.default_rng(0)), 0.0)
+    one = [getattr(body, k)[:1] for k in ("frame", "rest_centre", "part")]
+    camera = heldout_rig(1, 512, 512)[0]
+    centre = camera.center + 300.0 * camera.c2w[:3, 2]
+    ball = type(body)(
+        centre[None], one[0], np.full((1, 3), 20.0), *one[1:], body.keypoints, centre, 0.0
+    )
+    _, alpha, _ = Painter(0).mouse(ball, camera)
+    radius = camera.K[0, 0] * 20.0 / np.sqrt(300.0**2 - 20.0**2)
+    assert abs(alpha.sum() / (np.pi * radius**2) - 1) < 0.01
+
+
+def test_it_walks_turns_and_stays_in_the_arena():
+    walk = Walk.random(np.random.default_rng(3))
+    bodies = [posed_body(walk, t) for t in np.linspace(0, 3, 31)]
+    positions = np.stack([b.position for b in bodies])
+    assert np.linalg.norm(positions[:, :2] - ARENA_CENTRE[:2], axis=1).max() < ARENA_RADIUS - 30
+    assert np.linalg.norm(np.diff(positions, axis=0), axis=1).min() > 1.0
+    assert np.ptp(np.unwrap([b.heading for b in bodies])) > 2.0
+    low = min((b.centre[:, 2] - b.radii.max(1)).min() for b in bodies)
+    assert low > -3.0
+
+
+def test_odd_sizes_are_refused(tmp_path):
+    with pytest.raises(ConfigError, match="even"):
+        write_recording(tmp_path / "x", size=(145, 128))
