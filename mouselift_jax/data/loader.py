@@ -1,0 +1,399 @@
+"""Batches of samples: shuffled, augmented, prefetched, and a function of (seed, step) alone.
+
+The order, the choice of views, the background and the augmentation of batch `step` depend on the
+seed and the step and on nothing else: not on the number of threads, worker processes or hosts, nor
+on how often a run was stopped. To resume, build the loader again with `start_step`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+from mouselift_jax.data.crop import resize
+from mouselift_jax.data.samples import Sample, SampleSet
+from mouselift_jax.data.views import choose_views
+from mouselift_jax.errors import ConfigError, LayoutError, MouseLiftError, nearest
+from mouselift_jax.geometry.camera import Camera
+
+BACKGROUNDS = ("white", "black", "gray", "random", "three_choices")
+_FIXED = {"white": 1.0, "black": 0.0, "gray": 0.5}
+
+
+class Batch(NamedTuple):
+    """What a training or evaluation step gets; NumPy, or None where a set has no cameras.
+
+    Attributes:
+        images: [B,V,H,W,3] float32 in [0,1], composited on the background.
+        masks: [B,V,H,W,1] float32, 1 = animal.
+        K: [B,V,3,3] float32, pixels of these images.
+        c2w: [B,V,4,4] float32, scene units.
+        sample_index: [B] int32, position in the loader's `ids`.
+        camera_ids: [B,V] int32, the recording's camera numbers.
+        background: [B,3] float32, the colour behind each sample.
+    """
+
+    images: np.ndarray
+    masks: np.ndarray
+    K: np.ndarray | None
+    c2w: np.ndarray | None
+    sample_index: np.ndarray
+    camera_ids: np.ndarray
+    background: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Augment:
+    """Changes of training samples that keep cameras true; all views of a sample change alike.
+
+    Attributes:
+        brightness: the animal's colours are multiplied by a factor in 1 +- this.
+        contrast: their distance to their mean likewise.
+        hflip: probability of mirroring pictures, cameras and with them the world (x -> -x).
+    """
+
+    brightness: float = 0.0
+    contrast: float = 0.0
+    hflip: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Views:
+    """Which views of a sample become a batch element; see `data/views.py` for the policies.
+
+    Attributes:
+        policy: all | first | random | overlap | overlap_original.
+        n_views: how many; None takes all.
+        n_inputs: how many of them are inputs (first in the batch).
+        exclude: camera numbers never taken (held out for evaluation).
+        only: camera numbers to choose from; () = all.
+    """
+
+    policy: str = "all"
+    n_views: int | None = None
+    n_inputs: int | None = None
+    exclude: tuple[int, ...] = ()
+    only: tuple[int, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Loader:
+    """An iterable of `Batch`; every `iter()` starts at `start_step` again.
+
+    Attributes:
+        ids: (set's folder, sample id) of every sample, indexed by `Batch.sample_index`.
+        steps_per_epoch: batches in one pass over the samples.
+    """
+
+    ids: tuple[tuple[str, str], ...]
+    steps_per_epoch: int
+    _make: object
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self._make(self.start_step)
+
+    start_step: int = 0
+
+    def __len__(self) -> int:
+        return self.steps_per_epoch
+
+    def starting_at(self, step: int) -> Iterator[Batch]:
+        """The batches from `step` on, exactly as an uninterrupted run would have seen them."""
+        return self._make(step)
+
+
+def make_loader(
+    samples: str | Path | SampleSet | Sequence[str | Path | SampleSet],
+    split: str = "train",
+    *,
+    batch_size: int = 1,
+    seed: int = 0,
+    start_step: int = 0,
+    views: Views | None = None,
+    size: int | None = None,
+    background: str | float = "white",
+    augment: Augment | None = None,
+    shard: tuple[int, int] = (0, 1),
+    shuffle: bool = True,
+    repeat: bool = True,
+    limit: int | None = None,
+    workers: int = 0,
+    threads: int = 2,
+    prefetch: int = 8,
+    on_bad_sample: str = "stop",
+) -> Loader:
+    """Make a loader over one sample set or several.
+
+    Args:
+        samples: folder(s) of sample sets, or opened sets; several are read as one.
+        split: `train`, `val` or `all`.
+        batch_size: samples per step over all hosts; each host gets its share.
+        seed: of order, views, background and augmentation.
+        start_step: the first batch to yield.
+        views: which views to take; None takes all in order.
+        size: picture side in pixels; None keeps the stored size. Cameras follow.
+        background: white | black | gray | random | three_choices, or a grey value in [0,1].
+        augment: None for none.
+        shard: (index of this host, number of hosts).
+        shuffle: shuffle anew in every epoch; False keeps the set's order.
+        repeat: go on for ever; False ends after one pass and yields its last, smaller batch too.
+        limit: use only the first samples of the split (for overfitting checks).
+        workers: extra processes; 0 reads in this one.
+        threads: reading threads per process.
+        prefetch: samples read ahead.
+        on_bad_sample: `stop` raises; `skip` checks every sample first and leaves bad ones out.
+
+    Raises:
+        ConfigError: sizes, shards or names that do not fit.
+        LayoutError: an empty split, or a sample that cannot be read.
+    """
+    import grain  # takes 0.5 s to import
+
+    source = _Source(samples, split, limit, on_bad_sample)
+    n_hosts = shard[1]
+    if batch_size % n_hosts or not 0 <= shard[0] < n_hosts:
+        raise ConfigError(
+            "the batch cannot be divided among the hosts",
+            expected=f"a multiple of {n_hosts}",
+            found=f"batch_size {batch_size}, shard {shard}",
+        )
+    _check_background(background)
+    read = _Read(source, views or Views(), size, background, augment or Augment(), seed, shuffle)
+    ds = grain.MapDataset.range(len(source)).seed(seed)
+    ds = ds.shuffle() if shuffle else ds
+    ds = ds.repeat(None) if repeat else ds
+    ds = ds.map_with_index(_Ticket(len(source)))[shard[0] :: n_hosts].map(read)
+    per_host = batch_size // n_hosts
+    ds = ds.batch(per_host, drop_remainder=repeat, batch_fn=_stack)
+
+    def iterate(step: int) -> Iterator[Batch]:
+        part = ds[step:] if step else ds
+        options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=prefetch)
+        it = part.to_iter_dataset(options)
+        if workers:
+            from absl import flags
+
+            if not flags.FLAGS.is_parsed():  # grain reads absl flags even outside of absl programs
+                flags.FLAGS.mark_as_parsed()
+            it = it.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
+        return iter(it)
+
+    steps = len(source) // batch_size if repeat else -(-len(source) // batch_size)
+    return Loader(source.ids, max(steps, 1), iterate, start_step)
+
+
+def composite(rgba: np.ndarray, background: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Straight-alpha pictures [...,4] uint8 on a colour [3]: images [...,3], masks [...,1]."""
+    shape = rgba.shape[:-1]
+    flat = rgba.reshape(-1, shape[-1], 4)
+    scale = np.float32(1 / 255)
+    alpha = cv2.extractChannel(flat, 3)
+    mask = alpha.astype(np.float32) * scale
+    image = np.empty(flat.shape[:2] + (3,), np.float32)
+    image[:] = np.asarray(background, np.float32)
+    # Most of a cut-out is empty: only the box around the animal is blended.
+    rows, columns = np.flatnonzero(alpha.max(axis=1)), np.flatnonzero(alpha.max(axis=0))
+    if len(rows):
+        box = (slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1))
+        m = mask[box][..., None]
+        image[box] = image[box] * (1 - m) + flat[box][..., :3].astype(np.float32) * (m * scale)
+    return image.reshape(*shape, 3), mask.reshape(*shape, 1)
+
+
+# --- inside --------------------------------------------------------------------------------------
+
+
+class _Source:
+    """Several sample sets as one list."""
+
+    def __init__(self, samples: object, split: str, limit: int | None, on_bad_sample: str) -> None:
+        many = samples if isinstance(samples, (list, tuple)) else [samples]
+        self.sets = [s if isinstance(s, SampleSet) else SampleSet.open(s) for s in many]
+        self.entries = [(k, name) for k, s in enumerate(self.sets) for name in s.ids(split)][:limit]
+        if on_bad_sample not in ("stop", "skip"):
+            raise ConfigError("on_bad_sample is stop or skip", found=on_bad_sample)
+        self.bad: list[str] = []
+        if on_bad_sample == "skip":
+            self._drop_bad()
+        if not self.entries:
+            raise LayoutError(
+                f"the split {split!r} is empty",
+                where=", ".join(str(s.path) for s in self.sets),
+                fix="prepare more frames, or lower split.gap_s / raise split.val_fraction",
+            )
+
+    @property
+    def ids(self) -> tuple[tuple[str, str], ...]:
+        return tuple((str(self.sets[k].path), name) for k, name in self.entries)
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def load(self, index: int, slots: np.ndarray | None) -> Sample:
+        k, name = self.entries[index]
+        return self.sets[k].load(name, slots)
+
+    def centers_and_ids(self, index: int) -> tuple[np.ndarray | None, np.ndarray]:
+        """Camera centres [V,3] (None without cameras) and camera numbers [V], pictures unread."""
+        k, name = self.entries[index]
+        record = self.sets[k].camera_file(name)
+        if record is None:
+            return None, np.arange(len(self.sets[k].picture_paths(name)))
+        cameras = self.sets[k].cameras(name)
+        ids = [f.get("camera", i) for i, f in enumerate(record["frames"])]
+        return np.asarray(cameras.center), np.asarray(ids)
+
+    def _drop_bad(self) -> None:
+        good = []
+        for k, name in self.entries:
+            try:
+                self.sets[k].load(name)
+                good.append((k, name))
+            except MouseLiftError as error:
+                self.bad.append(str(error))
+        if len(self.bad) > max(0.01 * len(self.entries), 1):
+            raise LayoutError(
+                f"{len(self.bad)} of {len(self.entries)} samples cannot be read",
+                expected="at most 1 %",
+                found=self.bad[0],
+                fix="run the command that made them again",
+            )
+        self.entries = good
+
+
+class _Ticket:
+    """Pairs a sample's index with its place in the endless order, which seeds its randomness.
+
+    grain's own random_map would seed by the place in the *shard's* order, so results would depend
+    on the number of hosts.
+    """
+
+    def __init__(self, n: int) -> None:
+        self.n = n
+
+    def __call__(self, place: int, index: int) -> tuple[int, int]:
+        return int(place), int(index)
+
+
+@dataclasses.dataclass
+class _Read:
+    """Reads one sample and makes a batch element of it. Picklable: worker processes get a copy."""
+
+    source: _Source
+    views: Views
+    size: int | None
+    background: str | float
+    augment: Augment
+    seed: int
+    randomise: bool
+
+    def __call__(self, ticket: tuple[int, int]) -> Batch:
+        place, index = ticket
+        rng = np.random.default_rng((self.seed, place, 0x5EED))
+        slots = self._slots(index, rng)
+        sample = self.source.load(index, slots)
+        images, cameras = _resized(sample.images_rgba, sample.cameras, self.size)
+        images, cameras = _augmented(images, cameras, self.augment, rng)
+        color = background_color(self.background, rng)
+        rgb, masks = composite(images, color)
+        return Batch(
+            rgb,
+            masks,
+            None if cameras is None else np.asarray(cameras.K, np.float32),
+            None if cameras is None else np.asarray(cameras.c2w, np.float32),
+            np.int32(index),
+            np.asarray(sample.camera_ids, np.int32),
+            color,
+        )
+
+    def _slots(self, index: int, rng: np.random.Generator) -> np.ndarray | None:
+        v = self.views
+        if v.policy == "all" and not v.exclude and not v.only:
+            return None
+        centers, ids = self.source.centers_and_ids(index)
+        if centers is None and v.policy.startswith("overlap"):
+            raise ConfigError(
+                "overlap policies need cameras", found=self.source.ids[index], fix="policy=random"
+            )
+        keep = ~np.isin(ids, v.exclude) & (np.isin(ids, v.only) if v.only else True)
+        allowed = np.flatnonzero(keep)
+        missing = set(v.only) - set(ids.tolist())
+        if not len(allowed) or missing:
+            raise ConfigError(
+                "the sample has none of the wanted cameras",
+                where=self.source.ids[index][1],
+                expected=f"only {v.only or 'all'}, without {v.exclude}",
+                found=f"cameras {ids.tolist()}",
+            )
+        centers = np.zeros((len(ids), 3)) if centers is None else centers
+        return allowed[choose_views(v.policy, centers[allowed], v.n_views, v.n_inputs, rng)]
+
+
+def background_color(background: str | float, rng: np.random.Generator) -> np.ndarray:
+    """The colour [3] float32 a background setting means for one sample."""
+    if background == "random":
+        return rng.random(3, np.float32)
+    if background == "three_choices":
+        return np.full(3, rng.choice([1.0, 0.0, 0.5]), np.float32)
+    value = _FIXED.get(background, background) if isinstance(background, str) else background
+    return np.full(3, value, np.float32)
+
+
+def _check_background(background: str | float) -> None:
+    if isinstance(background, str):
+        if background not in BACKGROUNDS:
+            raise ConfigError(
+                "no such background", found=background, fix=nearest(background, BACKGROUNDS)
+            )
+    elif not 0.0 <= background <= 1.0:
+        raise ConfigError("a grey background lies in [0,1]", found=background)
+
+
+def _resized(
+    images: np.ndarray, cameras: Camera | None, size: int | None
+) -> tuple[np.ndarray, Camera | None]:
+    if size is None or images.shape[1:3] == (size, size):
+        return images, cameras
+    if images.shape[1] != images.shape[2]:
+        raise ConfigError(
+            "pictures that are not square cannot be resized to a square",
+            found=f"{images.shape[2]} x {images.shape[1]}",
+            fix="prepare square pictures, or leave size unset",
+        )
+    # Pictures know nothing of their cameras here: one stand-in per picture keeps `crop` the only
+    # place that resamples, and the true cameras are resized beside it.
+    stand_in = Camera(np.eye(3), np.eye(4), images.shape[2], images.shape[1])
+    small = np.stack([resize(im, stand_in, size, size)[0] for im in images])
+    return small, None if cameras is None else cameras.resized(size, size)[0]
+
+
+def _augmented(
+    images: np.ndarray, cameras: Camera | None, augment: Augment, rng: np.random.Generator
+) -> tuple[np.ndarray, Camera | None]:
+    b, c, f = rng.uniform(-1, 1), rng.uniform(-1, 1), rng.random()  # drawn always: one stream
+    if augment.brightness or augment.contrast:
+        images = _recolored(images, 1 + b * augment.brightness, 1 + c * augment.contrast)
+    if f < augment.hflip:
+        images = np.ascontiguousarray(images[:, :, ::-1])
+        cameras = None if cameras is None else cameras.flipped()[0]
+    return images, cameras
+
+
+def _recolored(images: np.ndarray, brightness: float, contrast: float) -> np.ndarray:
+    """Brightness, then contrast about the animal's mean level, by one table for all its pixels."""
+    inside = images[..., 3] > 127
+    mean = float(images[..., :3][inside].mean()) * brightness if inside.any() else 0.0
+    levels = np.arange(256) * brightness
+    table = np.clip((levels - mean) * contrast + mean + 0.5, 0, 255).astype(np.uint8)
+    out = images.copy()
+    out[..., :3] = np.where(images[..., 3:] > 0, table[images[..., :3]], 0)
+    return out
+
+
+def _stack(elements: Sequence[Batch]) -> Batch:
+    return Batch(*(None if c[0] is None else np.stack(c) for c in zip(*elements, strict=True)))

@@ -1,0 +1,381 @@
+"""Sample sets on disk: several pictures of one instant with their cameras, many instants a set.
+
+Layout (docs/data_format.md): `manifest.json`, `train.txt`, `val.txt` and `sample_%06d/` folders
+with `images/cam_%03d.png` and `opencv_cameras.json`. FaceLift's own sets load too: lists named
+`data_*.txt` with paths of another machine, pictures without `images/`, no manifest, pictures
+without cameras. Reading is here; writing is in `sample_writer.py`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Iterable
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from mouselift_jax.data.png import read_picture
+from mouselift_jax.errors import LayoutError, MouseLiftError, nearest, raise_all
+from mouselift_jax.geometry.camera import Camera, intrinsics, invert_rigid
+
+SCHEMA_VERSION = 1
+MANIFEST = "manifest.json"
+CAMERAS = "opencv_cameras.json"
+SPLITS = ("train", "val")
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """One instant.
+
+    Attributes:
+        id: name of the sample's folder.
+        images_rgba: [V,H,W,4] uint8, straight alpha; pictures without alpha get alpha 255.
+        cameras: cameras [V] (NumPy float64), or None in a set without cameras.
+        camera_ids: camera number of each view [V]; the slot where the file names none.
+        frame: frame number in the recording, -1 where unknown.
+        has_alpha: whether the files carried alpha.
+        info: everything else the sample's camera file says (centre, scale, per-sample errors...).
+    """
+
+    id: str
+    images_rgba: np.ndarray
+    cameras: Camera | None
+    camera_ids: np.ndarray
+    frame: int
+    has_alpha: bool
+    info: dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class SampleSet:
+    """A folder of samples, opened. Use `SampleSet.open(path)`.
+
+    Attributes:
+        path: the folder.
+        manifest: content of manifest.json; {} for sets made elsewhere.
+        splits: sample ids by split, plus `all`. Ids are paths relative to `path`.
+        notes: what had to be guessed (lists with another machine's paths...).
+    """
+
+    path: Path
+    manifest: dict[str, Any]
+    splits: dict[str, tuple[str, ...]]
+    notes: tuple[str, ...] = ()
+
+    @classmethod
+    def open(cls, path: str | Path) -> SampleSet:
+        """Open a set: its folder, one of its list files, or a single sample's folder.
+
+        Raises:
+            LayoutError: there is no sample set, or a list names samples that are not there.
+        """
+        path = Path(path)
+        if path.is_file() and path.suffix == ".txt":
+            return _open_lists(path.parent, {path.stem: path})
+        if not path.is_dir():
+            raise LayoutError(
+                "no such sample set",
+                where=path,
+                expected="a folder with manifest.json, train.txt and sample_* folders",
+                fix=_near(path),
+            )
+        if (path / CAMERAS).exists():
+            return cls(path.parent, {}, {"all": (path.name,), "train": (path.name,), "val": ()})
+        if (path / MANIFEST).exists():
+            return _open_own(path)
+        lists = _list_files(path)
+        if lists:
+            return _open_lists(path, lists)
+        ids = tuple(p.name for p in sorted(path.glob("sample_*")) if p.is_dir())
+        if not ids:
+            raise LayoutError(
+                "no samples here",
+                where=path,
+                expected="manifest.json, a list data_*.txt, or folders sample_*",
+                found=", ".join(sorted(p.name for p in path.iterdir())[:8]) or "an empty folder",
+                fix="give the folder that a prepare run wrote (its workdir or workdir/samples)",
+            )
+        return cls(path, {}, {"all": ids, "train": ids, "val": ()}, ("no lists: all is training",))
+
+    def __len__(self) -> int:
+        return len(self.splits["all"])
+
+    def ids(self, split: str = "all") -> tuple[str, ...]:
+        """Sample ids of a split (`train`, `val`, `all`)."""
+        if split not in self.splits:
+            raise LayoutError(
+                "the sample set has no such split",
+                where=self.path,
+                found=split,
+                fix=nearest(split, self.splits),
+            )
+        return self.splits[split]
+
+    def frames(self, split: str = "all") -> list[int]:
+        """Recording frame number of each sample of a split, -1 where the manifest has none."""
+        known = {row["id"]: row.get("frame", -1) for row in self.manifest.get("samples", ())}
+        return [int(known.get(name, -1)) for name in self.ids(split)]
+
+    @property
+    def scene_scale(self) -> float | None:
+        """Scene units per millimetre, None where the set does not say."""
+        return self.manifest.get("scene_scale")
+
+    def camera_file(self, sample_id: str) -> dict[str, Any] | None:
+        """The sample's opencv_cameras.json, None where it has none.
+
+        Raises:
+            LayoutError: the sample or a whole camera file is missing.
+        """
+        folder = self.path / sample_id
+        try:
+            return json.loads((folder / CAMERAS).read_text())
+        except FileNotFoundError:
+            if not folder.is_dir():
+                raise LayoutError("a sample is missing", where=folder) from None
+            return None
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise LayoutError(
+                "a sample's camera file is damaged",
+                where=folder / CAMERAS,
+                found=str(error),
+                fix="delete the sample's folder and run the command that made it again",
+            ) from None
+
+    def picture_paths(self, sample_id: str, record: dict[str, Any] | None = None) -> list[Path]:
+        """The picture files of a sample in slot order."""
+        folder = self.path / sample_id
+        record = self.camera_file(sample_id) if record is None else record
+        if record is None:
+            return _pictures_without_cameras(folder)
+        return [_picture_path(folder, i, f) for i, f in enumerate(record.get("frames", ()))]
+
+    def cameras(self, sample_id: str) -> Camera | None:
+        """A sample's cameras [V] without reading its pictures, None where it has none."""
+        record = self.camera_file(sample_id)
+        return None if record is None else parse_cameras(record, self.path / sample_id / CAMERAS)
+
+    def load(self, sample_id: str, slots: Iterable[int] | None = None) -> Sample:
+        """Read a sample, whole or some of its slots.
+
+        Raises:
+            LayoutError: a file is missing, damaged, or of another size than its camera says.
+        """
+        record = self.camera_file(sample_id)
+        where = self.path / sample_id
+        paths = self.picture_paths(sample_id, record)
+        slots = range(len(paths)) if slots is None else list(slots)
+        pictures = [read_picture(paths[i]) for i in slots]
+        _check_pictures(pictures, [paths[i] for i in slots], record)
+        images = np.stack([_with_alpha(p) for p in pictures])
+        has_alpha = all(p.shape[2] == 4 for p in pictures)
+        index = np.asarray(list(slots))
+        if record is None:
+            return Sample(sample_id, images, None, index, -1, has_alpha, {})
+        cameras = parse_cameras(record, where / CAMERAS)[index]
+        ids = np.asarray([f.get("camera", i) for i, f in enumerate(record["frames"])])[index]
+        info = {k: v for k, v in record.items() if k not in ("id", "frames")}
+        return Sample(sample_id, images, cameras, ids, int(info.get("frame", -1)), has_alpha, info)
+
+
+def parse_cameras(record: dict[str, Any], where: object = None) -> Camera:
+    """The cameras [V] of an opencv_cameras.json, NumPy float64.
+
+    Raises:
+        LayoutError: a field is missing, or the frames differ in size.
+    """
+    frames = record.get("frames")
+    if not isinstance(frames, list) or not frames:
+        raise LayoutError("a camera file without frames", where=where, found=str(record)[:80])
+    needed = ("w", "h", "fx", "fy", "cx", "cy", "w2c")
+    problems = [
+        LayoutError(f"frame {i} has no {key!r}", where=where)
+        for i, frame in enumerate(frames)
+        for key in needed
+        if key not in frame
+    ]
+    raise_all("a camera file is incomplete", problems)
+    sizes = {(int(f["w"]), int(f["h"])) for f in frames}
+    if len(sizes) > 1:
+        raise LayoutError("views of one sample differ in size", where=where, found=sorted(sizes))
+    w2c = np.asarray([f["w2c"] for f in frames], np.float64)
+    K = intrinsics(
+        *(np.asarray([f[k] for f in frames], np.float64) for k in ("fx", "fy", "cx", "cy"))
+    )
+    width, height = sizes.pop()
+    return Camera(K, invert_rigid(w2c), width, height)
+
+
+def camera_record(
+    sample_id: str,
+    cameras: Camera,
+    camera_ids: Iterable[int],
+    file_paths: Iterable[str],
+    **info: Any,
+) -> dict[str, Any]:
+    """The content of opencv_cameras.json for cameras [V]; extra entries ride along."""
+    K, w2c = np.asarray(cameras.K, np.float64), np.asarray(cameras.w2c, np.float64)
+    frames = [
+        {
+            "w": cameras.width,
+            "h": cameras.height,
+            "fx": float(k[0, 0]),
+            "fy": float(k[1, 1]),
+            "cx": float(k[0, 2]),
+            "cy": float(k[1, 2]),
+            "w2c": m.tolist(),
+            "file_path": name,
+            "camera": int(number),
+        }
+        for k, m, number, name in zip(K, w2c, camera_ids, file_paths, strict=True)
+    ]
+    return {"id": sample_id, "frames": frames, **info}
+
+
+# --- finding samples -----------------------------------------------------------------------------
+
+
+def _open_own(path: Path) -> SampleSet:
+    try:
+        manifest = json.loads((path / MANIFEST).read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise LayoutError(
+            "the manifest is damaged", where=path / MANIFEST, found=str(error)
+        ) from None
+    if manifest.get("schema", 0) > SCHEMA_VERSION:
+        raise LayoutError(
+            "the sample set was written by a newer version",
+            where=path / MANIFEST,
+            expected=f"schema <= {SCHEMA_VERSION}",
+            found=manifest["schema"],
+            fix="update mouselift_jax",
+        )
+    if manifest.get("finished") is False:
+        raise LayoutError(
+            "the sample set is not finished",
+            where=path,
+            fix="run the command that writes it again: it continues where it stopped",
+        )
+    lists = {name: path / f"{name}.txt" for name in SPLITS if (path / f"{name}.txt").exists()}
+    if not lists:
+        raise LayoutError("the sample set has no train.txt", where=path)
+    found = _open_lists(path, lists)
+    listed = [row["id"] for row in manifest.get("samples", ()) if row.get("status") == "ok"]
+    everything = tuple(listed) or found.splits["all"]
+    return SampleSet(path, manifest, {**found.splits, "all": everything}, found.notes)
+
+
+def _list_files(path: Path) -> dict[str, Path]:
+    """The lists of a set by split: train.txt, val.txt, or FaceLift's data_*train*.txt, ..."""
+    lists = {}
+    for name in SPLITS:
+        candidates = [path / f"{name}.txt", *sorted(path.glob(f"data_*{name}*.txt"))]
+        candidates = [c for c in candidates if c.exists()]
+        if candidates:
+            lists[name] = candidates[0]
+    return lists
+
+
+def _open_lists(path: Path, lists: dict[str, Path]) -> SampleSet:
+    problems: list[MouseLiftError] = []
+    notes: list[str] = []
+    splits: dict[str, tuple[str, ...]] = {}
+    for name, file in lists.items():
+        ids = []
+        for line in filter(None, map(str.strip, file.read_text().splitlines())):
+            found = _resolve(path, line)
+            if found is None:
+                problems.append(LayoutError("a listed sample is missing", where=file, found=line))
+            else:
+                ids.append(found)
+                if found != line:
+                    notes.append(f"{file.name}: {line} -> {found}")
+        splits[_split_of(name)] = tuple(ids)
+    raise_all(f"the lists of {path} do not fit its folders", problems[:20])
+    splits = {"train": (), "val": (), **splits}
+    everything = tuple(dict.fromkeys(i for ids in splits.values() for i in ids))
+    return SampleSet(path, {}, {**splits, "all": everything}, tuple(notes))
+
+
+def _split_of(stem: str) -> str:
+    return "val" if re.search(r"val|test", stem) else "train"
+
+
+def _resolve(root: Path, line: str) -> str | None:
+    """A list line as an id relative to `root`.
+
+    Lists of other machines hold that machine's absolute paths: the longest tail of such a path that
+    exists under the set is the sample.
+    """
+    line = line.replace("\\", "/").removesuffix(f"/{CAMERAS}")
+    parts = PurePosixPath(line).parts
+    if not PurePosixPath(line).is_absolute() and (root / line).is_dir():
+        return line
+    absolute = Path(line)
+    if absolute.is_dir() and absolute.resolve().is_relative_to(root.resolve()):
+        return absolute.resolve().relative_to(root.resolve()).as_posix()
+    for start in range(1, len(parts)):
+        tail = PurePosixPath(*parts[start:])
+        if ".." not in tail.parts and (root / tail).is_dir():
+            return tail.as_posix()
+    return None
+
+
+def _near(path: Path) -> str | None:
+    parent = path.parent
+    return nearest(path.name, [p.name for p in parent.iterdir()]) if parent.is_dir() else None
+
+
+# --- pictures ------------------------------------------------------------------------------------
+
+
+def _picture_path(folder: Path, slot: int, frame: dict[str, Any]) -> Path:
+    names = [frame.get("file_path"), f"images/cam_{slot:03d}.png", f"cam_{slot:03d}.png"]
+    for name in filter(None, names):
+        if (folder / name).exists():
+            return folder / name
+    raise LayoutError(
+        f"the picture of view {slot} is missing",
+        where=folder,
+        expected=" or ".join(filter(None, names)),
+        fix="delete the sample's folder and run the command that made it again",
+    )
+
+
+def _pictures_without_cameras(folder: Path) -> list[Path]:
+    found = sorted(folder.glob("images/cam_*.png")) or sorted(folder.glob("cam_*.png"))
+    if not found:
+        raise LayoutError(
+            "a sample without pictures", where=folder, expected="images/cam_000.png ..."
+        )
+    return found
+
+
+def _check_pictures(
+    pictures: list[np.ndarray], paths: list[Path], record: dict[str, Any] | None
+) -> None:
+    problems: list[MouseLiftError] = []
+    frames = record["frames"] if record else [{}]
+    expected = (frames[0].get("h", pictures[0].shape[0]), frames[0].get("w", pictures[0].shape[1]))
+    for picture, path in zip(pictures, paths, strict=True):
+        if picture.shape[:2] != tuple(expected):
+            problems.append(
+                LayoutError(
+                    "a picture differs in size from its camera",
+                    where=path,
+                    expected=f"{expected[1]} x {expected[0]}",
+                    found=f"{picture.shape[1]} x {picture.shape[0]}",
+                    fix="intrinsics count pixels of the picture beside them: rewrite both together",
+                )
+            )
+    raise_all("pictures and cameras of a sample disagree", problems)
+
+
+def _with_alpha(picture: np.ndarray) -> np.ndarray:
+    if picture.shape[2] == 4:
+        return picture
+    return np.concatenate([picture, np.full_like(picture[..., :1], 255)], axis=-1)
