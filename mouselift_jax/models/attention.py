@@ -23,13 +23,12 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
 
 from mouselift_jax.errors import BackendError, ConfigError, nearest
+from mouselift_jax.models.layers import mesh_spec
 
 _log = logging.getLogger(__name__)
 
@@ -256,22 +255,9 @@ BACKENDS: dict[str, Callable[..., Array]] = {
 
 def _per_shard(run: Callable[..., Array], q: Array, k: Array, v: Array) -> Array:
     """Run a kernel on each device's own queries, when a mesh and logical rules are set."""
-    mesh = jax.sharding.get_abstract_mesh()
-    rules = nn.get_logical_axis_rules()
-    if mesh.empty or not rules or mesh.size == 1:
+    q_spec, kv_spec = mesh_spec(Q_AXES, q.shape), mesh_spec(KV_AXES, k.shape)
+    if q_spec is None or kv_spec is None:
         return run(q, k, v)
-
-    def spec(axes: tuple[str, ...], x: Array) -> PartitionSpec:
-        names = nn.logical_to_mesh_axes(axes, rules)
-        kept = []
-        for name, size in zip(names, x.shape, strict=True):
-            parts = (name,) if isinstance(name, str) else tuple(name or ())
-            parts = tuple(p for p in parts if p in mesh.axis_names)
-            # A dimension that the devices do not divide stays whole on each of them.
-            kept.append(parts if size % math.prod(mesh.shape[p] for p in parts) == 0 else None)
-        return PartitionSpec(*kept)
-
-    q_spec, kv_spec = spec(Q_AXES, q), spec(KV_AXES, k)
     return jax.shard_map(
-        run, mesh=mesh, in_specs=(q_spec, kv_spec, kv_spec), out_specs=q_spec, check_vma=False
+        run, in_specs=(q_spec, kv_spec, kv_spec), out_specs=q_spec, check_vma=False
     )(q, k, v)

@@ -7,12 +7,14 @@ cost nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 
 from mouselift_jax.errors import ConfigError, nearest
 
@@ -48,9 +50,28 @@ def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
     return nn.with_logical_constraint(x, axes)
 
 
+def mesh_spec(axes: Sequence[str | None], shape: Sequence[int]) -> PartitionSpec | None:
+    """Where the mesh in force puts an array with these logical axes, for `jax.shard_map`.
+
+    A dimension that its devices do not divide stays whole on each of them.
+
+    Returns:
+        The spec, or None without a mesh of several devices or without logical rules.
+    """
+    mesh, rules = jax.sharding.get_abstract_mesh(), nn.get_logical_axis_rules()
+    if mesh.empty or mesh.size == 1 or not rules:
+        return None
+    parts = []
+    for name, size in zip(nn.logical_to_mesh_axes(axes, rules), shape, strict=True):
+        names = (name,) if isinstance(name, str) else tuple(name or ())
+        names = tuple(n for n in names if n in mesh.axis_names)
+        parts.append(names if size % math.prod(mesh.shape[n] for n in names) == 0 else None)
+    return PartitionSpec(*parts)
+
+
 def dense(
     features: int,
-    axes: tuple[str, str],
+    axes: tuple[str | None, str | None],
     name: str,
     *,
     dtype: Any,

@@ -1,0 +1,1 @@
+"""Networks composed, as pure functions of arrays: no files, no loop, no configs."""

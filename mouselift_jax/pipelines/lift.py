@@ -1,0 +1,230 @@
+"""Posed views to Gaussians, and the loss that teaches it: pure functions of arrays.
+
+A *batch* is anything with the fields of `mouselift_jax.data.loader.Batch`: images [B,V,H,W,3] on
+white, masks [B,V,H,W,1], K [B,V,3,3], c2w [B,V,4,4]. The first `n_input_views` views go into the
+network; views behind them are seen by the loss or the evaluation alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple, Protocol
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from mouselift_jax.errors import ConfigError
+from mouselift_jax.geometry.camera import Camera, invert_rigid
+from mouselift_jax.geometry.rays import camera_rays
+from mouselift_jax.models.gslrm import unpatchify
+from mouselift_jax.models.layers import mesh_spec
+from mouselift_jax.render import rasterize
+from mouselift_jax.splats.gaussians import Gaussians
+from mouselift_jax.training import metrics as metric
+from mouselift_jax.training.losses import Distance, LossConfig, image_loss
+
+WHITE = (1.0, 1.0, 1.0)
+
+
+class Views(Protocol):
+    """What a batch must offer."""
+
+    images: Array
+    masks: Array
+    K: Array
+    c2w: Array
+
+
+class Rendered(NamedTuple):
+    """Renders of Gaussians from several cameras."""
+
+    rgb: Array  # [B,V,H,W,3] on the background
+    alpha: Array  # [B,V,H,W,1]
+    depth: Array  # [B,V,H,W,1] sum of weight times camera z
+
+
+def lift(
+    model: nn.Module,
+    params: Mapping[str, Any],
+    images: Float[Array, "*B V H W 3"],
+    cameras: Camera,
+) -> Gaussians:
+    """Lift posed views to Gaussians, unfiltered.
+
+    Args:
+        model: a `GSLRM`.
+        params: its parameters.
+        images: pictures in [0,1] on white.
+        cameras: their cameras [*B,V], object at the origin, near radius 2.7.
+
+    Returns:
+        Gaussians [*B,N].
+    """
+    lead = images.shape[:-4]
+    images = images.reshape(-1, *images.shape[-4:])
+    K = jnp.asarray(cameras.K).reshape(-1, *cameras.K.shape[-3:])
+    c2w = jnp.asarray(cameras.c2w).reshape(-1, *cameras.c2w.shape[-3:])
+    gaussians = model.apply({"params": params}, images, K, c2w)
+    return jax.tree.map(lambda x: x.reshape(*lead, *x.shape[1:]), gaussians)
+
+
+def render_views(
+    gaussians: Gaussians,
+    K: Float[Array, "B V 3 3"],
+    c2w: Float[Array, "B V 4 4"],
+    width: int,
+    height: int,
+    *,
+    background: tuple[float, float, float] = WHITE,
+    implementation: str | None = None,
+) -> Rendered:
+    """Render every sample from its own cameras, one view at a time.
+
+    The backward pass renders each view again, so that memory is one view's whatever their number.
+    Under a mesh, samples go to its batch axes and views to its view axes.
+
+    Args:
+        gaussians: one set a sample, [B,N].
+        K: intrinsics in pixels of `width` x `height`.
+        c2w: camera-to-world.
+        width: of the renders, pixels.
+        height: of the renders, pixels.
+        background: colour in [0,1].
+        implementation: of `rasterize`; None = the best here.
+    """
+
+    @jax.checkpoint
+    def one_view(gaussians: Gaussians, K: Array, c2w: Array) -> Rendered:
+        a = gaussians.activate()
+        out = rasterize(
+            a.means, a.quats, a.scales, a.opacities, a.sh,
+            invert_rigid(c2w)[:, None], K[:, None], width, height,
+            sh_degree=gaussians.sh_degree,
+            background=jnp.asarray(background, jnp.float32),
+            implementation=implementation,
+        )  # fmt: skip
+        return Rendered(out.rgb[:, 0], out.alpha[:, 0], out.depth[:, 0])
+
+    def own_views(gaussians: Gaussians, K: Array, c2w: Array) -> Rendered:
+        views = (jnp.moveaxis(K, 1, 0), jnp.moveaxis(c2w, 1, 0))
+        out = jax.lax.map(lambda view: one_view(gaussians, *view), views)
+        return jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1), out)
+
+    cameras = mesh_spec(("batch", "view"), K.shape[:2])
+    if cameras is None:
+        return own_views(gaussians, K, c2w)
+    samples = jax.sharding.PartitionSpec(cameras[0])
+    return jax.shard_map(
+        own_views, in_specs=(samples, cameras, cameras), out_specs=cameras, check_vma=False
+    )(gaussians, K, c2w)
+
+
+def gslrm_loss(
+    params: Mapping[str, Any],
+    batch: Views,
+    *,
+    model: nn.Module,
+    loss_config: LossConfig,
+    n_input_views: int,
+    n_target_views: int | None = None,
+    step: Array | int | None = None,
+    networks: Mapping[str, Distance] | None = None,
+    implementation: str | None = None,
+) -> tuple[Array, dict[str, Array]]:
+    """The training loss of one batch: lift the input views, render the target views, compare.
+
+    Args:
+        params: of `model`.
+        batch: posed views; see the module's docstring.
+        model: a `GSLRM`.
+        loss_config: weights of the terms.
+        n_input_views: the network sees the first so many views.
+        n_target_views: the loss sees the first so many views, inputs included; None = all.
+        step: update number, for the loss's warm-ups; None = they are over.
+        networks: `perceptual` and `lpips` distances of `models.vgg`, where the loss weighs them.
+        implementation: of the rasterizer; None = the best here.
+
+    Returns:
+        The loss, and scalars: every term, psnr, and opaque_share, the share of Gaussians with
+        opacity above 0.05.
+    """
+    n_views, (h, w) = batch.images.shape[1], batch.images.shape[2:4]
+    n_target = n_views if n_target_views is None else n_target_views
+    if not (1 <= n_input_views <= n_views and 1 <= n_target <= n_views):
+        raise ConfigError(
+            "the batch has fewer views than asked for",
+            expected=f"1 to {n_views}",
+            found=f"{n_input_views} input and {n_target} target views",
+        )
+    inputs = tuple(x[:, :n_input_views] for x in (batch.images, batch.K, batch.c2w))
+    gaussians = model.apply({"params": params}, *inputs)
+    targets = jax.tree.map(
+        lambda x: x[:, :n_target], (batch.images, batch.masks, batch.K, batch.c2w)
+    )
+    images, masks, K, c2w = targets
+    out = render_views(gaussians, K, c2w, w, h, implementation=implementation)
+    points = None
+    if loss_config.pixelalign > 0 or loss_config.pointsdist > 0 or loss_config.points_warmup_steps:
+        points = pixel_points(model, gaussians, *inputs[1:], w, h)
+    loss, terms = image_loss(
+        out.rgb, images, loss_config, masks=masks, alphas=out.alpha, points=points,
+        networks=networks, step=step,
+    )  # fmt: skip
+    terms["opaque_share"] = jnp.mean(nn.sigmoid(gaussians.opacity_logits) > 0.05)
+    return loss, terms
+
+
+def pixel_points(
+    model: nn.Module, gaussians: Gaussians, K: Array, c2w: Array, width: int, height: int
+) -> tuple[Array, Array, Array]:
+    """(means, ray_o, ray_d) of the input pixels' Gaussians as pictures, each [B,V,H,W,3]."""
+    c = model.config
+    means = gaussians.means[:, c.n_gaussian_tokens :]
+    means = unpatchify(means, K.shape[1], height, width, c.patch_size)
+    return (means, *camera_rays(K, c2w, height, width))
+
+
+class Evaluation(NamedTuple):
+    """Figures and pictures of one batch, of each sample and view.
+
+    Attributes:
+        metrics: psnr, ssim, iou, interior_psnr, mean_color_psnr, each [B,V] (dB where a PSNR).
+        rendered: the renders.
+        gaussians: what was rendered.
+        is_heldout: [V], whether the network did not see the view.
+    """
+
+    metrics: dict[str, Array]
+    rendered: Rendered
+    gaussians: Gaussians
+    is_heldout: Array
+
+
+def gslrm_eval(
+    params: Mapping[str, Any],
+    batch: Views,
+    *,
+    model: nn.Module,
+    n_input_views: int,
+    implementation: str | None = None,
+) -> Evaluation:
+    """Lift the first `n_input_views` views and judge the renders of every view.
+
+    Report `metrics[name][:, is_heldout]`: figures of input views say little.
+    """
+    inputs = (x[:, :n_input_views] for x in (batch.images, batch.K, batch.c2w))
+    gaussians = model.apply({"params": params}, *inputs)
+    h, w = batch.images.shape[2:4]
+    out = render_views(gaussians, batch.K, batch.c2w, w, h, implementation=implementation)
+    inside = metric.interior_psnr(out.rgb, out.alpha, batch.images, batch.masks)
+    figures = {
+        "psnr": metric.psnr(out.rgb, batch.images),
+        "ssim": metric.ssim(out.rgb, batch.images),
+        "iou": metric.mask_iou(out.alpha, batch.masks),
+        "interior_psnr": inside.psnr,
+        "mean_color_psnr": inside.mean_color_psnr,
+    }
+    is_heldout = jnp.arange(batch.images.shape[1]) >= n_input_views
+    return Evaluation(figures, out, gaussians, is_heldout)
