@@ -1,0 +1,6 @@
+"""Gaussians and cameras to pictures, with exact gradients, on CPU, CUDA and TPU."""
+
+from mouselift_jax.render.rasterize import rasterize, render
+from mouselift_jax.render.types import Render
+
+__all__ = ["Render", "rasterize", "render"]
