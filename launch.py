@@ -1,6 +1,6 @@
 """The door to every stage.
 
-    python launch.py --config=configs/<stage>.py[:variant] --workdir=DIR [--config.a.b=value]
+    python launch.py --config=configs/<stage>.py[:variant] --workdir=DIR [--config.key=value]
 
 The same command again resumes. Exit codes: 0 done, 1 bug, 2 something to correct (one clear error),
 75 stopped on request after saving (run the same command again), 130 interrupted.

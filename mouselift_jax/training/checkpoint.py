@@ -1,0 +1,331 @@
+"""Checkpoints that are whole or absent, kept sparingly, and checked when they are read.
+
+A checkpoint is a folder named by its step, written in the background and renamed when complete.
+It holds a
+checksum of every array's bits, computed on the devices when saving and again when restoring, so
+damage that
+the file format does not notice is found. The sum is of integers: the same on any mesh.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mouselift_jax.errors import CheckpointError, TrainingError
+from mouselift_jax.training import distributed
+
+log = logging.getLogger("mouselift_jax")
+
+# What a damaged checkpoint raises, depending on which byte is hit.
+DAMAGED = (ValueError, OSError, KeyError, TypeError, RuntimeError, EOFError, AssertionError)
+ROOM = "free some space and run the same command again: the previous checkpoint is intact"
+
+
+@jax.jit
+def checksum(tree: Any) -> jax.Array:
+    """One uint32 over the bits of all arrays; position counts, the mesh does not."""
+    total = jnp.zeros((), jnp.uint32)
+    for leaf in jax.tree.leaves(tree):
+        leaf = jnp.asarray(leaf)
+        if leaf.dtype == jnp.bool_:
+            leaf = leaf.astype(jnp.uint8)
+        bits = jax.lax.bitcast_convert_type(leaf, jnp.dtype(f"uint{8 * leaf.dtype.itemsize}"))
+        bits = bits.astype(jnp.uint32)
+        weight = jnp.ones((), jnp.uint32)
+        for axis in range(bits.ndim):
+            place = jax.lax.broadcasted_iota(jnp.uint32, bits.shape, axis)
+            weight = weight * (2 * place + 1) + place
+        total = total * jnp.uint32(1000003) + jnp.sum(bits * weight, dtype=jnp.uint32)
+    return total
+
+
+class Checkpoints:
+    """The checkpoints of one run.
+
+    Args:
+        directory: folder that holds them, one sub-folder a step.
+        keep: newest ones kept.
+        best: metric whose best checkpoint is kept besides ("" = none); its value is given to
+        `save`.
+        best_is_low: whether a lower value is better.
+    """
+
+    def __init__(
+        self, directory: str | Path, *, keep: int = 3, best: str = "", best_is_low: bool = False
+    ) -> None:
+        from orbax.checkpoint import v1 as ocp
+
+        self._ocp = ocp
+        self.directory = Path(directory).absolute()
+        self._best = best
+        self._set_aside_allowed = jax.process_index() == 0
+        policies = ocp.training.preservation_policies
+        preserve = [policies.LatestN(max(1, keep))]
+        if best:
+            preserve.append(
+                policies.BestN(
+                    get_metric_fn=lambda metrics: metrics[best],
+                    reverse=best_is_low,
+                    n=1,
+                    keep_checkpoints_without_metrics=False,
+                )
+            )
+        self._open = lambda: ocp.training.Checkpointer(
+            self.directory,
+            save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
+            preservation_policy=policies.AnyPreservationPolicy(preserve),
+            cleanup_tmp_directories=True,
+        )
+        self.directory.mkdir(parents=True, exist_ok=True)
+        self._checkpointer = self._open()
+        self._pending: Any = None
+
+    def __enter__(self) -> Checkpoints:
+        return self
+
+    def __exit__(self, kind: type | None, *exc_info: object) -> None:
+        try:
+            self.wait()
+        except TrainingError:
+            if kind is None:  # else the first error is the one to tell
+                raise
+        finally:
+            self._checkpointer.close()
+
+    def steps(self) -> list[int]:
+        """Steps of the complete checkpoints, oldest first."""
+        return sorted(int(c.step) for c in self._checkpointer.checkpoints)
+
+    def save(
+        self, step: int, items: Mapping[str, Any], metrics: Mapping[str, float] | None = None
+    ) -> None:
+        """Start writing a checkpoint; waits only for the one before.
+
+        Args:
+            step: its number; saving a step twice does nothing.
+            items: named trees of arrays.
+            metrics: values of this step, for `best`.
+
+        Raises:
+            TrainingError: this or the previous one could not be written (disk full, no permission).
+        """
+        self.wait()
+        if step in self.steps():
+            return
+        items = {k: v for k, v in items.items() if jax.tree.leaves(v)}
+        self._check_space(items)
+        items = {**items, "check": {k: checksum(v) for k, v in items.items()}}
+        value = (metrics or {}).get(self._best) if self._best else None
+        rank = {self._best: float(value)} if value is not None and np.isfinite(value) else None
+        try:
+            self._pending = self._checkpointer.save_checkpointables_async(
+                step, items, force=True, metrics=rank
+            )
+        except DAMAGED as error:
+            raise self._failed(error) from error
+
+    def wait(self) -> None:
+        """Until the checkpoint being written is complete."""
+        pending, self._pending = self._pending, None
+        if pending is None:
+            return
+        try:
+            pending.result()
+        except DAMAGED as error:
+            raise self._failed(error) from error
+
+    def restore(
+        self, abstract: Mapping[str, Any], step: int | None = None
+    ) -> tuple[int, dict[str, Any]] | None:
+        """The newest checkpoint that is sound, or the one asked for.
+
+        Args:
+            abstract: what to read: named trees of ShapeDtypeStruct with shardings.
+            step: this one and no other.
+
+        Returns:
+            (step, items), or None when there is no checkpoint at all. Damaged ones are named in
+            the log and
+            moved aside, and the one before is tried.
+
+        Raises:
+            CheckpointError: checkpoints exist but none is sound, or they hold other shapes.
+        """
+        wanted = {k: v for k, v in abstract.items() if jax.tree.leaves(v)}
+        candidates = [step] if step is not None else self.steps()[::-1]
+        for candidate in candidates:
+            try:
+                stored = self._checkpointer.checkpointables_metadata(candidate).metadata
+                self._check_shapes(candidate, wanted, stored)
+                check = {
+                    "check": {
+                        k: jax.ShapeDtypeStruct((), jnp.uint32) for k in stored if k != "check"
+                    }
+                }
+                items = dict(
+                    self._checkpointer.load_checkpointables(candidate, {**wanted, **check})
+                )
+                sums = items.pop("check")
+                bad = [k for k in wanted if int(checksum(items[k])) != int(sums[k])]
+                if bad:
+                    raise ValueError(f"checksum of {', '.join(bad)} differs")
+                return candidate, items
+            except CheckpointError:
+                raise
+            except DAMAGED as error:
+                reason = (
+                    str(error).strip().splitlines()[0][:160] if str(error).strip() else repr(error)
+                )
+                log.warning("checkpoint %d in %s is damaged: %s", candidate, self.directory, reason)
+                if step is None:
+                    self._set_aside(candidate)
+        if not candidates:
+            return None
+        raise CheckpointError(
+            "no sound checkpoint",
+            where=self.directory,
+            found=f"damaged: {', '.join(map(str, candidates))}",
+            fix="give another --workdir to start anew",
+        )
+
+    def _set_aside(self, step: int) -> None:
+        """Move a damaged checkpoint out of the way, so that its step can be written again."""
+        self._checkpointer.close()
+        if self._set_aside_allowed:
+            place = self.directory.parent / "damaged_checkpoints" / str(step)
+            place.parent.mkdir(exist_ok=True)
+            shutil.rmtree(place, ignore_errors=True)
+            shutil.move(self.directory / str(step), place)
+            log.warning("it was moved to %s; trying the one before", place)
+        distributed.barrier(f"damaged_{step}")
+        self._checkpointer = self._open()
+
+    def _check_shapes(
+        self, step: int, wanted: Mapping[str, Any], stored: Mapping[str, Any]
+    ) -> None:
+        for name, tree in wanted.items():
+            if name not in stored:
+                raise CheckpointError(
+                    f"the checkpoint has no {name}",
+                    where=self.directory / str(step),
+                    found=sorted(stored),
+                )
+            have = {
+                _text(k): tuple(v.shape)
+                for k, v in jax.tree_util.tree_leaves_with_path(stored[name])
+            }
+            need = {_text(k): tuple(v.shape) for k, v in jax.tree_util.tree_leaves_with_path(tree)}
+            if have == need:
+                continue
+            different = [
+                f"{key}: {have.get(key, 'absent')} in the file, {need.get(key, 'absent')} expected"
+                for key in sorted(have.keys() | need.keys())
+                if have.get(key) != need.get(key)
+            ]
+            raise CheckpointError(
+                "the checkpoint is of another network or optimiser",
+                where=self.directory / str(step),
+                found="; ".join(different[:3])
+                + (f" and {len(different) - 3} more" if len(different) > 3 else ""),
+            )
+
+    def _check_space(self, items: Mapping[str, Any]) -> None:
+        need = sum(x.nbytes for x in jax.tree.leaves(dict(items))) // jax.process_count()
+        free = shutil.disk_usage(self.directory).free
+        if free < need:
+            raise TrainingError(
+                "no room for a checkpoint",
+                where=self.directory,
+                expected=f"{need / 2**20:.0f} MiB free",
+                found=f"{free / 2**20:.0f} MiB",
+                fix=ROOM,
+            )
+
+    def _failed(self, error: BaseException) -> TrainingError:
+        text = str(error)
+        full = getattr(error, "errno", None) == errno.ENOSPC or any(
+            words in text
+            for words in ("No space left", "RESOURCE_EXHAUSTED", "File too large", "quota")
+        )
+        return TrainingError(
+            "the disk is full: the checkpoint was not written"
+            if full
+            else "the checkpoint could not be written",
+            where=self.directory,
+            found=text.strip().splitlines()[0][:200] if text.strip() else repr(error),
+            fix=ROOM if full else "see the message above; the previous checkpoint is intact",
+        )
+
+
+def _text(path: Any) -> str:
+    return "/".join(str(getattr(k, "key", getattr(k, "name", getattr(k, "idx", k)))) for k in path)
+
+
+def abstract_like(tree: Any, shardings: Any = None) -> Any:
+    """ShapeDtypeStructs of a tree of arrays, with shardings when they are given."""
+    if shardings is None:
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)
+    return jax.tree.map(
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), tree, shardings
+    )
+
+
+def state_items(state: Any) -> dict[str, Any]:
+    """A TrainState (real or abstract) as the named items of a checkpoint."""
+    return {
+        "params": state.params,
+        "frozen": state.frozen,
+        "ema": {} if state.ema is None else state.ema,
+        "optimiser": {"opt_state": state.opt_state, "step": state.step, "skipped": state.skipped},
+    }
+
+
+def state_from_items(template: Any, items: Mapping[str, Any]) -> Any:
+    """The TrainState of restored items; what is empty comes from the template."""
+    rest = items["optimiser"]
+    return template.replace(
+        params=items["params"],
+        frozen=items.get("frozen", {}),
+        ema=items.get("ema") if template.ema is not None else None,
+        opt_state=rest["opt_state"],
+        step=rest["step"],
+        skipped=rest["skipped"],
+        halted=jnp.zeros((), jnp.bool_),
+    )
+
+
+def save_params(directory: str | Path, params: Any) -> None:
+    """Weights alone, whole or absent, replacing what is there."""
+    from orbax.checkpoint import v1 as ocp
+
+    ocp.save(Path(directory).absolute(), params, overwrite=True)
+
+
+def load_params(directory: str | Path, abstract: Any = None) -> Any:
+    """Weights that `save_params` wrote; without `abstract`, as numpy arrays in nested dicts."""
+    from orbax.checkpoint import v1 as ocp
+
+    directory = Path(directory).absolute()
+    try:
+        if abstract is not None:
+            return ocp.load(directory, abstract)
+        shapes = ocp.metadata(directory).metadata
+        wanted = jax.tree.map(_numpy, shapes)
+        return ocp.load(directory, wanted)
+    except DAMAGED as error:
+        raise CheckpointError(
+            "weights cannot be read", where=directory, found=str(error).strip()[:200]
+        ) from error
+
+
+def _numpy(meta: Any) -> np.ndarray:
+    return np.empty(meta.shape, meta.dtype)
