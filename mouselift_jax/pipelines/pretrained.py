@@ -1,0 +1,346 @@
+"""Converted and trained weights as networks ready to apply.
+
+A converted folder holds `<component>/{config.json, checksums.json, params/}` and conversion.json; a
+run's folder holds `<component>/config.json` and its checkpoints. `load_pretrained` reads both, and
+refuses what is incomplete, damaged, or of another network.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import importlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from types import ModuleType
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+
+from mouselift_jax.convert import clip as clip_table
+from mouselift_jax.convert import embeddings, gslrm, mvunet, store, vae, vgg
+from mouselift_jax.convert.rules import Entry, flatten, unflatten
+from mouselift_jax.errors import CheckpointError, ConfigError, nearest, raise_all
+
+RECORD = "conversion.json"
+# Fields of a network's config that say how it computes, not what its weights are.
+NOT_OF_THE_WEIGHTS = ("dtype", "remat", "attention", "sample_size", "token_multiple", "n_views")
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """What conversion and loading need to know of a component.
+
+    Attributes:
+        rules: the table of names.
+        make: (config, dtype) -> module; None when there is nothing to apply.
+        inputs: config -> shapes and types of the smallest arguments that initialise it.
+    """
+
+    rules: Sequence[Entry]
+    make: Callable[[Mapping[str, Any], Any], nn.Module | None]
+    inputs: Callable[[Mapping[str, Any]], tuple[jax.ShapeDtypeStruct, ...]]
+
+
+def _f32(*shape: int) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape, jnp.float32)
+
+
+def _i32(*shape: int) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape, jnp.int32)
+
+
+def _unet_inputs(c: Mapping[str, Any]) -> tuple[jax.ShapeDtypeStruct, ...]:
+    side, views = 2 ** (len(c["block_channels"]) - 1), c["n_views"]
+    return (
+        _f32(1, views, side, side, c["in_channels"]),
+        _i32(1),
+        _f32(1, views, 1, c["context_dim"]),
+        _f32(1, views, c["class_dim"]),
+    )
+
+
+def _vae_inputs(c: Mapping[str, Any]) -> tuple[jax.ShapeDtypeStruct, ...]:
+    side = 2 ** (len(c["block_channels"]) - 1)
+    return (_f32(1, side, side, c["picture_channels"]),)
+
+
+def _model(name: str) -> ModuleType:
+    """A module of `models`, imported when first needed."""
+    return importlib.import_module(f"mouselift_jax.models.{name}")
+
+
+@functools.cache
+def networks() -> dict[str, Network]:
+    """Every component that can be converted or loaded, by name."""
+    return {
+        "unet": Network(
+            mvunet.RULES,
+            lambda c, t: _model("mvunet").MVUNet(_model("mvunet").MVUNetConfig(**c), dtype=t),
+            _unet_inputs,
+        ),
+        "vae": Network(
+            vae.RULES,
+            lambda c, t: _model("vae").VAE(_model("vae").VAEConfig(**c), dtype=t),
+            _vae_inputs,
+        ),
+        "image_encoder": Network(
+            clip_table.IMAGE_ENCODER_RULES,
+            lambda c, t: _model("clip").ImageEncoder(_model("clip").VisionConfig(**c), dtype=t),
+            lambda c: (_f32(1, c["image_size"], c["image_size"], 3),),
+        ),
+        "text_encoder": Network(
+            clip_table.TEXT_ENCODER_RULES,
+            lambda c, t: _model("clip").TextEncoder(_model("clip").TextConfig(**c), dtype=t),
+            lambda c: (_i32(1, c["max_tokens"]),),
+        ),
+        "image_normalizer": Network(
+            clip_table.IMAGE_NORMALIZER_RULES,
+            lambda c, t: _model("clip").ImageNormalizer(**c, dtype=t),
+            lambda c: (_f32(1, c["embedding_dim"]),),
+        ),
+        "gslrm": Network(
+            gslrm.RULES,
+            lambda c, t: _model("gslrm").GSLRM(
+                _model("gslrm").GSLRMConfig(**{**c, "dtype": jnp.dtype(t).name})
+            ),
+            lambda c: (
+                _f32(1, 1, c["patch_size"], c["patch_size"], 3),
+                _f32(1, 1, 3, 3),
+                _f32(1, 1, 4, 4),
+            ),
+        ),
+        "vgg19": Network(
+            vgg.VGG19_RULES,
+            lambda c, t: _model("vgg").VGG19(dtype=t),
+            lambda c: (_f32(1, 16, 16, 3),),
+        ),
+        "lpips": Network(
+            vgg.LPIPS_RULES,
+            lambda c, t: _model("vgg").LPIPS(dtype=t),
+            lambda c: (_f32(1, 16, 16, 3), _f32(1, 16, 16, 3)),
+        ),
+        "prompt_embeds": Network(embeddings.RULES, lambda c, t: None, lambda c: ()),
+    }
+
+
+def network(component: str) -> Network:
+    """The entry of one component.
+
+    Raises:
+        CheckpointError: there is no such component.
+    """
+    known = networks()
+    if component not in known:
+        raise CheckpointError(
+            "There is no such component", where=component, fix=nearest(component, known)
+        )
+    return known[component]
+
+
+def param_shapes(component: str, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested dict of ShapeDtypeStructs of a component's parameters; nothing is computed.
+
+    Raises:
+        CheckpointError: the config is not one of this network.
+    """
+    if component == "prompt_embeds":
+        return {"embeddings": _f32(*config["shape"])}
+    entry = network(component)
+    try:
+        module = entry.make(config, jnp.float32)
+    except TypeError as error:  # an unknown or missing field
+        raise CheckpointError(
+            "The config does not belong to this network",
+            where=f"{component}/config.json",
+            found=str(error),
+        ) from error
+    tree = jax.eval_shape(module.init, jax.random.key(0), *entry.inputs(config))
+    return nn.meta.unbox(tree)["params"]
+
+
+def _read_json(path: epath.Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise CheckpointError(
+            "A file of the converted weights is missing",
+            where=path,
+            fix="convert again, into a new folder",
+        ) from error
+    except ValueError as error:
+        raise CheckpointError("The file is not valid json", where=path, found=str(error)) from error
+
+
+def _converted(folder: epath.Path, component: str) -> tuple[dict, dict]:
+    """Config and raw parameters of DIR/<component>, checked against their record."""
+    record = _read_json(folder.parent / RECORD)
+    if component not in record.get("components", {}):
+        raise CheckpointError(
+            f"{RECORD} does not list this component",
+            where=folder,
+            found=", ".join(record.get("components", {})),
+        )
+    flat = store.read_params(folder / "params")
+    _check_values(flat, _read_json(folder / "checksums.json"), folder)
+    return _read_json(folder / "config.json"), flat
+
+
+def _check_values(flat: Mapping[str, np.ndarray], expected: Mapping, where: epath.Path) -> None:
+    if flat.keys() != expected.keys():
+        odd = sorted(flat.keys() ^ expected.keys())
+        raise CheckpointError(
+            "The parameters are not those that were written", where=where, found=", ".join(odd[:5])
+        )
+    with ThreadPoolExecutor() as pool:
+        sums = dict(zip(flat, pool.map(store.checksum, flat.values()), strict=True))
+    bad = [path for path in flat if sums[path] != expected[path]]
+    if bad:
+        raise CheckpointError(
+            f"{len(bad)} parameters are damaged on disk",
+            where=where,
+            found=", ".join(bad[:5]),
+            fix="convert again, into a new folder",
+        )
+
+
+def _check_shapes(flat: Mapping[str, Any], component: str, config: Mapping, where: Any) -> None:
+    wanted = flatten(param_shapes(component, config))
+    problems = []
+    for path in sorted(wanted.keys() | flat.keys()):
+        want = tuple(wanted[path].shape) if path in wanted else None
+        found = tuple(flat[path].shape) if path in flat else None
+        if want != found:
+            problems.append(
+                CheckpointError(
+                    "A parameter does not fit the network",
+                    where=f"{where}: {path}",
+                    expected="no such parameter" if want is None else list(want),
+                    found="no such parameter" if found is None else list(found),
+                )
+            )
+    raise_all(f"The weights of {component} do not fit", problems[:10])
+
+
+def find_component(directory: Any, component: str) -> tuple[epath.Path, str]:
+    """Where a component's weights are: (folder, "converted" | "run").
+
+    Args:
+        directory: a converted folder, DIR/<component> of one, or the folder of a run. A component
+            that a run did not train is looked up in what the run started from.
+        component: a key of `networks()`.
+
+    Raises:
+        CheckpointError: it is not there.
+    """
+    network(component)
+    root = epath.Path(directory)
+    if not root.exists():
+        raise CheckpointError(
+            "There is no such folder", where=root, fix="check the path; see docs/checkpoints.md"
+        )
+    for folder in (root / component, root):
+        if (folder / "params").exists() and (folder.parent / RECORD).exists():
+            if folder is root and root.name != component:
+                continue
+            return folder, "converted"
+    if (root / component / "config.json").exists() and (root / "checkpoints").exists():
+        return root, "run"
+    if (root / "config.json").exists() and not (root / RECORD).exists():
+        start = _read_json(root / "config.json").get("init_from")
+        if start:
+            return find_component(start, component)
+    raise CheckpointError(
+        f"There are no weights of {component} here",
+        where=root,
+        expected=f"{component}/params and {RECORD} (converted weights), or a run that trained it",
+        found=", ".join(sorted(p.name for p in root.iterdir())[:12]) or "an empty folder",
+        fix="convert them with tools/convert_torch_ckpt.py; see docs/checkpoints.md",
+    )
+
+
+def read_component(directory: Any, component: str) -> tuple[dict, dict[str, np.ndarray], str]:
+    """Config, flat parameters as stored, and one line on where they came from."""
+    folder, kind = find_component(directory, component)
+    if kind == "converted":
+        config, flat = _converted(folder, component)
+        note = f"{component} from {folder} (converted)"
+    else:
+        from mouselift_jax.training.checkpoint import load_params
+
+        config = _read_json(folder / component / "config.json")
+        params, step = load_params(folder / "checkpoints")
+        flat = flatten(params)
+        note = f"{component} from {folder} (run, step {step})"
+    _check_shapes(flat, component, config, folder)
+    count = sum(leaf.size for leaf in flat.values())
+    return config, flat, f"{note}: {len(flat)} arrays, {count:,} values"
+
+
+def load_pretrained(
+    directory: Any, component: str, *, dtype: Any = jnp.float32
+) -> tuple[nn.Module | None, Any]:
+    """Load a network with its weights.
+
+    Args:
+        directory: a converted folder or the folder of a run (local or gs://).
+        component: unet, vae, image_encoder, text_encoder, image_normalizer, gslrm, vgg19, lpips or
+            prompt_embeds.
+        dtype: of the parameters and of the computation.
+
+    Returns:
+        The module and its parameters, for `module.apply({"params": params}, ...)`; for
+        prompt_embeds None and the array [V,T,C].
+
+    Raises:
+        CheckpointError: the weights are absent, damaged, or do not fit the network.
+    """
+    config, flat, _ = read_component(directory, component)
+    # One at a time: each source array is dropped when its copy exists.
+    params = {path: jnp.asarray(flat.pop(path), dtype) for path in list(flat)}
+    if component == "prompt_embeds":
+        return None, params["embeddings"]
+    return network(component).make(config, dtype), unflatten(params)
+
+
+def load_initial(
+    directory: Any, component: str, expected: Mapping[str, Any]
+) -> tuple[dict[str, Any], str]:
+    """Weights to start a training run from: strict, weights only, float32 on the host.
+
+    Args:
+        directory: `config.init_from`.
+        component: the network that the run trains.
+        expected: the run's own network config (`dataclasses.asdict`).
+
+    Returns:
+        Nested NumPy parameters and a line for the log: what was loaded from where.
+
+    Raises:
+        ConfigError: the run's network differs from the one the weights belong to.
+        CheckpointError: see `load_pretrained`.
+    """
+    config, flat, note = read_component(directory, component)
+    problems = [
+        ConfigError(
+            "The network differs from the one in init_from",
+            where=f"config.model.{key}",
+            expected=f"{config[key]} (in {directory})",
+            found=expected.get(key),
+        )
+        for key in config
+        if key not in NOT_OF_THE_WEIGHTS and key in expected
+        if _plain(config[key]) != _plain(expected[key])
+    ]
+    raise_all("config.init_from", problems)
+    params = unflatten({path: np.asarray(leaf, np.float32) for path, leaf in flat.items()})
+    return params, f"started from {note}"
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, (list, tuple)) else value
