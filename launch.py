@@ -43,6 +43,11 @@ PROCESS_ID = flags.DEFINE_integer("process_id", None, "Number of this process, f
 def _parse(argv: Sequence[str]) -> list[str]:
     """Parse flags; what is wrong with them is one line and exit code 2."""
     argv = ["--plan=full" if a in ("--plan", "-plan") else a for a in argv]
+    if "--list-styles" in argv:
+        from mouselift_jax.data.prompts import describe_styles
+
+        command.say(describe_styles())
+        sys.exit(0)
     sys.argv = list(argv)  # config_flags reads the overrides from here
     try:
         command.check_config_argument(argv)

@@ -1,0 +1,108 @@
+"""Stage `prompts`: word the six views and encode the words with the pipeline's text tower."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mouselift_jax.data.prompts import STYLES_FILE, pick_style, view_prompts
+from mouselift_jax.data.samples import SampleSet
+from mouselift_jax.errors import CheckpointError
+from mouselift_jax.pipelines.prompts import cosines, encode_prompts, load_tokenizer, tokenize
+from mouselift_jax.stages.stage import Plan
+from mouselift_jax.stages.workdir import Workdir, must_exist, resolve_samples
+
+log = logging.getLogger("mouselift_jax")
+
+# Above this, two views are worded so alike that the network can hardly tell them apart; the
+# released prompts reach 0.995 between front_right and front_left (spec/mouse_data.md section 3).
+ALIKE = 0.998
+
+
+def plan(config: Any, workdir: Path) -> Plan:
+    """What would be encoded."""
+    must_exist(config.init_from, "init_from")
+    prompts = _prompts(config)
+    return Plan(
+        "prompts",
+        reads=[f"{config.init_from} (text_encoder, tokenizer)"],
+        writes=[f"{workdir}/prompt_embeds"],
+        steps=f"{len(prompts)} prompts",
+        memory="the text tower: 1.4 GB in float32 at full size",
+        notes=prompts,
+    )
+
+
+def run(config: Any, workdir: Workdir) -> None:
+    """Encode and write the embeddings with their texts."""
+    from mouselift_jax.pipelines.pretrained import load_pretrained, save_component
+    from mouselift_jax.report.html import Finding, Section, Table, write_report
+
+    source = must_exist(config.init_from, "init_from")
+    prompts = _prompts(config)
+    module, params = load_pretrained(source, "text_encoder")
+    tokens = tokenize(load_tokenizer(source / "tokenizer"), prompts, module.config.max_tokens)
+    embeds = encode_prompts(module, params, tokens)
+    if not np.isfinite(embeds).all():
+        raise CheckpointError(
+            "the text encoder gives values that are not finite",
+            where=source / "text_encoder",
+            fix="convert the checkpoint again with --verify",
+        )
+    settings = {"style": config.style, "prompts": prompts, "shape": list(embeds.shape)}
+    save_component(workdir.path, "prompt_embeds", settings, {"prompt_embeds": embeds})
+
+    alike = cosines(embeds)
+    off = alike - np.eye(len(alike))
+    i, j = np.unravel_index(off.argmax(), off.shape)
+    findings = []
+    if off.max() > ALIKE:
+        workdir.warn(f"prompts {i} and {j} are nearly the same (cosine {off.max():.4f})")
+        findings.append(
+            Finding(
+                f"prompts {i} and {j} are nearly the same (cosine {off.max():.4f})",
+                "the wording hardly changes the embedding",
+                "try --config.style=facelift, whose words the network was trained with",
+            )
+        )
+    metrics = {"prompts/max_cosine": float(off.max()), "prompts/std": float(embeds.std())}
+    workdir.summary(
+        finished=True,
+        steps=len(prompts),
+        metrics=metrics,
+        artefacts={"report": "report.html", "prompt_embeds": "prompt_embeds"},
+        inputs={"init_from": str(source), "style": config.style},
+    )
+    numbers = [str(k) for k in range(len(prompts))]
+    write_report(
+        workdir.path,
+        title="Prompt embeddings",
+        intro="The words by which the diffusion network knows each view, and how alike they are.",
+        sections=[
+            Section(
+                "Prompts", [Table(["slot", "prompt"], list(zip(numbers, prompts, strict=True)))]
+            ),
+            Section(
+                "Cosine between views",
+                [
+                    Table(
+                        ["", *numbers],
+                        [[n, *row] for n, row in zip(numbers, alike.tolist(), strict=True)],
+                    ),
+                    *findings,
+                ],
+            ),
+        ],
+    )
+    log.info("prompt embeddings %s: --config.prompt_embeds=%s", embeds.shape, workdir.path)
+
+
+def _prompts(config: Any) -> list[str]:
+    style = pick_style(config.style, config.styles or STYLES_FILE)
+    if not config.samples:
+        return view_prompts(style)
+    samples = SampleSet.open(resolve_samples(config.samples))
+    return view_prompts(style, samples.cameras(samples.ids()[0]))
