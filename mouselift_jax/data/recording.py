@@ -126,12 +126,13 @@ def _relative(path: Path, root: Path) -> str:
         return path.as_posix()
 
 
-def open_recording(path: str | Path, *, strict: bool = True) -> Recording:
+def open_recording(path: str | Path, *, trim: str = "error", unit: str | None = None) -> Recording:
     """Read a recording's layout, calibration and keypoints.
 
     Args:
         path: the recording's folder (see `docs/data_format.md` for the layouts).
-        strict: raise on anything wrong; False is for `check`, which wants to look further.
+        trim: cameras with different frame counts are an `error`, or usable up to the `shortest`.
+        unit: `mm` or `m` says what the calibration is in; None keeps the format's usual unit.
 
     Raises:
         LayoutError, CalibrationError, ProblemList: everything wrong at once.
@@ -139,9 +140,8 @@ def open_recording(path: str | Path, *, strict: bool = True) -> Recording:
     from mouselift_jax.data.findings import raise_errors
     from mouselift_jax.data.layout import inspect_recording  # it imports the types above
 
-    recording, findings = inspect_recording(path)
-    if strict or recording is None:
-        raise_errors(f"not a usable recording: {path}", findings)
+    recording, findings = inspect_recording(path, trim=trim, unit=unit)
+    raise_errors(f"not a usable recording: {path}", findings)
     if recording is None:  # only possible if inspect_recording forgot to say why
         raise RuntimeError(f"no recording and no reason: {path}")
     return recording

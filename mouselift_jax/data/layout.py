@@ -1,0 +1,503 @@
+"""What a recording folder looks like, and everything that is wrong with one.
+
+    recording/
+      videos_undist/N.mp4            pictures: videos, or folders N/ of pictures, one per camera
+      simpleclick_undist/N.mp4       masks, the same way; or RGBA pictures, which bring their own
+      new_cam.pkl                    calibration (any format of `readers`)
+      keypoints2d_undist/result_view_N.pkl     optional
+
+Cameras are matched by number or name, else by order. `inspect_recording` never stops at the first
+problem: it returns what could be read and a finding for each thing that is wrong.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import struct
+from pathlib import Path
+
+import numpy as np
+
+from mouselift_jax.data.distortion import undistort_pixels
+from mouselift_jax.data.findings import Finding
+from mouselift_jax.data.readers import (
+    Calibration,
+    examine,
+    find_calibration,
+    natural_key,
+    read_calibration,
+    read_keypoints_pickle,
+)
+from mouselift_jax.data.recording import Frames, Recording
+from mouselift_jax.errors import LayoutError, MouseLiftError, nearest
+from mouselift_jax.geometry.camera import Camera
+
+VIDEO_FOLDERS = ("videos_undist", "videos", "video", "images", "rgb")
+MASK_FOLDERS = ("simpleclick_undist", "masks", "mask", "masks_undist", "silhouettes")
+KEYPOINT_FOLDERS = ("keypoints2d_undist", "keypoints2d", "keypoints")
+VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".m4v", ".webm")
+PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
+
+
+@dataclasses.dataclass
+class Layout:
+    """Where the parts of a recording are.
+
+    Attributes:
+        path: the folder.
+        calibration: calibration file, or the folder of its files; None if absent.
+        videos: picture source by camera name: a video file or a folder of pictures.
+        masks: mask source by camera name; empty if the recording has none.
+        keypoints: keypoint file by camera name.
+    """
+
+    path: Path
+    calibration: Path | None
+    videos: dict[str, Path]
+    masks: dict[str, Path]
+    keypoints: dict[str, Path]
+
+
+def find_recording(path: str | Path) -> Layout:
+    """Find the parts of a recording by their usual names; parts may be missing.
+
+    Raises:
+        LayoutError: there is no such folder.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        beside = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+        raise LayoutError(
+            "no such recording",
+            where=path,
+            expected="a folder with videos and a calibration",
+            found="a file" if path.exists() else f"nothing; {nearest(path.name, beside)}",
+            fix="give the folder that holds videos_undist/ and new_cam.pkl",
+        )
+    videos = _sources(path, VIDEO_FOLDERS)
+    if not videos:  # videos right in the folder
+        videos = {p.stem: p for p in _files(path, VIDEO_SUFFIXES)}
+    keypoints = {}
+    for name in KEYPOINT_FOLDERS:
+        files = _files(path / name, (".pkl", ".pickle"))
+        keypoints = keypoints or {re.sub(r"^result_view_", "", p.stem): p for p in files}
+    return Layout(path, find_calibration(path), videos, _sources(path, MASK_FOLDERS), keypoints)
+
+
+def _files(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    found = [p for p in folder.iterdir() if p.suffix.lower() in suffixes and p.name[0] != "."]
+    return sorted(found, key=lambda p: natural_key(p.name))
+
+
+def _sources(path: Path, names: tuple[str, ...]) -> dict[str, Path]:
+    """Videos, or folders with one video or many pictures, of the first folder that has any."""
+    for name in names:
+        folder = path / name
+        found = {p.stem: p for p in _files(folder, VIDEO_SUFFIXES)}
+        subfolders = [p for p in folder.iterdir() if p.is_dir()] if folder.is_dir() else []
+        for sub in sorted(subfolders, key=lambda p: natural_key(p.name)):
+            inner = _files(sub, VIDEO_SUFFIXES)
+            if len(inner) == 1:
+                found.setdefault(sub.name, inner[0])
+            elif _files(sub, PICTURE_SUFFIXES):
+                found.setdefault(sub.name, sub)
+        if found:
+            return dict(sorted(found.items(), key=lambda item: natural_key(item[0])))
+    return {}
+
+
+def inspect_recording(
+    path: str | Path, *, trim: str = "error", unit: str | None = None
+) -> tuple[Recording | None, list[Finding]]:
+    """Read a recording as far as possible.
+
+    Args:
+        path: the recording's folder.
+        trim: what cameras with different frame counts are: an `error`, or usable up to the
+            `shortest`.
+        unit: `mm` or `m` says what the calibration is in; None keeps the format's usual unit.
+
+    Returns:
+        The recording, or None where not even its cameras and videos can be paired; and findings.
+
+    Raises:
+        LayoutError: there is no such folder.
+    """
+    layout = find_recording(path)
+    findings: list[Finding] = []
+    calibration = _calibration(layout, unit, findings)
+    if not layout.videos:
+        fix = f"put one video per camera into one of {', '.join(VIDEO_FOLDERS)}"
+        findings.append(
+            Finding("camera_missing", "error", "no videos found", fix=fix, where=str(layout.path))
+        )
+    if calibration is None or not layout.videos:
+        return None, findings
+    pairs = _pair(calibration, list(layout.videos), findings, str(calibration.path))
+    videos = {n: _probed(layout.videos[n], n, "picture", findings) for n, _ in pairs}
+    masks = _masks(layout, [n for n, _ in pairs], videos, findings)
+    good = [
+        (n, i) for n, i in pairs if videos[n] is not None and (masks is None or masks.get(n))
+    ]  # fmt: skip
+    if len(good) < 2:
+        return None, findings
+    shown = [videos[n] for n, _ in good]
+    kept = None if masks is None else tuple(masks[n] for n, _ in good)
+    numbers = [calibration.cameras[i].number for _, i in good]
+    n_frames = _frame_counts(good, shown, kept, numbers, trim, findings)
+    _picture_sizes(calibration, good, shown, kept, findings)
+    recording = _assemble(layout, calibration, good, shown, kept, n_frames, findings)
+    return recording, findings
+
+
+def _calibration(layout: Layout, unit: str | None, findings: list[Finding]) -> Calibration | None:
+    if layout.calibration is None:
+        present = sorted(p.name for p in layout.path.iterdir())
+        findings.append(
+            Finding(
+                "calibration_missing",
+                "error",
+                "no calibration found",
+                fix="put new_cam.pkl (or another calibration, see docs/data_format.md) there",
+                evidence={"expected": "new_cam.pkl", "found": f"only {present}"},
+                where=str(layout.path),
+            )
+        )
+        return None
+    try:
+        calibration = read_calibration(layout.calibration)
+    except MouseLiftError as error:
+        findings.append(_from_error("calibration_unreadable", error))
+        return None
+    calibration.unit = unit or calibration.unit
+    findings += examine(calibration)
+    return calibration if len(calibration.cameras) >= 2 else None
+
+
+def _from_error(code: str, error: MouseLiftError, cameras: tuple[int, ...] = ()) -> Finding:
+    evidence = {"expected": error.expected, "found": error.found}
+    evidence = {k: str(v) for k, v in evidence.items() if v is not None}
+    where = "" if error.where is None else str(error.where)
+    return Finding(code, "error", error.what, cameras, error.fix or "", evidence, where=where)
+
+
+def _pair(
+    calibration: Calibration, names: list[str], findings: list[Finding], where: str
+) -> list[tuple[str, int]]:
+    """(video name, index of its calibrated camera), ascending by camera number."""
+    cameras = calibration.cameras
+    by_name = {c.name.lower(): i for i, c in enumerate(cameras)}
+    by_number = {c.number: i for i, c in enumerate(cameras)}
+    found = {n: re.findall(r"\d+", n) for n in names}
+    numbers = {n: int(f[-1]) for n, f in found.items() if f}
+    pairs: dict[str, int]
+    if all(n.lower() in by_name for n in names):
+        pairs = {n: by_name[n.lower()] for n in names}
+    elif len(set(numbers.values())) < len(names):
+        pairs = {n: i for i, n in enumerate(names) if i < len(cameras)}
+        calibration.notes.append("videos have no distinct numbers: matched to cameras by order")
+    elif (
+        0 not in numbers.values()
+        and set(numbers.values()) - set(by_number)
+        and (len(names) == len(cameras))
+    ):
+        pairs = {n: i for i, n in enumerate(sorted(names, key=lambda n: numbers[n]))}
+        calibration.notes.append("videos are not numbered as the cameras: matched by order")
+    else:
+        pairs = {n: by_number[k] for n, k in numbers.items() if k in by_number}
+    for name in names:
+        if name not in pairs:
+            findings.append(
+                Finding(
+                    "calibration_missing",
+                    "error",
+                    f"video {name} has no calibrated camera",
+                    fix="add its K, R, T to the calibration, or remove the video",
+                    evidence={"found": f"calibration of cameras {sorted(by_number)}"},
+                    where=where,
+                )
+            )
+    for i, camera in enumerate(cameras):
+        if i not in pairs.values():
+            findings.append(
+                Finding(
+                    "camera_missing",
+                    "error",
+                    f"camera {camera.number} is calibrated but has no video",
+                    (camera.number,),
+                    "add its video, or remove it from the calibration",
+                    {"found": f"videos {names}"},
+                    where=where,
+                )
+            )
+    return sorted(pairs.items(), key=lambda item: (cameras[item[1]].number, item[1]))
+
+
+def _masks(
+    layout: Layout, names: list[str], videos: dict[str, Frames | None], findings: list[Finding]
+) -> dict[str, Frames | None] | None:
+    """The mask source of each camera; None where the recording has no mask files."""
+    if not layout.masks:
+        return None
+    masks: dict[str, Frames | None] = {}
+    for name in names:
+        source = layout.masks.get(name)
+        if source is None:
+            findings.append(
+                Finding(
+                    "mask_missing",
+                    "error",
+                    f"camera {name} has no mask",
+                    fix="export its masks, or remove the mask folder to have masks made",
+                    evidence={"found": f"masks {list(layout.masks)}"},
+                    where=str(next(iter(layout.masks.values())).parent),
+                )
+            )
+            masks[name] = None
+        else:
+            masks[name] = _probed(source, name, "mask", findings)
+    return masks
+
+
+def _probed(path: Path, name: str, what: str, findings: list[Finding]) -> Frames | None:
+    try:
+        return probe(path)
+    except MouseLiftError as error:
+        numbers = re.findall(r"\d+", name)
+        code = "video_unreadable" if what == "picture" else "mask_unreadable"
+        findings.append(_from_error(code, error, (int(numbers[-1]),) if numbers else ()))
+        return None
+
+
+def probe(path: Path) -> Frames:
+    """Size, frame count and rate of a video or a folder of pictures, from headers and one frame.
+
+    Raises:
+        LayoutError: it cannot be opened, is cut short, or holds no frame.
+    """
+    import cv2
+
+    if path.is_dir():
+        files = tuple(_files(path, PICTURE_SUFFIXES))
+        image = cv2.imread(str(files[0]), cv2.IMREAD_UNCHANGED) if files else None
+        if image is None:
+            raise LayoutError("cannot read the pictures", where=path, fix="export them again")
+        height, width = image.shape[:2]
+        alpha = image.ndim == 3 and image.shape[2] == 4
+        return Frames("folder", path, len(files), 0.0, width, height, files, alpha)
+    fix = "copy or export the video again"
+    missing = _bytes_missing(path)
+    if missing:
+        raise LayoutError(
+            "the video is cut short", where=path, found=f"{missing} bytes missing", fix=fix
+        )
+    capture = cv2.VideoCapture(str(path))
+    try:
+        n_frames = int(capture.get(cv2.CAP_PROP_FRAME_COUNT)) if capture.isOpened() else 0
+        ok, frame = capture.read() if n_frames > 0 else (False, None)
+        if not ok:
+            raise LayoutError(
+                "the video cannot be decoded",
+                where=path,
+                found=f"{path.stat().st_size} bytes, {max(n_frames, 0)} frames declared",
+                fix=fix,
+            )
+        height, width = frame.shape[:2]
+        fps = float(capture.get(cv2.CAP_PROP_FPS) or 0.0)
+    finally:
+        capture.release()
+    return Frames("video", path, n_frames, fps, width, height)
+
+
+def _bytes_missing(path: Path) -> int:
+    """Bytes an mp4/mov file lacks by its own box sizes; 0 for other containers or whole files."""
+    if path.suffix.lower() not in (".mp4", ".mov", ".m4v"):
+        return 0
+    size, at, kinds = path.stat().st_size, 0, set()
+    with path.open("rb") as f:
+        while at + 8 <= size:
+            f.seek(at)
+            header = f.read(16)
+            length, kind = struct.unpack(">I4s", header[:8])
+            if length == 1 and len(header) == 16:
+                (length,) = struct.unpack(">Q", header[8:])
+            if length == 0:  # up to the end of the file
+                length = size - at
+            if length < 8 or not kind.isascii():
+                return 0  # not boxes: let the decoder judge
+            kinds.add(kind)
+            at += length
+    if b"ftyp" not in kinds:
+        return 0
+    return at - size if at > size else 0
+
+
+def _frame_counts(
+    good: list[tuple[str, int]],
+    videos: list[Frames],
+    masks: tuple[Frames, ...] | None,
+    numbers: list[int],
+    trim: str,
+    findings: list[Finding],
+) -> int:
+    rows = [(k, "", f) for k, f in zip(numbers, videos, strict=True)]
+    rows += [(k, "mask of ", f) for k, f in zip(numbers, masks or (), strict=False)]
+    counts = np.array([f.n_frames for _, _, f in rows])
+    values, times = np.unique(counts, return_counts=True)
+    usual = int(values[np.argmax(times)])
+    for number, what, frames in rows:
+        if frames.n_frames != usual:
+            findings.append(
+                Finding(
+                    "frame_count",
+                    "error" if trim == "error" else "info",
+                    f"{what}camera {number} has {frames.n_frames:,} frames, the others {usual:,}",
+                    (number,),
+                    "export it again, or use the frames all have (trim=shortest) if they start "
+                    "together",
+                    {"frames": frames.n_frames, "expected": usual, "found": frames.n_frames},
+                    where=str(frames.path),
+                )
+            )
+    rates = {round(f.fps, 3) for _, what, f in rows if f.fps > 0 and not what}
+    if len(rates) > 1:
+        findings.append(
+            Finding(
+                "frame_rate",
+                "warning",
+                f"the videos declare different frame rates: {sorted(rates)}",
+                fix="frames are matched by number; make sure the cameras were triggered together",
+                evidence={"fps": sorted(rates)},
+            )
+        )
+    return int(counts.min())
+
+
+def _picture_sizes(
+    calibration: Calibration,
+    good: list[tuple[str, int]],
+    videos: list[Frames],
+    masks: tuple[Frames, ...] | None,
+    findings: list[Finding],
+) -> None:
+    for v, ((_, i), frames) in enumerate(zip(good, videos, strict=True)):
+        camera = calibration.cameras[i]
+        size = (frames.width, frames.height)
+        wanted = camera.size or size
+        against = "its calibration is for"
+        if masks is not None and (masks[v].width, masks[v].height) != size:
+            wanted, against = (masks[v].width, masks[v].height), "its masks are"
+        if wanted != size:
+            findings.append(
+                Finding(
+                    "picture_size",
+                    "error",
+                    f"camera {camera.number}: pictures are {size[0]}x{size[1]}, {against} "
+                    f"{wanted[0]}x{wanted[1]}",
+                    (camera.number,),
+                    "export pictures, masks and calibration at one size, without cropping",
+                    {"expected": f"{wanted[0]}x{wanted[1]}", "found": f"{size[0]}x{size[1]}"},
+                    where=str(frames.path),
+                )
+            )
+        cx, cy = camera.K[0, 2], camera.K[1, 2]
+        if not (0 < cx < size[0] and 0 < cy < size[1]):
+            findings.append(
+                Finding(
+                    "intrinsics",
+                    "warning",
+                    f"camera {camera.number}: the principal point ({cx:.0f}, {cy:.0f}) lies outside"
+                    f" its {size[0]}x{size[1]} pictures",
+                    (camera.number,),
+                    "is K in pixels of these pictures?",
+                )
+            )
+
+
+def _assemble(
+    layout: Layout,
+    calibration: Calibration,
+    good: list[tuple[str, int]],
+    videos: list[Frames],
+    masks: tuple[Frames, ...] | None,
+    n_frames: int,
+    findings: list[Finding],
+) -> Recording:
+    models = [calibration.cameras[i] for _, i in good]
+    cameras = []
+    for model, frames in zip(models, videos, strict=True):
+        c2w = np.eye(4)
+        c2w[:3, :3], c2w[:3, 3] = model.R.T, model.center
+        cameras.append(Camera(model.K, c2w, frames.width, frames.height))
+    distortion = [m.distortion for m in models]
+    notes = list(calibration.notes)
+    undistorted = "undist" in videos[0].path.as_posix().removeprefix(layout.path.as_posix())
+    if undistorted and any(d is not None for d in distortion):
+        distortion = [None] * len(models)
+        notes.append("pictures are undistorted already (their folder says so): coefficients unused")
+    mask_kind = "files" if masks else "alpha" if all(f.has_alpha for f in videos) else "none"
+    keypoints = _keypoints(layout, [n for n, _ in good], n_frames, findings)
+    if keypoints is not None:
+        for v, coeffs in enumerate(distortion):
+            if coeffs is not None:
+                xy = keypoints[v, ..., :2]
+                keypoints[v, ..., :2] = undistort_pixels(xy, models[v].K, coeffs)
+    rates = [f.fps for f in videos if f.fps > 0]
+    return Recording(
+        path=layout.path,
+        camera_ids=tuple(m.number for m in models),
+        camera_names=tuple(m.name for m in models),
+        cameras=tuple(cameras),
+        videos=tuple(videos),
+        masks=masks,
+        mask_kind=mask_kind,
+        distortion=tuple(distortion),
+        keypoints=keypoints,
+        n_frames=n_frames,
+        fps=float(np.median(rates)) if rates else 0.0,
+        unit=calibration.unit,
+        unit_mm=1000.0 if calibration.unit == "m" else 1.0,
+        calibration_path=calibration.path,
+        notes=tuple(notes),
+    )
+
+
+def _keypoints(
+    layout: Layout, names: list[str], n_frames: int, findings: list[Finding]
+) -> np.ndarray | None:
+    """[V,F,M,3] of the cameras in order, NaN where missing; None without files."""
+    arrays: dict[str, np.ndarray] = {}
+    for name in names:
+        if name not in layout.keypoints:
+            continue
+        try:
+            arrays[name] = read_keypoints_pickle(layout.keypoints[name])
+        except MouseLiftError as error:
+            unsafe = "run code" in error.what
+            code = "calibration_unreadable" if unsafe else "keypoints_unreadable"
+            findings.append(_from_error(code, error))
+    if not arrays:
+        return None
+    counts = {a.shape[0] for a in arrays.values()}
+    points = {a.shape[1] for a in arrays.values()}
+    if len(points) > 1 or len(counts) > 1 or len(arrays) < len(names) or min(counts) < n_frames:
+        findings.append(
+            Finding(
+                "keypoints_incomplete",
+                "warning",
+                f"keypoints of {len(arrays)} of {len(names)} cameras, frames {sorted(counts)}, "
+                f"points {sorted(points)}",
+                fix="export the keypoints of all cameras and frames, or remove their folder",
+                where=str(next(iter(layout.keypoints.values())).parent),
+            )
+        )
+    out = np.full((len(names), n_frames, max(points), 3), np.nan)
+    out[..., 2] = 0.0
+    for v, name in enumerate(names):
+        if name in arrays:
+            array = arrays[name][:n_frames]
+            out[v, : array.shape[0], : array.shape[1]] = array
+    return out

@@ -1,0 +1,284 @@
+"""What every calibration reader returns, and the checks that need no pictures.
+
+A reader turns a file into a `Calibration` in the project's conventions (OpenCV axes, world to
+camera, pixel centres at +0.5) and says in `notes` what it changed; `examine` looks for what cannot
+be right.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+
+from mouselift_jax.data.findings import Finding
+from mouselift_jax.errors import LayoutError
+
+HALF_PIXEL = 0.5  # from "pixel centres at integers" to "pixel centres at +0.5"
+# A rig for mice: distance of a camera from what it looks at. Outside, the unit is not what it says.
+RIG_MM = (30.0, 20_000.0)
+
+
+@dataclasses.dataclass
+class CameraModel:
+    """One camera of a calibration file.
+
+    Attributes:
+        number: the file's number of the camera, or its place in the file.
+        name: the file's name of it.
+        K: intrinsics [3,3], pixels, pixel centres at +0.5.
+        R: world-to-camera rotation [3,3], OpenCV axes.
+        T: world-to-camera translation [3], the file's unit.
+        size: (width, height) the calibration was made for, or None.
+        distortion: OpenCV coefficients (k1, k2, p1, p2, k3, ...), or None.
+        picture: picture file the file names for this camera, or None.
+    """
+
+    number: int
+    name: str
+    K: np.ndarray
+    R: np.ndarray
+    T: np.ndarray
+    size: tuple[int, int] | None = None
+    distortion: np.ndarray | None = None
+    picture: str | None = None
+
+    @property
+    def center(self) -> np.ndarray:
+        """Camera centre in the world [3]."""
+        return -self.R.T @ self.T
+
+
+@dataclasses.dataclass
+class Calibration:
+    """All cameras of one calibration file.
+
+    Attributes:
+        path: the file (or folder of files).
+        kind: which format it is in.
+        cameras: in the file's order.
+        unit: `mm` where the format's users write millimetres, else `unknown`.
+        notes: what the reader changed or assumed.
+        tracks: named 3D tracks found beside the cameras, [F,3] or [F,M,3].
+    """
+
+    path: Path
+    kind: str
+    cameras: list[CameraModel]
+    unit: str = "mm"
+    notes: list[str] = dataclasses.field(default_factory=list)
+    tracks: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+
+
+def matrix3(value: object, what: str, path: Path) -> np.ndarray:
+    """A 3x3 matrix; a rotation vector of three numbers becomes its matrix."""
+    array = numbers(value, what, path)
+    if array.size == 9:
+        return array.reshape(3, 3)
+    if array.size == 3 and what.lower().split()[-1] in ("r", "rotation", "rvec"):
+        import cv2
+
+        return cv2.Rodrigues(array.reshape(3))[0]
+    raise LayoutError(
+        f"{what} is not a 3x3 matrix",
+        where=path,
+        expected="9 numbers" + (" (or a rotation vector of 3)" if "K" not in what else ""),
+        found=f"shape {list(array.shape)}",
+        fix="export the calibration again",
+    )
+
+
+def vector3(value: object, what: str, path: Path) -> np.ndarray:
+    """Three numbers, however they are nested: (3,), (3,1) and (1,3) all occur."""
+    array = numbers(value, what, path)
+    if array.size != 3:
+        raise LayoutError(
+            f"{what} is not a vector of three numbers",
+            where=path,
+            expected="3 numbers; shapes (3,), (3,1) and (1,3) are all fine",
+            found=f"shape {list(array.shape)}",
+            fix="export the calibration again",
+        )
+    return array.reshape(3)
+
+
+def numbers(value: object, what: str, path: Path) -> np.ndarray:
+    """Finite numbers as float64."""
+    try:
+        array = np.asarray(value, np.float64)
+    except (TypeError, ValueError):
+        array = np.full((), np.nan)
+    if array.size == 0 or not np.isfinite(array).all():
+        raise LayoutError(
+            f"{what} is not made of finite numbers",
+            where=path,
+            expected="real numbers",
+            found=repr(value)[:80],
+            fix="export the calibration again",
+        )
+    return array
+
+
+def coefficients(value: object, path: Path) -> np.ndarray | None:
+    """Distortion coefficients, None where there are none or all are zero."""
+    if value is None:
+        return None
+    array = numbers(value, "distortion", path).reshape(-1)
+    if array.size not in (2, 4, 5, 8, 12, 14):
+        raise LayoutError(
+            "unknown number of distortion coefficients",
+            where=path,
+            expected="OpenCV's 4, 5, 8, 12 or 14 (k1, k2, p1, p2, k3, ...)",
+            found=array.size,
+            fix="export the coefficients in OpenCV's order",
+        )
+    if array.size == 2:
+        array = np.concatenate([array, [0.0, 0.0]])
+    return array if np.abs(array).max() > 0 else None
+
+
+def opencv_K(K: np.ndarray) -> np.ndarray:
+    """K with the half pixel added that lies between OpenCV's convention and ours."""
+    K = np.array(K, np.float64)
+    K[0, 2] += HALF_PIXEL
+    K[1, 2] += HALF_PIXEL
+    return K
+
+
+def examine(calibration: Calibration) -> list[Finding]:
+    """Everything that cannot be right about the cameras themselves, without any picture."""
+    where = str(calibration.path)
+    if len(calibration.cameras) < 2:
+        found = f"{len(calibration.cameras)} camera(s)"
+        message = f"a recording needs at least two calibrated cameras, found {found}"
+        return [Finding("calibration_missing", "error", message, where=where)]
+    findings = [f for c in calibration.cameras for f in _examine_one(c, where)]
+    if not findings:
+        findings = [*_units(calibration), *_aim(calibration)]
+    return findings
+
+
+def _examine_one(camera: CameraModel, where: str) -> list[Finding]:
+    found = []
+
+    def add(code: str, message: str, fix: str, **evidence: object) -> None:
+        message = f"camera {camera.number}: {message}"
+        found.append(Finding(code, "error", message, (camera.number,), fix, evidence, where=where))
+
+    K, R = camera.K, camera.R
+    scale = np.abs(K).max()
+    if np.abs(K[2, :2]).max() > 1e-6 * scale and np.abs(K[:2, 2] - HALF_PIXEL).max() < 1.0:
+        add("intrinsics", "K is transposed", "store K with the principal point in the last column")
+    elif abs(K[2, 2] - 1) > 1e-6 or np.abs(K[2, :2]).max() > 1e-6:
+        add("intrinsics", "K's last row is not (0, 0, 1)", "export K in pixels", found=K.tolist())
+    elif K[0, 0] <= 0 or K[1, 1] <= 0:
+        add("intrinsics", "a focal length is not positive", "export K in pixels", found=K.tolist())
+    error = np.abs(R @ R.T - np.eye(3)).max()
+    if error > 5e-3:
+        add(
+            "rotation_invalid",
+            f"R is not a rotation (R R^T is off the identity by {error:.3g})",
+            "export R as a 3x3 world-to-camera rotation",
+            found=R.tolist(),
+        )
+    elif np.linalg.det(R) < 0:
+        add(
+            "handedness",
+            "R mirrors the world (its determinant is -1)",
+            "export the calibration with OpenCV axes (x right, y down, z forward); if the world's"
+            " axes were exchanged, negate one column of every R instead",
+            det=float(np.linalg.det(R)),
+        )
+    return found
+
+
+def look_point(calibration: Calibration) -> np.ndarray:
+    """The point nearest all optical axes, least squares, [3]."""
+    axes = np.stack([c.R[2] for c in calibration.cameras])
+    centres = np.stack([c.center for c in calibration.cameras])
+    A = np.eye(3) - axes[:, :, None] * axes[:, None, :]
+    b = (A @ centres[..., None]).sum(0)
+    return np.linalg.lstsq(A.sum(0), b[:, 0], rcond=None)[0]
+
+
+def _units(calibration: Calibration) -> list[Finding]:
+    """Translations a thousand times too large or small, for one camera or for all."""
+    centres = np.stack([c.center for c in calibration.cameras])
+    apart = np.nanmedian(
+        np.where(
+            np.eye(len(centres)) > 0,
+            np.nan,
+            np.linalg.norm(centres[:, None] - centres[None], axis=-1),
+        ),
+        axis=1,
+    )
+    lengths = np.linalg.norm([c.T for c in calibration.cameras], axis=-1)
+    typical, length = np.median(apart), np.median(lengths)
+    where = str(calibration.path)
+    for camera, far, T in zip(calibration.cameras, apart, lengths, strict=True):
+        for factor in (1000.0, 0.001):
+            off = T / max(length, 1e-12) / factor
+            if 0.1 < off < 10 and (factor < 1 or far > 50 * typical):
+                message = (
+                    f"camera {camera.number}: its translation is about {factor:g} times the others'"
+                )
+                return [
+                    Finding(
+                        "translation_units",
+                        "error",
+                        message,
+                        (camera.number,),
+                        f"divide T of camera {camera.number} by {factor:g} (mm and m are mixed)",
+                        {"factor": factor, "length": float(T), "median_length": float(length)},
+                        where=where,
+                    )
+                ]
+    if calibration.unit != "mm":
+        return []
+    distance = np.median(np.linalg.norm(centres - look_point(calibration), axis=-1))
+    if RIG_MM[0] <= distance <= RIG_MM[1]:
+        return []
+    factor = 0.001 if distance < RIG_MM[0] else 1000.0
+    unit = "metres" if factor < 1 else "micrometres, or were scaled twice"
+    message = (
+        f"the cameras stand {distance:.4g} mm from what they look at: the translations look like "
+        f"{unit}"
+    )
+    numbers_ = tuple(c.number for c in calibration.cameras)
+    fix = f"divide T of every camera by {factor:g}, or name the unit (recording_unit=m)"
+    evidence = {"factor": factor, "distance": float(distance), "expected": f"{RIG_MM} mm"}
+    return [Finding("translation_units", "error", message, numbers_, fix, evidence, where=where)]
+
+
+def _aim(calibration: Calibration) -> list[Finding]:
+    """Cameras that look away from the point the others look at."""
+    if len(calibration.cameras) < 3:
+        return []
+    found = []
+    for camera in calibration.cameras:
+        others = [c for c in calibration.cameras if c is not camera]
+        point = look_point(dataclasses.replace(calibration, cameras=others))
+        depth = camera.R[2] @ point + camera.T[2]
+        if depth <= 0:
+            found.append(
+                Finding(
+                    "looks_away",
+                    "error",
+                    f"camera {camera.number} looks away from the point that the others look at",
+                    (camera.number,),
+                    "R may be transposed, T may be the camera's centre: `python -m mouselift_jax "
+                    "check RECORDING` tries the corrections",
+                    {"depth": float(depth), "point": point.tolist()},
+                    where=str(calibration.path),
+                )
+            )
+    # When most of them look away the convention as a whole is wrong, which is one finding.
+    if len(found) > len(calibration.cameras) // 2:
+        found[0].cameras = tuple(f.cameras[0] for f in found)
+        found[0].message = (
+            f"{len(found)} of {len(calibration.cameras)} cameras look away from each other's view: "
+            "R and T are probably camera-to-world, or R is transposed"
+        )
+        found = found[:1]
+    return found
