@@ -26,6 +26,7 @@ from mouselift_jax.models.attention import KV_AXES, Q_AXES, attention
 from mouselift_jax.models.layers import (
     ATTENTION_OUT,
     BLOCK_IN,
+    AnyArray,
     constrain,
     dense,
     layer_norm,
@@ -213,9 +214,9 @@ class GSLRM(nn.Module):
     @nn.compact
     def __call__(
         self,
-        images: Float[Array, "B V H W 3"],
-        K: Float[Array, "B V 3 3"],
-        c2w: Float[Array, "B V 4 4"],
+        images: Float[AnyArray, "B V H W 3"],
+        K: Float[AnyArray, "B V 3 3"],
+        c2w: Float[AnyArray, "B V 4 4"],
     ) -> Gaussians:
         """Lift views to Gaussians.
 
@@ -237,13 +238,12 @@ class GSLRM(nn.Module):
                 fix="resize the pictures and their cameras",
             )
         f32 = jnp.float32
-        rays = camera_rays(K.astype(f32), c2w.astype(f32), h, w)
+        images, K, c2w = (jnp.asarray(x, f32) for x in (images, K, c2w))
+        rays = camera_rays(K, c2w, h, w)
         ray_o, ray_d = jax.lax.stop_gradient(rays)
 
         # Tokens: patches of colour and ray, behind the learned ones.
-        posed = jnp.concatenate(
-            [2 * images.astype(f32) - 1, ray_embedding(ray_o, ray_d, c.ray_embed)], axis=-1
-        )
+        posed = jnp.concatenate([2 * images - 1, ray_embedding(ray_o, ray_d, c.ray_embed)], axis=-1)
         self.sow("intermediates", "posed_images", posed)
         x = patchify(posed, c.patch_size)  # [B,V,n,p*p*C]
         x = dense(c.width, ("patch", "embed"), "patch_embedder", dtype=c.dtype)(x)
@@ -283,7 +283,7 @@ class GSLRM(nn.Module):
         self.sow("intermediates", "raw_params", jnp.concatenate([free, pixels], axis=1))
         return decode(free, pixels, ray_o, ray_d, c)
 
-    def _table(self, name: str, rows: int) -> jax.Array:
+    def _table(self, name: str, rows: int) -> AnyArray:
         init = nn.initializers.truncated_normal(0.02, lower=-100.0, upper=100.0)
         return self.param(
             name, partitioned(init, "vocab", "embed"), (rows, self.config.width), jnp.float32

@@ -14,14 +14,18 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import PartitionSpec
 
 from mouselift_jax.errors import ConfigError, nearest
+
+AnyArray = jax.Array | np.ndarray  # what public functions take
 
 LOGICAL_AXES = {
     # parameters
     "layers": "the stacked blocks of a scan",
     "embed": "the residual width, input side of most kernels",
+    "patch": "the flattened pixels of a patch, input side of the tokeniser",
     "qkv": "fused queries, keys and values, output side",
     "heads": "heads x head size, output side of a projection; of activations: heads",
     "mlp": "the hidden width of a feed-forward layer",

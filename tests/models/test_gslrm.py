@@ -1,0 +1,275 @@
+"""GS-LRM against measured intermediates, its manifest, and the properties that define it."""
+
+import dataclasses
+import functools
+import json
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from mouselift_jax.convert.gslrm import RULES, config_from_source
+from mouselift_jax.convert.rules import apply_rules
+from mouselift_jax.errors import ConfigError, ShapeError
+from mouselift_jax.geometry.camera import intrinsics
+from mouselift_jax.geometry.rig import turntable
+from mouselift_jax.models import gslrm as lib
+from mouselift_jax.models.gslrm import GSLRM, GSLRMConfig
+
+TINY = GSLRMConfig(width=32, head_dim=16, n_layers=2, patch_size=4, remat="none")
+
+
+def views(n=3, size=16, batch=2, seed=0):
+    rng = np.random.default_rng(seed)
+    images = jnp.asarray(rng.random((batch, n, size, size, 3)), jnp.float32)
+    K = np.broadcast_to(
+        intrinsics(1.1 * size, 1.2 * size, size / 2, size / 2 + 1), (batch, n, 3, 3)
+    )
+    c2w = np.broadcast_to(turntable(n, elevation_deg=10.0).c2w, (batch, n, 4, 4))
+    return images, jnp.asarray(K, jnp.float32), jnp.asarray(c2w, jnp.float32)
+
+
+def init(config, inputs, seed=0):
+    return nn.meta.unbox(jax.jit(GSLRM(config).init)(jax.random.key(seed), *inputs))["params"]
+
+
+def run(config, params, inputs):
+    return jax.jit(GSLRM(config).apply)({"params": params}, *inputs)
+
+
+# --- against the shared folder ------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def parity(shared):
+    folder = shared / "goldens" / "gslrm"
+    state = load_file(folder / "tiny_state_dict.safetensors")
+    io = load_file(folder / "tiny_io.safetensors")
+    upstream = json.loads((folder / "meta.json").read_text())["config"]
+    return state, io, upstream
+
+
+def parity_inputs(io):
+    f = io["fxfycxcy"]
+    K = intrinsics(f[..., 0], f[..., 1], f[..., 2], f[..., 3])
+    images = np.moveaxis(io["image"][:, :, :3], 2, -1)
+    return tuple(jnp.asarray(x, jnp.float32) for x in (images, K, io["c2w"]))
+
+
+def parity_run(parity, replaced=None, **changes):
+    state, io, upstream = parity
+    state = state | (replaced or {})
+    config = GSLRMConfig(**config_from_source({k: v.shape for k, v in state.items()}, upstream))
+    config = dataclasses.replace(config, **changes)
+    params = apply_rules(RULES, state, lib.param_shapes(config))
+    with jax.default_matmul_precision("highest"):
+        apply = jax.jit(functools.partial(GSLRM(config).apply, mutable=["intermediates"]))
+        return apply({"params": params}, *parity_inputs(io))
+
+
+def close(got, want, tolerance=2e-5):
+    want = np.asarray(want)
+    np.testing.assert_allclose(
+        np.asarray(got), want, rtol=0, atol=tolerance * max(1.0, np.abs(want).max())
+    )
+
+
+def compare_gaussians(gaussians, io, prefix):
+    close(gaussians.means, io[f"{prefix}.xyz"])
+    close(gaussians.sh, io[f"{prefix}.features"])
+    if f"{prefix}.scaling" not in io:
+        return
+    close(gaussians.log_scales, io[f"{prefix}.scaling"])
+    close(gaussians.quats, io[f"{prefix}.rotation"])
+    close(gaussians.opacity_logits, io[f"{prefix}.opacity"][..., 0])
+    a = gaussians.activate()
+    close(a.scales, io[f"{prefix}.act_scaling"])
+    close(a.quats, io[f"{prefix}.act_rotation"])
+    close(a.opacities, io[f"{prefix}.act_opacity"][..., 0])
+
+
+@pytest.mark.shared
+def test_every_intermediate_equals_the_measured_one(parity):
+    gaussians, state = parity_run(parity)
+    io = parity[1]
+    named = {k: v[0] for k, v in state["intermediates"].items() if isinstance(v, tuple)}
+    compare_gaussians(gaussians, io, "fp32")
+    close(jnp.moveaxis(named["posed_images"], -1, 2), io["fp32.posed_images"])
+    close(named["patch_tokens"].reshape(6, 16, 64), io["fp32.patch_tokens"])
+    for name in ("tokens_in_ln", "decoder_raw", "upsampler_raw", "raw_params"):
+        close(named[name], io[f"fp32.{name}"])
+    layers = state["intermediates"]["transformer_layers"]
+    for i in range(2):
+        for ours, theirs in (("block", ""), ("block_attn", "_attn"), ("block_mlp", "_mlp")):
+            close(layers[ours][0][i], io[f"fp32.block{i}{theirs}"])
+    rays = lib.camera_rays(*parity_inputs(io)[1:], 32, 32)
+    for got, name in zip(rays, ("ray_o", "ray_d"), strict=True):
+        close(jnp.moveaxis(got, -1, 2), io[f"fp32.{name}"])
+    pictures = lib.unpatchify(gaussians.means[:, 2:], 3, 32, 32, 8)
+    close(jnp.moveaxis(pictures, -1, 2), io["fp32.pixelalign_xyz"])
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize(
+    "prefix,changes",
+    [
+        ("clip", {"clip_means": True}),
+        ("std_plucker", {"ray_embed": "plucker", "depth": "range"}),
+        ("aug_plucker", {}),
+        ("refsrc", {}),
+        ("sh1", {}),
+    ],
+)
+def test_every_branch_equals_the_measured_one(parity, prefix, changes):
+    state, io, upstream = parity
+    upstream = json.loads(json.dumps(upstream))
+    model = upstream["model"]
+    if prefix == "aug_plucker":
+        model |= {"use_custom_plucker": False, "use_aug_plucker": True}
+    model["add_refsrc_marker"] = prefix == "refsrc"
+    model["gaussians"]["sh_degree"] = int(prefix == "sh1")
+    own = {k.split(".param.")[1]: v for k, v in io.items() if k.startswith(f"{prefix}.param.")}
+    gaussians, named = parity_run((state, io, upstream), own, **changes)
+    close(named["intermediates"]["raw_params"][0], io[f"{prefix}.raw_params"])
+    close(
+        jnp.moveaxis(named["intermediates"]["posed_images"][0], -1, 2), io[f"{prefix}.posed_images"]
+    )
+    if prefix == "sh1":
+        gaussians = dataclasses.replace(gaussians, sh=gaussians.sh[..., :1, :])
+    compare_gaussians(gaussians, io, prefix)
+
+
+@pytest.mark.shared
+def test_half_precision_is_as_near_to_float32_as_the_measured_one(parity):
+    gaussians, _ = parity_run(parity, dtype="bfloat16")
+    io = parity[1]
+    ours = np.abs(gaussians.means - io["fp32.xyz"]).max()
+    theirs = np.abs(io["bf16.xyz"] - io["fp32.xyz"]).max()
+    assert ours <= theirs
+    assert gaussians.means.dtype == jnp.float32
+
+
+@pytest.mark.shared
+def test_the_full_network_has_the_manifests_tensors(shared):
+    rows = [r.split("\t") for r in (shared / "spec/gslrm_keys.tsv").read_text().splitlines()[1:]]
+    shapes = {r[0]: tuple(json.loads(r[1])) for r in rows}
+    config = GSLRMConfig(**config_from_source(shapes))
+    assert config == GSLRMConfig()
+    source = {k: np.broadcast_to(np.float32(0), s) for k, s in shapes.items()}
+    from mouselift_jax.convert.rules import match
+
+    pairs = match(RULES, source, lib.param_shapes(config))
+    assert len(pairs.moves) == 151 and len(pairs.ignored) == 32
+
+
+# --- without it -------------------------------------------------------------------------------
+
+
+def test_the_full_network_has_303_565_824_parameters():
+    assert lib.n_params(GSLRMConfig()) == 303_565_824
+
+
+def test_flops_of_the_published_sizes():
+    for n_views, size, teraflops in ((6, 512, 74), (4, 512, 36), (5, 384, 20), (1, 512, 4.1)):
+        assert lib.forward_flops(GSLRMConfig(), n_views, size, size) / 1e12 == pytest.approx(
+            teraflops, rel=0.02
+        )
+
+
+def test_gaussians_are_ordered_tokens_then_patches_and_lie_on_their_rays():
+    images, K, c2w = views()
+    g = run(TINY, init(TINY, (images, K, c2w)), (images, K, c2w))
+    assert g.means.shape == (2, 2 + 3 * 16 * 16, 3)
+    ray_o, ray_d = lib.camera_rays(K, c2w, 16, 16)
+    means = lib.unpatchify(g.means[:, 2:], 3, 16, 16, 4)
+    r = means - ray_o
+    along = (r * ray_d).sum(-1, keepdims=True)
+    np.testing.assert_allclose(r, along * ray_d, atol=1e-5)
+    nearest = -(ray_o * ray_d).sum(-1, keepdims=True)
+    assert np.abs(along - nearest).max() <= 1.8 + 1e-5
+    # pixel (row 5, column 6) of view 1 is row 1, column 2 of patch (1, 1)
+    flat = 2 + 1 * 256 + (1 * 4 + 1) * 16 + 1 * 4 + 2
+    np.testing.assert_array_equal(g.means[:, flat], means[:, 1, 5, 6])
+    assert float(g.log_scales.max()) <= -1.2
+
+
+def test_permuting_the_views_permutes_the_gaussians():
+    inputs = views()
+    params = init(TINY, inputs)
+    order = np.array([2, 0, 1])
+    whole, moved = (run(TINY, params, x) for x in (inputs, [x[:, order] for x in inputs]))
+    want = whole.means[:, 2:].reshape(2, 3, -1, 3)[:, order].reshape(2, -1, 3)
+    np.testing.assert_allclose(moved.means[:, 2:], want, atol=2e-6)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"remat": "block"},
+        {"remat": "dots"},
+        {"remat": "attention"},
+        {"token_multiple": 32},
+        {"attention": "chunked"},
+    ],
+)
+def test_memory_options_change_neither_values_nor_gradients(changes):
+    inputs = views(n=2, size=8, batch=1)
+    params = init(TINY, inputs)
+
+    def grads(config):
+        def loss(p):
+            g = GSLRM(config).apply({"params": p}, *inputs)
+            return (g.means**2).sum() + g.sh.sum() + (g.quats * 0.3).sum()
+
+        with jax.default_matmul_precision("highest"):
+            return jax.jit(jax.grad(loss))(params)
+
+    want, got = grads(TINY), grads(dataclasses.replace(TINY, **changes))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-4, rtol=1e-4), want, got)
+
+
+def test_bfloat16_keeps_rays_depths_and_gaussians_in_float32():
+    config = dataclasses.replace(TINY, dtype="bfloat16")
+    inputs = views(n=2, size=8, batch=1)
+    params = init(config, inputs)
+    assert {x.dtype for x in jax.tree.leaves(params)} == {jnp.dtype("float32")}
+    g = run(config, params, inputs)
+    assert {x.dtype for x in jax.tree.leaves(g)} == {jnp.dtype("float32")}
+    text = str(jax.make_jaxpr(lambda p: GSLRM(config).apply({"params": p}, *inputs))(params))
+    assert "bf16" in text
+
+
+def test_initial_weights_follow_the_recipe():
+    config = dataclasses.replace(TINY, width=128, head_dim=64)
+    params = init(config, views(n=1, size=8, batch=1))
+    kernel = params["transformer_layers"]["mlp"]["fc1"]["kernel"]
+    assert kernel.shape == (2, 128, 512) and abs(float(kernel.std()) - 0.02) < 5e-4
+    assert abs(float(params["gaussian_position_embeddings"].std()) - 0.02) < 5e-3
+    assert float(params["input_layer_norm"]["scale"].min()) == 1.0
+    assert not np.allclose(kernel[0], kernel[1])
+
+
+def test_every_parameter_names_its_axes():
+    shapes = jax.eval_shape(GSLRM(TINY).init, jax.random.key(0), *views(n=1, size=8, batch=1))
+    boxed = jax.tree.leaves(
+        shapes["params"], is_leaf=lambda x: isinstance(x, nn.LogicallyPartitioned)
+    )
+    from mouselift_jax.models.layers import LOGICAL_AXES
+
+    for leaf in boxed:
+        assert isinstance(leaf, nn.LogicallyPartitioned)
+        assert len(leaf.names) == len(leaf.value.shape)
+        assert set(leaf.names) - {None} <= set(LOGICAL_AXES), leaf.names
+
+
+def test_wrong_sizes_and_names_are_errors():
+    images, K, c2w = views(n=1, size=18)
+    with pytest.raises(ShapeError, match="multiples of 4"):
+        GSLRM(TINY).init(jax.random.key(0), images, K, c2w)
+    with pytest.raises(ConfigError, match="multiple of head_dim"):
+        GSLRMConfig(width=100)
+    with pytest.raises(ConfigError, match="unknown remat"):
+        init(dataclasses.replace(TINY, remat="blocks"), views(n=1, size=8))
