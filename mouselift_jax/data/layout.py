@@ -14,13 +14,13 @@ from __future__ import annotations
 
 import dataclasses
 import re
-import struct
 from pathlib import Path
 
 import numpy as np
 
 from mouselift_jax.data.distortion import undistort_pixels
 from mouselift_jax.data.findings import Finding
+from mouselift_jax.data.probe import PICTURE_SUFFIXES, VIDEO_SUFFIXES, list_files, probe
 from mouselift_jax.data.readers import (
     Calibration,
     examine,
@@ -36,8 +36,6 @@ from mouselift_jax.geometry.camera import Camera
 VIDEO_FOLDERS = ("videos_undist", "videos", "video", "images", "rgb")
 MASK_FOLDERS = ("simpleclick_undist", "masks", "mask", "masks_undist", "silhouettes")
 KEYPOINT_FOLDERS = ("keypoints2d_undist", "keypoints2d", "keypoints")
-VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".m4v", ".webm")
-PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 
 
 @dataclasses.dataclass
@@ -77,32 +75,25 @@ def find_recording(path: str | Path) -> Layout:
         )
     videos = _sources(path, VIDEO_FOLDERS)
     if not videos:  # videos right in the folder
-        videos = {p.stem: p for p in _files(path, VIDEO_SUFFIXES)}
+        videos = {p.stem: p for p in list_files(path, VIDEO_SUFFIXES)}
     keypoints = {}
     for name in KEYPOINT_FOLDERS:
-        files = _files(path / name, (".pkl", ".pickle"))
+        files = list_files(path / name, (".pkl", ".pickle"))
         keypoints = keypoints or {re.sub(r"^result_view_", "", p.stem): p for p in files}
     return Layout(path, find_calibration(path), videos, _sources(path, MASK_FOLDERS), keypoints)
-
-
-def _files(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
-    if not folder.is_dir():
-        return []
-    found = [p for p in folder.iterdir() if p.suffix.lower() in suffixes and p.name[0] != "."]
-    return sorted(found, key=lambda p: natural_key(p.name))
 
 
 def _sources(path: Path, names: tuple[str, ...]) -> dict[str, Path]:
     """Videos, or folders with one video or many pictures, of the first folder that has any."""
     for name in names:
         folder = path / name
-        found = {p.stem: p for p in _files(folder, VIDEO_SUFFIXES)}
+        found = {p.stem: p for p in list_files(folder, VIDEO_SUFFIXES)}
         subfolders = [p for p in folder.iterdir() if p.is_dir()] if folder.is_dir() else []
         for sub in sorted(subfolders, key=lambda p: natural_key(p.name)):
-            inner = _files(sub, VIDEO_SUFFIXES)
+            inner = list_files(sub, VIDEO_SUFFIXES)
             if len(inner) == 1:
                 found.setdefault(sub.name, inner[0])
-            elif _files(sub, PICTURE_SUFFIXES):
+            elif list_files(sub, PICTURE_SUFFIXES):
                 found.setdefault(sub.name, sub)
         if found:
             return dict(sorted(found.items(), key=lambda item: natural_key(item[0])))
@@ -270,69 +261,6 @@ def _probed(path: Path, name: str, what: str, findings: list[Finding]) -> Frames
         code = "video_unreadable" if what == "picture" else "mask_unreadable"
         findings.append(_from_error(code, error, (int(numbers[-1]),) if numbers else ()))
         return None
-
-
-def probe(path: Path) -> Frames:
-    """Size, frame count and rate of a video or a folder of pictures, from headers and one frame.
-
-    Raises:
-        LayoutError: it cannot be opened, is cut short, or holds no frame.
-    """
-    import cv2
-
-    if path.is_dir():
-        files = tuple(_files(path, PICTURE_SUFFIXES))
-        image = cv2.imread(str(files[0]), cv2.IMREAD_UNCHANGED) if files else None
-        if image is None:
-            raise LayoutError("cannot read the pictures", where=path, fix="export them again")
-        height, width = image.shape[:2]
-        alpha = image.ndim == 3 and image.shape[2] == 4
-        return Frames("folder", path, len(files), 0.0, width, height, files, alpha)
-    fix = "copy or export the video again"
-    missing = _bytes_missing(path)
-    if missing:
-        raise LayoutError(
-            "the video is cut short", where=path, found=f"{missing} bytes missing", fix=fix
-        )
-    capture = cv2.VideoCapture(str(path))
-    try:
-        n_frames = int(capture.get(cv2.CAP_PROP_FRAME_COUNT)) if capture.isOpened() else 0
-        ok, frame = capture.read() if n_frames > 0 else (False, None)
-        if not ok:
-            raise LayoutError(
-                "the video cannot be decoded",
-                where=path,
-                found=f"{path.stat().st_size} bytes, {max(n_frames, 0)} frames declared",
-                fix=fix,
-            )
-        height, width = frame.shape[:2]
-        fps = float(capture.get(cv2.CAP_PROP_FPS) or 0.0)
-    finally:
-        capture.release()
-    return Frames("video", path, n_frames, fps, width, height)
-
-
-def _bytes_missing(path: Path) -> int:
-    """Bytes an mp4/mov file lacks by its own box sizes; 0 for other containers or whole files."""
-    if path.suffix.lower() not in (".mp4", ".mov", ".m4v"):
-        return 0
-    size, at, kinds = path.stat().st_size, 0, set()
-    with path.open("rb") as f:
-        while at + 8 <= size:
-            f.seek(at)
-            header = f.read(16)
-            length, kind = struct.unpack(">I4s", header[:8])
-            if length == 1 and len(header) == 16:
-                (length,) = struct.unpack(">Q", header[8:])
-            if length == 0:  # up to the end of the file
-                length = size - at
-            if length < 8 or not kind.isascii():
-                return 0  # not boxes: let the decoder judge
-            kinds.add(kind)
-            at += length
-    if b"ftyp" not in kinds:
-        return 0
-    return at - size if at > size else 0
 
 
 def _frame_counts(

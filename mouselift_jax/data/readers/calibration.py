@@ -155,7 +155,7 @@ def examine(calibration: Calibration) -> list[Finding]:
         return [Finding("calibration_missing", "error", message, where=where)]
     findings = [f for c in calibration.cameras for f in _examine_one(c, where)]
     if not findings:
-        findings = [*_units(calibration), *_aim(calibration)]
+        findings = _units(calibration) or _aim(calibration)
     return findings
 
 
