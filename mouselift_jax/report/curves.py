@@ -69,7 +69,9 @@ def _plot(name: str, series: Series) -> str:
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
-    with mpl.rc_context({"svg.fonttype": "none", "font.family": "sans-serif", "font.size": 9}):
+    with mpl.rc_context(
+        {"svg.fonttype": "none", "svg.hashsalt": name, "font.family": "sans-serif", "font.size": 9}
+    ):
         figure = Figure(figsize=(4.6, 2.6), layout="constrained")
         FigureCanvasSVG(figure)
         axes = figure.add_subplot()

@@ -142,10 +142,20 @@ def write_report(
         timings=[(k, _duration(v)) for k, v in summary.get("timings", {}).items()],
         versions=_flat(summary.get("versions", {})),
         config=_flat(config),
+        viewer=_viewer(sections),
     )
     path = workdir / name
     write_text_atomic(path, html)
     return path
+
+
+def _viewer(sections: Sequence[Section]) -> dict[str, str] | None:
+    """Style and script of the splat viewer, when a block needs them."""
+    if not any(isinstance(b, Splats) for s in sections for b in s.blocks):
+        return None
+    from mouselift_jax.report import viewer
+
+    return {"css": viewer.CSS, "script": viewer.viewer_script()}
 
 
 def save_sections(
@@ -231,7 +241,7 @@ def _block(workdir: Path, block: Any) -> dict[str, Any]:
         from mouselift_jax.report.viewer import viewer_fragment
 
         path = _inside(workdir, block.path)
-        return {"kind": kind, "html": viewer_fragment(path), "caption": block.caption}
+        return {"kind": kind, "html": viewer_fragment([path]), "caption": block.caption}
     if isinstance(block, (Finding, Text)):
         return {"kind": kind, **asdict(block)}
     raise TypeError(f"not a report block: {kind}")

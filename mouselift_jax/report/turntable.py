@@ -93,12 +93,6 @@ def ffmpeg_version() -> str:
     return found.group(1) if found else "unknown"
 
 
-def fov_intrinsics(size: int, fov_deg: float = FOV_DEG) -> np.ndarray:
-    """K [3,3] of a square picture with the given field of view, principal point in the middle."""
-    focal = size / 2 / np.tan(np.deg2rad(fov_deg) / 2)
-    return np.array([[focal, 0, size / 2], [0, focal, size / 2], [0, 0, 1]], np.float32)
-
-
 def render_turntable(
     gaussians: Gaussians,
     *,
@@ -122,21 +116,17 @@ def render_turntable(
         background: colour behind the object.
         chunk: views drawn at once; more costs memory and compiles for that number of views.
     """
-    from mouselift_jax.geometry.camera import Camera
-    from mouselift_jax.geometry.rig import turntable_c2w
+    from mouselift_jax.geometry.rig import turntable
     from mouselift_jax.render import render
 
-    poses = np.asarray(turntable_c2w(n, radius, elevation_deg), np.float32)
-    K = fov_intrinsics(size, fov_deg)
+    focal = size / 2 / np.tan(np.radians(fov_deg) / 2)
+    path = turntable(n, radius=radius, elevation_deg=elevation_deg, focal=focal, size=size)
     chunk = min(chunk, n)
     for start in range(0, n, chunk):
-        c2w = poses[start : start + chunk]
-        filler = np.repeat(c2w[-1:], chunk - len(c2w), axis=0)  # keep one compiled shape
-        cameras = Camera(
-            np.broadcast_to(K, (chunk, 3, 3)), np.concatenate([c2w, filler]), size, size
-        )
+        # The last chunk repeats its last camera, so that one shape is compiled.
+        cameras = path[np.minimum(np.arange(start, start + chunk), n - 1)]
         rgb = np.asarray(render(gaussians, cameras, background=tuple(background)).rgb)
-        for picture in rgb[: len(c2w)]:
+        for picture in rgb[: n - start]:
             yield to_uint8(picture)
 
 

@@ -1,0 +1,66 @@
+import numpy as np
+import pytest
+
+from mouselift_jax.errors import ShapeError
+from mouselift_jax.report import pictures
+
+
+def test_to_uint8_takes_every_kind_of_picture():
+    half = np.full((2, 3, 1), 0.5, np.float32)
+    assert pictures.to_uint8(half).tolist() == np.full((2, 3, 3), 128).tolist()
+    clear_red = np.zeros((1, 1, 4), np.uint8)
+    clear_red[..., 0] = 255
+    assert pictures.to_uint8(clear_red).tolist() == [[[255, 255, 255]]]
+    assert pictures.to_uint8(np.array([[np.nan, np.inf]]))[0, :, 0].tolist() == [0, 255]
+    assert pictures.to_uint8(np.array([[True, False]]))[0, :, 0].tolist() == [255, 0]
+    with pytest.raises(ShapeError, match="wrong shape"):
+        pictures.to_uint8(np.zeros((2, 2, 2)))
+
+
+def test_contact_sheet_holds_every_picture_unscaled_and_labelled():
+    tiles = [np.full((20, 30, 3), i * 20, np.uint8) for i in range(5)]
+    sheet = pictures.contact_sheet(tiles, columns=3)
+    assert sheet.shape == (2 * 24 + 4, 3 * 34 + 4, 3)
+    for i in range(5):
+        y, x = 4 + i // 3 * 24, 4 + i % 3 * 34
+        assert (sheet[y : y + 20, x : x + 30] == i * 20).all()
+    assert pictures.contact_sheet(tiles, labels=list("abcde"), columns=3).shape[0] > sheet.shape[0]
+    with pytest.raises(ShapeError):
+        pictures.contact_sheet([])
+    with pytest.raises(ShapeError):
+        pictures.contact_sheet(tiles, labels=["one"])
+
+
+def test_mask_agreement_colours():
+    truth, render = np.array([[1, 1, 0, 0.0]]), np.array([[1, 0, 1, 0.0]])
+    picture = pictures.mask_agreement(truth, render[..., None])
+    wanted = [pictures.AGREE, pictures.MISSING, pictures.EXTRA, (255, 255, 255)]
+    assert [tuple(p) for p in picture[0].tolist()] == wanted
+
+
+def test_error_map_grows_with_the_error_and_saturates():
+    truth = np.zeros((1, 4, 3), np.float32)
+    render = truth + np.array([0, 0.1, pictures.ERROR_TOP, 0.9])[None, :, None]
+    bright = pictures.error_map(truth, render).astype(int).sum(-1)[0]
+    assert bright[0] < 20 and bright[0] < bright[1] < bright[2]
+    assert abs(bright[2] - bright[3]) < 20  # 8-bit rounding of the error
+
+
+def test_comparison_rows_have_one_band_a_question():
+    views = np.random.default_rng(0).random((3, 16, 16, 3)).astype(np.float32)
+    masks = np.ones((3, 16, 16, 1), np.float32)
+    short = pictures.comparison_rows(views, views, size=16)
+    full = pictures.comparison_rows(views, views, masks, masks, size=16, labels=["a"] * 3)
+    band = short.shape[0] // 3
+    assert short.shape[0] == 3 * band and full.shape[0] > 6 * band
+    with pytest.raises(ShapeError):
+        pictures.comparison_rows(views, views[:2])
+
+
+def test_save_png_is_whole_or_absent(tmp_path, monkeypatch):
+    path = pictures.save_png(tmp_path / "new" / "a.png", np.zeros((4, 4, 3)))
+    before = path.read_bytes()
+    monkeypatch.setattr("os.replace", lambda *a: (_ for _ in ()).throw(OSError(28, "disk full")))
+    with pytest.raises(OSError):
+        pictures.save_png(path, np.ones((4, 4, 3)))
+    assert path.read_bytes() == before and list(path.parent.iterdir()) == [path]

@@ -1,0 +1,42 @@
+import imageio.v3 as iio
+import numpy as np
+import pytest
+
+from mouselift_jax.errors import ShapeError
+from mouselift_jax.report.turntable import ffmpeg_version, write_mp4
+
+
+def frames(n, height=48, width=65):
+    for i in range(n):
+        picture = np.full((height, width, 3), 255, np.uint8)
+        picture[:, : 6 * i + 6] = (200, 30, 30)
+        yield picture
+
+
+def test_mp4_is_h264_with_even_size_and_the_right_pictures(tmp_path):
+    path = write_mp4(tmp_path / "a.mp4", frames(8), fps=25)
+    meta = iio.immeta(path, plugin="FFMPEG")
+    assert meta["codec"] == "h264" and meta["fps"] == 25 and meta["size"] == (66, 48)
+    assert "yuv420p" in meta["pix_fmt"]
+    back = iio.imread(path, plugin="FFMPEG")
+    assert len(back) == 8
+    for i, (a, b) in enumerate(zip(frames(8), back, strict=True)):
+        assert np.abs(a.astype(int) - b[:, :65]).mean() < 8, i
+
+
+def test_a_video_that_fails_half_way_leaves_nothing(tmp_path):
+    def broken():
+        yield from frames(3)
+        raise RuntimeError("the renderer died")
+
+    with pytest.raises(RuntimeError):
+        write_mp4(tmp_path / "a.mp4", broken())
+    with pytest.raises(ShapeError, match="no frames"):
+        write_mp4(tmp_path / "a.mp4", [])
+    with pytest.raises(ShapeError, match="differ in size"):
+        write_mp4(tmp_path / "a.mp4", [np.zeros((4, 4, 3)), np.zeros((6, 4, 3))])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_ffmpeg_says_its_version():
+    assert any(c.isdigit() for c in ffmpeg_version())
