@@ -12,16 +12,17 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float
 
 from mouselift_jax.errors import ShapeError
 
 if TYPE_CHECKING:
     from mouselift_jax.geometry.camera import Camera
 
-Array = Any
+Array = jax.Array | np.ndarray
 
 
-def array_namespace(x: Array) -> ModuleType:
+def array_namespace(x: Any) -> ModuleType:
     """jax.numpy for jax arrays and tracers, numpy for everything else."""
     return jnp if isinstance(x, jax.Array) else np
 
@@ -37,16 +38,16 @@ class Similarity:
         t: translation [*B,3], new units.
     """
 
-    scale: Array
-    R: Array
-    t: Array
+    scale: Any
+    R: Any
+    t: Any
 
     @classmethod
     def identity(cls) -> Similarity:
         """The transform that changes nothing."""
         return cls(np.float64(1.0), np.eye(3), np.zeros(3))
 
-    def apply(self, points: Array) -> Array:
+    def apply(self, points: Float[Array, "*P 3"]) -> Float[Array, "*P 3"]:
         """Transform points [..., 3]."""
         xp = array_namespace(points)
         return (
@@ -68,7 +69,9 @@ class Similarity:
         return Similarity(self.scale * first.scale, self.R @ first.R, t)
 
 
-def triangulate(xy: Array, cameras: Camera, weights: Array | None = None) -> Array:
+def triangulate(
+    xy: Float[Array, "V M 2"], cameras: Camera, weights: Array | None = None
+) -> Float[np.ndarray, "M 3"]:
     """Triangulate points seen by several cameras: linear start, then Gauss-Newton in pixels.
 
     Args:
@@ -131,7 +134,9 @@ def _refine(
     return points
 
 
-def reprojection_error(points: Array, xy: Array, cameras: Camera) -> Array:
+def reprojection_error(
+    points: Float[Array, "M 3"], xy: Float[Array, "V M 2"], cameras: Camera
+) -> Float[Array, "V M"]:
     """Pixel distance [V,M] between observations xy [V,M,2] and projected points [M,3]."""
     projected, _ = cameras.project(points)
     xp = array_namespace(projected)

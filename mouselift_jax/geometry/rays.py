@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
-
+import jax
 import numpy as np
+from jaxtyping import Float
 
 from mouselift_jax.geometry.align import array_namespace
 
-Array = Any
+Array = jax.Array | np.ndarray
 
 
-def pixel_centers(height: int, width: int, *, like: Array) -> Array:
+def pixel_centers(
+    height: int, width: int, *, like: Float[Array, "..."]
+) -> Float[Array, "{height} {width} 2"]:
     """Pixel centres [H,W,2] as (x, y), in the array library and dtype of `like`."""
     xp = array_namespace(like)
     x = xp.arange(width, dtype=like.dtype) + 0.5
@@ -19,7 +21,9 @@ def pixel_centers(height: int, width: int, *, like: Array) -> Array:
     return xp.stack(xp.meshgrid(x, y, indexing="xy"), axis=-1)
 
 
-def camera_rays(K: Array, c2w: Array, height: int, width: int) -> tuple[Array, Array]:
+def camera_rays(
+    K: Float[Array, "*B 3 3"], c2w: Float[Array, "*B 4 4"], height: int, width: int
+) -> tuple[Float[Array, "*B {height} {width} 3"], Float[Array, "*B {height} {width} 3"]]:
     """One ray a pixel.
 
     Args:
@@ -45,18 +49,22 @@ def camera_rays(K: Array, c2w: Array, height: int, width: int) -> tuple[Array, A
     return ray_o, ray_d
 
 
-def nearest_to_origin(ray_o: Array, ray_d: Array) -> Array:
+def nearest_to_origin(
+    ray_o: Float[Array, "*B 3"], ray_d: Float[Array, "*B 3"]
+) -> Float[Array, "*B 3"]:
     """The point of each ray's line that is nearest the world origin [...,3]; `ray_d` is unit."""
     return ray_o - (ray_o * ray_d).sum(-1, keepdims=True) * ray_d
 
 
-def plucker(ray_o: Array, ray_d: Array) -> Array:
+def plucker(ray_o: Float[Array, "*B 3"], ray_d: Float[Array, "*B 3"]) -> Float[Array, "*B 6"]:
     """Pluecker coordinates (ray_o x ray_d, ray_d) [...,6], in this order."""
     xp = array_namespace(ray_d)
     return xp.concatenate([xp.cross(ray_o, ray_d), ray_d], axis=-1)
 
 
-def angle_between(a: Array, b: Array) -> Array:
+def angle_between(
+    a: Float[np.ndarray, "*#B 3"], b: Float[np.ndarray, "*#B 3"]
+) -> Float[np.ndarray, "..."]:
     """Angle in degrees between vectors [...,3]."""
     a = np.asarray(a) / np.linalg.norm(a, axis=-1, keepdims=True)
     b = np.asarray(b) / np.linalg.norm(b, axis=-1, keepdims=True)

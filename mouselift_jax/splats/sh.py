@@ -5,14 +5,14 @@ Letters: S = (degree + 1)^2 coefficients. Colour = 0.5 + sum of coefficient time
 
 from __future__ import annotations
 
-from typing import Any
-
+import jax
 import numpy as np
+from jaxtyping import Float
 
 from mouselift_jax.errors import ShapeError
 from mouselift_jax.geometry.align import array_namespace
 
-Array = Any
+Array = jax.Array | np.ndarray
 
 # Normalisation of the real spherical harmonics, e.g. C0 = 1 / (2 sqrt(pi)).
 C0 = 0.28209479177387814
@@ -27,7 +27,7 @@ C3 = (
 )
 
 
-def sh_basis(degree: int, directions: Array) -> Array:
+def sh_basis(degree: int, directions: Float[Array, "*N 3"]) -> Float[Array, "*N S"]:
     """Basis values [...,S] at unit directions [...,3] (from the camera to the Gaussian, world)."""
     if degree not in (0, 1, 2, 3):
         raise ShapeError("spherical harmonics go up to degree 3", expected="0..3", found=degree)
@@ -57,7 +57,9 @@ def sh_basis(degree: int, directions: Array) -> Array:
     return xp.stack(basis, axis=-1)
 
 
-def eval_sh(degree: int, sh: Array, directions: Array) -> Array:
+def eval_sh(
+    degree: int, sh: Float[Array, "*#N S 3"], directions: Float[Array, "*#N 3"]
+) -> Float[Array, "*N 3"]:
     """Colours [...,3], clamped below at 0.
 
     Args:
@@ -75,17 +77,17 @@ def eval_sh(degree: int, sh: Array, directions: Array) -> Array:
     return xp.maximum((basis[..., None] * sh[..., :n, :]).sum(-2) + 0.5, 0.0)
 
 
-def rgb_to_sh(rgb: Array) -> Array:
+def rgb_to_sh(rgb: Float[Array, "*N 3"]) -> Float[Array, "*N 3"]:
     """Degree-0 coefficients of colours in [0,1]."""
     return (rgb - 0.5) / C0
 
 
-def sh_to_rgb(sh_dc: Array) -> Array:
+def sh_to_rgb(sh_dc: Float[Array, "*N 3"]) -> Float[Array, "*N 3"]:
     """Colours of degree-0 coefficients, not clamped."""
     return sh_dc * C0 + 0.5
 
 
-def sh_transform(degree: int, orthogonal: np.ndarray) -> np.ndarray:
+def sh_transform(degree: int, orthogonal: Float[np.ndarray, "3 3"]) -> Float[np.ndarray, "S S"]:
     """The matrix [S,S] that carries coefficients along when the world is turned or mirrored.
 
     With `new = sh_transform(degree, A) @ sh`, the colour of `new` seen along `A d` is the colour of
