@@ -1,0 +1,5 @@
+from tests.render.suite import RasterizerSuite
+
+
+class TestTiled(RasterizerSuite):
+    implementation = "tiled"
