@@ -201,7 +201,11 @@ def say(message: object) -> None:
 
 def _console(progress: str) -> None:
     """The package's log lines go to stderr; absl's own handler would print them a second time."""
+    from absl import logging as absl_logging
+
+    absl_logging.set_verbosity(absl_logging.WARNING)  # orbax tells every file it renames
     log.propagate = False
+    logging.getLogger("jax._src.xla_bridge").setLevel(logging.WARNING)  # devices not there
     for old in [h for h in log.handlers if not isinstance(h, logging.FileHandler)]:
         log.removeHandler(old)
     handler = logging.StreamHandler(sys.stderr)

@@ -15,13 +15,12 @@ import json
 import logging
 import os
 import platform
-import re
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mouselift_jax.errors import CheckpointError, ConfigError, LayoutError, nearest
+from mouselift_jax.errors import ConfigError, LayoutError, nearest
 from mouselift_jax.files import write_json_atomic
 
 log = logging.getLogger("mouselift_jax")
@@ -323,59 +322,4 @@ def prepare_command(recording: str | os.PathLike) -> str:
     return (
         f"python launch.py --config=configs/prepare.py --config.recording={recording} "
         "--workdir=runs/prepare, then --config.samples=runs/prepare"
-    )
-
-
-@dataclasses.dataclass(frozen=True)
-class CheckpointSource:
-    """Where weights are.
-
-    Attributes:
-        path: folder of checkpoints (`kind` "run"), or of a converted component ("converted").
-        kind: "run" or "converted".
-        config: the run's configuration, or the component's config.json.
-        root: what the user gave.
-    """
-
-    path: Path
-    kind: str
-    config: dict[str, Any]
-    root: Path
-
-
-def resolve_checkpoint(
-    path: str | os.PathLike | None, component: str, *, key: str = "init_from"
-) -> CheckpointSource:
-    """The weights a path means: a run, a converted pipeline, or one component of it."""
-    path = must_exist(path, key)
-    if path.is_file():
-        torch = path.suffix in (".pt", ".pth", ".ckpt", ".bin", ".safetensors")
-        raise CheckpointError(
-            "this is a file, weights are read from a folder",
-            where=f"config.{key}={path}",
-            fix=f"python tools/convert_torch_ckpt.py {component} {path} DIR; --config.{key}=DIR"
-            if torch
-            else "give the folder of a run or of converted weights",
-        )
-    for folder in (path / component, path):
-        if (folder / "params").exists() and (folder / "config.json").exists():
-            return CheckpointSource(
-                folder, "converted", read_json(folder / "config.json") or {}, path
-            )
-    for folder in (path, path.parent):
-        if (folder / "checkpoints").is_dir() and (folder / "config.json").exists():
-            config = read_json(folder / "config.json") or {}
-            if config.get("stage") not in (component, None):
-                raise CheckpointError(
-                    f"this run trained another network than {component}",
-                    where=f"config.{key}={path}",
-                    found=f"stage {config.get('stage')}",
-                )
-            if any(re.fullmatch(r"\d+", p.name) for p in (folder / "checkpoints").iterdir()):
-                return CheckpointSource(folder / "checkpoints", "run", config, path)
-    raise CheckpointError(
-        f"no weights of {component} here",
-        where=f"config.{key}={path}",
-        expected=f"the folder of a {component} run with a checkpoint, or converted weights",
-        found=", ".join(sorted(p.name for p in path.iterdir())[:8]) or "an empty folder",
     )

@@ -12,7 +12,7 @@ from __future__ import annotations
 import errno
 import logging
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,10 +57,17 @@ class Checkpoints:
         best: metric whose best checkpoint is kept besides ("" = none); its value is given to
         `save`.
         best_is_low: whether a lower value is better.
+        read_only: another run's: nothing is made, tidied or moved.
     """
 
     def __init__(
-        self, directory: str | Path, *, keep: int = 3, best: str = "", best_is_low: bool = False
+        self,
+        directory: str | Path,
+        *,
+        keep: int = 3,
+        best: str = "",
+        best_is_low: bool = False,
+        read_only: bool = False,
     ) -> None:
         from orbax.checkpoint import v1 as ocp
 
@@ -83,8 +90,10 @@ class Checkpoints:
             self.directory,
             save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
             preservation_policy=policies.AnyPreservationPolicy(preserve),
-            cleanup_tmp_directories=True,
+            cleanup_tmp_directories=not read_only,
         )
+        if read_only and not self.directory.is_dir():
+            raise CheckpointError("no such folder of checkpoints", where=self.directory)
         self.directory.mkdir(parents=True, exist_ok=True)
         self._checkpointer = self._open()
         self._pending: Any = None
@@ -197,6 +206,22 @@ class Checkpoints:
             fix="give another --workdir to start anew",
         )
 
+    def abstract(self, step: int, names: Sequence[str]) -> dict[str, Any] | None:
+        """Shapes of the named items as they are stored, for this machine; None when unreadable."""
+        one = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        try:
+            stored = self._checkpointer.checkpointables_metadata(step).metadata
+            return {
+                name: jax.tree.map(
+                    lambda m: jax.ShapeDtypeStruct(m.shape, m.dtype, sharding=one), stored[name]
+                )
+                for name in names
+                if name in stored
+            }
+        except DAMAGED as error:
+            log.warning("checkpoint %d in %s is damaged: %s", step, self.directory, error)
+            return None
+
     def _set_aside(self, step: int) -> None:
         """Move a damaged checkpoint out of the way, so that its step can be written again."""
         self._checkpointer.close()
@@ -303,29 +328,37 @@ def state_from_items(template: Any, items: Mapping[str, Any]) -> Any:
     )
 
 
-def save_params(directory: str | Path, params: Any) -> None:
-    """Weights alone, whole or absent, replacing what is there."""
-    from orbax.checkpoint import v1 as ocp
+def load_params(directory: str | Path, *, step: int | None = None) -> tuple[dict[str, Any], int]:
+    """The weights of a run as NumPy arrays in nested dicts, and their step.
 
-    ocp.save(Path(directory).absolute(), params, overwrite=True)
+    Args:
+        directory: its folder of checkpoints.
+        step: which one; None = the newest sound one.
 
+    Returns:
+        Trained and frozen weights together, the moving average of the trained ones if the run
+        keeps one.
 
-def load_params(directory: str | Path, abstract: Any = None) -> Any:
-    """Weights that `save_params` wrote; without `abstract`, as numpy arrays in nested dicts."""
-    from orbax.checkpoint import v1 as ocp
+    Raises:
+        CheckpointError: there is none, or none is sound.
+    """
+    from mouselift_jax.training.state import merge
 
-    directory = Path(directory).absolute()
-    try:
-        if abstract is not None:
-            return ocp.load(directory, abstract)
-        shapes = ocp.metadata(directory).metadata
-        wanted = jax.tree.map(_numpy, shapes)
-        return ocp.load(directory, wanted)
-    except DAMAGED as error:
-        raise CheckpointError(
-            "weights cannot be read", where=directory, found=str(error).strip()[:200]
-        ) from error
-
-
-def _numpy(meta: Any) -> np.ndarray:
-    return np.empty(meta.shape, meta.dtype)
+    with Checkpoints(directory, keep=2**30, read_only=True) as checkpoints:
+        steps = checkpoints.steps()
+        for candidate in [step] if step is not None else steps[::-1]:
+            abstract = checkpoints.abstract(candidate, ("params", "frozen", "ema"))
+            if abstract is None:
+                continue
+            if "ema" in abstract:
+                del abstract["params"]
+            found = checkpoints.restore(abstract, candidate)
+            items = jax.tree.map(np.asarray, found[1])
+            weights = items.get("ema", items.get("params"))
+            return merge(weights, items.get("frozen", {})), candidate
+    raise CheckpointError(
+        "no sound checkpoint",
+        where=directory,
+        found=f"steps {steps}" if steps else "none at all",
+        fix="repeat the command of that run: it resumes",
+    )

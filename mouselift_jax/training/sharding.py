@@ -41,6 +41,7 @@ RULES: tuple[tuple[str, str | tuple[str, ...] | None], ...] = (
     ("conv_in", None),
     ("conv_out", "fsdp"),
     ("layers", None),
+    ("patch", None),
     ("vocab", None),
     ("norm", None),
     ("gaussian", None),

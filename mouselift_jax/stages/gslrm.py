@@ -1,0 +1,455 @@
+"""Train GS-LRM on a sample set and judge it on views it did not see."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import logging
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mouselift_jax.data.loader import Augment, Batch, Views, make_loader
+from mouselift_jax.data.samples import SampleSet
+from mouselift_jax.errors import ConfigError, LayoutError
+from mouselift_jax.files import write_json_atomic
+from mouselift_jax.models import gslrm as network
+from mouselift_jax.pipelines import lift as pipeline
+from mouselift_jax.pipelines.pretrained import load_initial, load_pretrained
+from mouselift_jax.report.html import Finding, Picture, Section, Table, Text, write_report
+from mouselift_jax.report.pictures import comparison_rows, contact_sheet
+from mouselift_jax.stages import program
+from mouselift_jax.stages.stage import Plan
+from mouselift_jax.stages.workdir import Workdir, must_exist, plain, read_summary, resolve_samples
+from mouselift_jax.training import loop, sharding
+from mouselift_jax.training.losses import LossConfig
+from mouselift_jax.training.trainer import Task, Trainer
+
+log = logging.getLogger("mouselift_jax")
+
+FIGURES = ("psnr", "ssim", "iou", "interior_psnr", "mean_color_psnr")
+
+
+# --- what is trained -----------------------------------------------------------------------------
+
+
+def network_config(config: Any) -> network.GSLRMConfig:
+    """The network of a config; padded so that the sequence axis of the mesh divides its tokens."""
+    sequence = config.train.mesh.sequence
+    return network.GSLRMConfig(
+        **config.model.to_dict(),
+        dtype=config.train.dtype,
+        remat=config.train.remat,
+        token_multiple=max(1, sequence),
+    )
+
+
+def batch_shapes(config: Any) -> Batch:
+    """Shapes of one training batch."""
+    b, v, s = config.train.batch_size, n_train_views(config), config.data.size
+
+    def f32(*shape: int) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((b, *shape), jnp.float32)
+
+    i32 = functools.partial(jax.ShapeDtypeStruct, dtype=jnp.int32)
+    return Batch(
+        f32(v, s, s, 3), f32(v, s, s, 1), f32(v, 3, 3), f32(v, 4, 4), i32((b,)), i32((b, v)), f32(3)
+    )
+
+
+def n_train_views(config: Any) -> int:
+    """Views of a sample the loss sees: when overfitting, none but the inputs."""
+    return config.data.n_inputs if config.overfit else config.data.n_views
+
+
+def make_task(config: Any, networks: Any = None) -> Task:
+    """The training task; `networks` are the loss's own, as {name: (module, params)}."""
+    cfg = network_config(config)
+    model, shapes = network.GSLRM(cfg), batch_shapes(config)
+    losses, networks = LossConfig(**config.loss.to_dict()), networks or {}
+
+    def init(key: jax.Array) -> Any:
+        small = cfg.patch_size
+        images = jnp.zeros((1, 1, small, small, 3))
+        return model.init(key, images, jnp.eye(3)[None, None], jnp.eye(4)[None, None])["params"]
+
+    def loss(params: Any, batch: Batch, *, rng: Any, step: Any, constants: Any = None) -> Any:
+        distances = {
+            name: functools.partial(module.apply, {"params": constants[name]})
+            for name, (module, _) in networks.items()
+        }
+        return pipeline.gslrm_loss(
+            params,
+            batch,
+            model=model,
+            loss_config=losses,
+            n_input_views=config.data.n_inputs,
+            step=step,
+            networks=distances,
+            implementation=config.render,
+        )
+
+    side = config.data.size
+    forward = network.forward_flops(cfg, config.data.n_inputs, side, side)
+    again = (
+        1.0 if config.train.remat == "none" else 2.0
+    )  # forwards: first, and once more in the backward
+    return Task(
+        init,
+        loss,
+        shapes,
+        constants={name: params for name, (_, params) in networks.items()} or None,
+        flops_per_step=config.train.batch_size * forward * (again + 2.0),
+    )
+
+
+def loss_networks(config: Any, *, abstract: bool = False) -> dict[str, Any]:
+    """The networks of the loss, read from `perceptual_from` or `init_from`."""
+    wanted = LossConfig(**config.loss.to_dict()).needs()
+    found = {}
+    for name in wanted:
+        component = {"perceptual": "vgg19", "lpips": "lpips"}[name]
+        source = config.perceptual_from or config.init_from
+        if abstract:
+            from mouselift_jax.pipelines import pretrained
+
+            module = pretrained.network(component).make({}, config.train.dtype)
+            found[name] = (module, pretrained.param_shapes(component, {}))
+            continue
+        if not source:
+            raise ConfigError(
+                f"config.loss.{name} needs the weights of {component}",
+                where="config.perceptual_from",
+                fix=f"--config.perceptual_from=DIR (see docs/checkpoints.md), or "
+                f"--config.loss.{name}=0 --config.loss.ssim=0.2",
+            )
+        found[name] = load_pretrained(source, component)
+    return found
+
+
+# --- data ----------------------------------------------------------------------------------------
+
+
+def train_views(config: Any) -> Views:
+    """Which views a training batch holds."""
+    d = config.data
+    heldout = tuple(int(c) for c in d.heldout_cameras)
+    if config.overfit:
+        return Views("first", d.n_inputs, d.n_inputs, exclude=heldout)
+    return Views(d.policy, d.n_views, d.n_inputs, exclude=heldout)
+
+
+def train_batches(config: Any, samples: Path, rows: tuple[int, int], step: int) -> Iterator[Batch]:
+    """This process's rows of the batches from `step` on."""
+    d, t = config.data, config.train
+    loader = make_loader(
+        samples,
+        "train",
+        batch_size=t.batch_size,
+        seed=config.seed,
+        start_step=step,
+        views=train_views(config),
+        size=d.size,
+        background=d.background,
+        augment=Augment(d.brightness, d.contrast, d.hflip),
+        shard=rows,
+        limit=config.overfit or None,
+        workers=d.workers,
+        on_bad_sample=t.on_bad_sample,
+    )
+    return iter(loader)
+
+
+class Judge:
+    """Evaluation on samples of the validation split, on views the network did not get.
+
+    Every process evaluates its rows; the figures of all samples are gathered and each counts once,
+    so the result does not depend on the mesh.
+    """
+
+    def __init__(self, config: Any, samples: Path, trainer: Trainer) -> None:
+        d = config.data
+        self.config, self.trainer, self.samples = config, trainer, samples
+        split = "train" if config.overfit else "val"
+        n = len(SampleSet.open(samples).ids(split))
+        self.count = min(n, config.overfit or config.eval_samples)
+        heldout = tuple(int(c) for c in d.heldout_cameras)
+        self.parts = sharding.batch_parts(trainer.mesh)
+        policy = "first" if config.overfit else "random"
+        self.views = Views(policy, None if heldout else d.n_views, d.n_inputs, exclude=())
+        if heldout:
+            self.views = Views("all")
+        self.heldout, self.split = heldout, split
+        model = network.GSLRM(network_config(config))
+        self._eval = jax.jit(
+            functools.partial(
+                pipeline.gslrm_eval,
+                model=model,
+                n_input_views=d.n_inputs,
+                implementation=config.render,
+            ),
+            out_shardings=sharding.replicated(trainer.mesh),
+        )
+        self.pictures: list[np.ndarray] = []
+
+    def batches(self) -> Iterator[Batch]:
+        """Validation batches in a fixed order, one sample for each part of the mesh."""
+        if not self.count:
+            return iter(())
+        loader = make_loader(
+            self.samples,
+            self.split,
+            batch_size=self.parts,
+            seed=self.config.seed + 1,
+            views=self.views,
+            size=self.config.data.size,
+            shard=self.trainer.rows,
+            shuffle=False,
+            limit=self.count,
+        )
+        steps = -(-self.count // self.parts)
+        return (batch for _, batch in zip(range(steps), loader, strict=False))
+
+    def __call__(self, state: Any, step: int) -> dict[str, float]:
+        """Means over samples and held-out views ("heldout/...") and input views ("val/...")."""
+        from mouselift_jax.training.state import eval_params
+
+        params, rows, self.pictures = eval_params(state), {}, []
+        n_inputs = self.config.data.n_inputs
+        for batch in self.batches():
+            batch = _inputs_first(batch, self.heldout)
+            with sharding.use(self.trainer.mesh):
+                placed = self.trainer.put(batch)
+                out = self._eval(params, placed)
+                # The index travels the same way, so that duplicates of a padded batch are known.
+                index = jax.jit(lambda x: x, out_shardings=sharding.replicated(self.trainer.mesh))(
+                    placed.sample_index
+                )
+            figures = jax.device_get(out.metrics)
+            for i, sample in enumerate(np.asarray(index)):
+                rows[int(sample)] = {k: v[i] for k, v in figures.items()}
+            if len(self.pictures) < 3 and jax.process_count() == 1:
+                self.pictures.append(_compare(batch, jax.device_get(out.rendered), n_inputs))
+        result = {}
+        for name in FIGURES:
+            for group, part in (("heldout", slice(n_inputs, None)), ("val", slice(0, n_inputs))):
+                values = np.array([row[name][part] for row in rows.values()])
+                if values.size and np.isfinite(values).any():
+                    result[f"{group}/{name}"] = float(np.nanmean(values))
+        return result
+
+
+def _inputs_first(batch: Batch, heldout: tuple[int, ...]) -> Batch:
+    """Move the held-out cameras' views behind the others."""
+    if not heldout:
+        return batch
+    order = np.argsort(np.isin(batch.camera_ids[0], heldout), kind="stable")
+    views = {"images", "masks", "K", "c2w", "camera_ids"}
+    return batch._replace(**{k: getattr(batch, k)[:, order] for k in views})
+
+
+def _compare(batch: Batch, rendered: Any, n_inputs: int) -> np.ndarray:
+    v = batch.images.shape[1]
+    labels = [
+        f"camera {c}, {'input' if i < n_inputs else 'held out'}"
+        for i, c in enumerate(batch.camera_ids[0])
+    ]
+    return comparison_rows(
+        batch.images[0],
+        np.clip(rendered.rgb[0], 0, 1),
+        batch.masks[0],
+        rendered.alpha[0],
+        labels=labels[:v],
+        size=max(128, min(256, batch.images.shape[2])),
+    )
+
+
+# --- the stage -----------------------------------------------------------------------------------
+
+
+def check(config: Any, samples: Path) -> SampleSet:
+    """The sample set, after everything about it that can be wrong has been looked at."""
+    d = config.data
+    if not 1 <= d.n_inputs <= d.n_views:
+        raise ConfigError(
+            "config.data.n_inputs must lie between 1 and n_views",
+            found=f"n_inputs {d.n_inputs}, n_views {d.n_views}",
+        )
+    if d.size % config.model.patch_size:
+        raise ConfigError(
+            "config.data.size must be a multiple of config.model.patch_size",
+            found=f"{d.size}, {config.model.patch_size}",
+        )
+    sample_set = SampleSet.open(samples)
+    if not sample_set.ids("train"):
+        raise LayoutError("the training split is empty", where=samples)
+    return sample_set
+
+
+def plan(config: Any, workdir: Path) -> Plan:
+    """What a run would do."""
+    samples = resolve_samples(config.samples)
+    sample_set = check(config, samples)
+    if config.init_from:
+        must_exist(config.init_from, "init_from")
+    cfg, t, d = network_config(config), config.train, config.data
+    weights = network.n_params(cfg)
+    tokens = cfg.n_gaussian_tokens + d.n_inputs * (d.size // cfg.patch_size) ** 2
+    summary = read_summary(workdir)
+    state = weights * 4 * (3 if t.optim.second_moment == "full" else 1.5)
+    state += weights * 4 * (t.ema_decay > 0)
+    notes = [
+        f"{weights:,} weights, {tokens:,} tokens a sample; {len(sample_set.ids('train'))} "
+        f"training and {len(sample_set.ids('val'))} validation samples"
+    ]
+    if not sample_set.ids("val") and not config.overfit:
+        notes.append("the validation split is empty: nothing will be evaluated")
+    known = config.perceptual_from or config.init_from
+    if LossConfig(**config.loss.to_dict()).needs() and not known:
+        notes.append("the perceptual loss has no weights yet: --config.perceptual_from=DIR")
+    skipped = []
+    if summary.get("finished") and summary.get("steps", 0) >= t.steps:
+        skipped.append(f"all {t.steps} steps: finished")
+    elif (workdir / "checkpoints").is_dir():
+        done = [int(p.name) for p in (workdir / "checkpoints").iterdir() if p.name.isdigit()]
+        skipped += [f"steps up to {max(done)}: in checkpoints/"] if done else []
+    return Plan(
+        stage="gslrm",
+        reads=[str(samples)] + ([str(config.init_from)] if config.init_from else []),
+        writes=[f"{workdir}/{name}" for name in ("checkpoints/", "metrics.jsonl", "report.html")],
+        steps=f"{t.steps} updates of {t.batch_size} samples, {d.n_inputs} inputs at {d.size} px",
+        memory=f"weights and optimiser {state / 2**30:.2f} GiB over all devices, "
+        f"checkpoints {state / 2**30 * t.keep:.1f} GiB of disk",
+        skipped=skipped,
+        notes=notes,
+    )
+
+
+def compile_plan(config: Any, workdir: Path) -> program.Cost:
+    """Memory, FLOPs and traffic of the compiled step, on shapes alone."""
+    del workdir
+    trainer = Trainer(make_task(config, loss_networks(config, abstract=True)), config.train)
+    return program.cost(trainer)
+
+
+def run(config: Any, workdir: Workdir) -> None:
+    """Train, evaluate, report."""
+    samples = resolve_samples(config.samples)
+    sample_set = check(config, samples)
+    if (
+        read_summary(workdir).get("finished")
+        and read_summary(workdir)["steps"] >= config.train.steps
+    ):
+        log.info("nothing left to do: %s steps are done", config.train.steps)
+        return
+    cfg = network_config(config)
+    trainer = Trainer(make_task(config, loss_networks(config)), config.train, seed=config.seed)
+    if workdir.options.primary:
+        write_json_atomic(workdir / "gslrm/config.json", dataclasses.asdict(cfg))
+    judge = Judge(config, samples, trainer)
+    started: dict[str, str] = {}
+
+    def initial() -> Any:
+        if not config.init_from:
+            return None
+        params, note = load_initial(config.init_from, "gslrm", dataclasses.asdict(cfg))
+        started["note"] = note
+        log.info("starting from %s", note)
+        return params
+
+    with jax.debug_nans(workdir.options.debug):
+        state, metrics = trainer.fit(
+            workdir.path,
+            functools.partial(train_batches, config, samples, trainer.rows),
+            initial=initial,
+            hooks=loop.Hooks(
+                evaluate=judge if judge.count else None,
+                pictures=functools.partial(_pictures, judge)
+                if config.train.picture_every
+                else None,
+                warn=workdir.warn,
+                replay=program.command_line(),
+            ),
+            style=workdir.options.progress,
+            profile=workdir.options.profile,
+            primary=workdir.options.primary,
+        )
+    if not workdir.options.primary:
+        return
+    if judge.count and not judge.pictures:
+        metrics |= judge(state, config.train.steps)
+    finish(config, workdir, sample_set, judge, metrics, int(state.skipped), started)
+
+
+def _pictures(judge: Judge, state: Any, step: int) -> dict[str, np.ndarray]:
+    judge(state, step)
+    return {f"heldout/{i}": image for i, image in enumerate(judge.pictures)}
+
+
+def finish(
+    config: Any,
+    workdir: Workdir,
+    sample_set: SampleSet,
+    judge: Judge,
+    metrics: dict[str, float],
+    skipped: int,
+    started: dict[str, str],
+) -> None:
+    """Summary and report."""
+    findings = []
+    if skipped > 0.1 * config.train.steps:
+        findings.append(
+            Finding(
+                f"{skipped} of {config.train.steps} updates were skipped",
+                "their gradients were far larger than config.train.optim.clip_norm",
+                "a lower learning rate, or a smaller weight of the perceptual loss",
+            )
+        )
+        workdir.warn(findings[-1].what)
+    rows = [
+        [name, metrics.get(f"heldout/{name}", math.nan), metrics.get(f"val/{name}", math.nan)]
+        for name in FIGURES
+    ]
+    title = "training samples (overfit)" if config.overfit else "validation samples"
+    blocks = [
+        Text(
+            f"{judge.count} {title}; held-out views were not given to the network. interior: "
+            "pixels that are foreground in both pictures and 2 px from either outline; mean "
+            "colour: what painting those pixels with their true mean colour would score."
+        ),
+        Table(["figure", "held-out views", "input views"], rows),
+        *[Picture(image, f"sample {i + 1}") for i, image in enumerate(judge.pictures)],
+        *findings,
+    ]
+    sections = [Section("Held-out views", blocks), Section("Data", _data_blocks(sample_set))]
+    artefacts = {"checkpoint": "checkpoints", "report": "report.html"}
+    inputs = {"samples": str(sample_set.path), "init_from": config.init_from, **started}
+    workdir.summary(
+        finished=True,
+        steps=config.train.steps,
+        metrics=metrics,
+        artefacts=artefacts,
+        inputs=inputs,
+    )
+    write_report(workdir.path, title="GS-LRM training", sections=sections)
+    log.info("report: %s", workdir / "report.html")
+
+
+def _data_blocks(sample_set: SampleSet) -> list[Any]:
+    first = sample_set.load(sample_set.ids("train")[0])
+    pictures = [im[..., :3] for im in first.images_rgba]
+    labels = [f"camera {c}" for c in first.camera_ids]
+    text = f"{len(sample_set)} samples of {sample_set.path}"
+    if getattr(sample_set, "manifest", None):
+        source = sample_set.manifest.get("source", {})
+        text += f"; source: {json.dumps(plain(source))[:500]}"
+    return [
+        Text(text),
+        Picture(contact_sheet(pictures, labels=labels, size=160), "the first sample"),
+    ]

@@ -1,0 +1,267 @@
+"""A network on a mesh: what to initialise, where it lives, the compiled step, restoring, running.
+
+A stage describes its task; this places it on the devices and hands it to the loop. Order of
+restoring, as in
+big_vision: 1 the run's own newest sound checkpoint, 2 the weights of `init_from`, 3 random weights.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+
+from mouselift_jax.errors import CheckpointError
+from mouselift_jax.training import checkpoint, loop, optim, sharding
+from mouselift_jax.training import state as states
+from mouselift_jax.training.checkpoint import Checkpoints
+from mouselift_jax.training.logging import MetricWriter
+from mouselift_jax.training.progress import Progress
+
+
+@dataclasses.dataclass
+class Task:
+    """What is trained.
+
+    Attributes:
+        init: `init(key) -> weights`, a nested dict, with axis names (boxed) or without.
+        loss: `loss(params, batch, rng=, step=) -> (scalar, metrics)`.
+        batch: ShapeDtypeStructs of one whole batch.
+        constants: weights the loss needs and nothing trains (perceptual networks, a frozen
+        encoder);
+            given to `loss` as `constants=` when there are any, so that they are arguments of the
+            program and
+            not part of it.
+        flops_per_step: of all devices together, forward and backward; 0 = unknown.
+    """
+
+    init: Callable[[jax.Array], Any]
+    loss: states.Loss
+    batch: Any
+    constants: Any = None
+    flops_per_step: float = 0.0
+
+
+class Trainer:
+    """A task placed on the devices.
+
+    Args:
+        task: what is trained.
+        config: the section `train` (see `configs/common.py`).
+        seed: of weights and of every random choice of the steps.
+        devices: the devices, by default all.
+    """
+
+    def __init__(
+        self, task: Task, config: Any, *, seed: int = 0, devices: Sequence[Any] | None = None
+    ) -> None:
+        self.task, self.config, self.seed = task, config, seed
+        self.mesh = sharding.make_mesh(config.mesh, devices)
+        sharding.check_batch(config.batch_size, config.accum_steps, self.mesh)
+        with sharding.use(self.mesh):
+            boxed = jax.eval_shape(task.init, jax.random.key(0))
+        shapes = nn.meta.unbox(boxed)
+        places = sharding.param_shardings(boxed, self.mesh)
+        trained = self._chooser(shapes)
+        self.shapes, frozen_shapes = states.split(shapes, trained)
+        self.places, frozen_places = states.split(places, trained)
+        self.tx, self.guard = optim.make(config.optim, config.steps, self.shapes)
+        make = functools.partial(states.create, tx=self.tx, ema=config.ema_decay > 0)
+        self.abstract = jax.eval_shape(lambda p, f: make(p, frozen=f), self.shapes, frozen_shapes)
+        self.state_places = states.shardings(self.abstract, self.mesh, self.places, frozen_places)
+        self.abstract = checkpoint.abstract_like(self.abstract, self.state_places)
+        self._trained = trained
+        self._make = make
+        self._one = sharding.replicated(self.mesh)
+        self.constants = task.constants
+        if task.constants is not None and not _is_abstract(task.constants):
+            self.constants = jax.device_put(task.constants, self._one)
+        self._step = self._jit_step()
+
+    def _chooser(self, shapes: Any) -> Callable[[tuple[str, ...]], bool]:
+        paths = [optim.path_of(k) for k, _ in jax.tree_util.tree_leaves_with_path(shapes)]
+        patterns = [str(p) for p in self.config.optim.freeze]
+        optim.match_all(patterns, paths, "train.optim.freeze")
+        return lambda path: not any(re.search(p, "/".join(path)) for p in patterns)
+
+    def _jit_step(self) -> Any:
+        config, task = self.config, self.task
+
+        def step(state: states.TrainState, batch: Any, constants: Any) -> Any:
+            loss = task.loss
+            if constants is not None:
+                loss = functools.partial(task.loss, constants=constants)
+            one = states.make_step(
+                loss,
+                self.tx,
+                self.guard,
+                seed=self.seed,
+                accum_steps=config.accum_steps,
+                ema_decay=config.ema_decay,
+            )
+            return one(state, batch)
+
+        places = (self.state_places, sharding.batch_sharding(self.mesh), self._one)
+        return jax.jit(
+            step,
+            in_shardings=places,
+            out_shardings=(self.state_places, self._one),
+            donate_argnums=0,
+        )
+
+    def step(self, state: states.TrainState, batch: Any) -> tuple[states.TrainState, Mapping]:
+        """One update; the buffers of `state` are reused."""
+        with sharding.use(self.mesh):
+            return self._step(state, batch, self.constants)
+
+    def lower(self) -> Any:
+        """The step on shapes alone, lowered and not yet compiled."""
+        batch = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(
+                x.shape, x.dtype, sharding=sharding.batch_sharding(self.mesh)
+            ),
+            self.task.batch,
+        )
+        constants = self.constants
+        if constants is not None:
+            constants = jax.tree.map(
+                lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self._one), constants
+            )
+        with sharding.use(self.mesh):
+            return self._step.lower(self.abstract, batch, constants)
+
+    def create(self, initial: Any = None) -> states.TrainState:
+        """The state at step 0, from random weights or from `initial` (a tree of numpy arrays)."""
+
+        def place(params: Any) -> states.TrainState:
+            trained, frozen = states.split(params, self._trained)
+            return self._make(trained, frozen=frozen)
+
+        with sharding.use(self.mesh):
+            if initial is None:
+                key = jax.random.key(self.seed)
+                return jax.jit(
+                    lambda: place(nn.meta.unbox(self.task.init(key))),
+                    out_shardings=self.state_places,
+                )()
+            check_same_tree(initial, states.merge(self.shapes, self.abstract.frozen))
+            places = states.merge(self.places, self.state_places.frozen)
+            put = jax.tree.map(
+                lambda x, s, p: jax.make_array_from_callback(
+                    s.shape, p, lambda index, x=x, s=s: np.asarray(x[index], s.dtype)
+                ),
+                initial,
+                states.merge(self.shapes, self.abstract.frozen),
+                places,
+            )
+            return jax.jit(place, out_shardings=self.state_places)(put)
+
+    def restore(self, checkpoints: Checkpoints) -> states.TrainState | None:
+        """The newest sound state of this run; None when it has none."""
+        found = checkpoints.restore(checkpoint.state_items(self.abstract))
+        if found is None:
+            return None
+        template = self.abstract.replace(frozen={})
+        return checkpoint.state_from_items(template, found[1])
+
+    def put(self, batch: Any) -> Any:
+        """This process's rows as arrays of the mesh."""
+        return sharding.put_batch(batch, self.mesh)
+
+    @property
+    def rows(self) -> tuple[int, int]:
+        """(i, n): this process reads part i of n of every batch."""
+        return sharding.local_rows(self.mesh)
+
+    def fit(
+        self,
+        folder: Path,
+        batches: Callable[[int], Iterator[Any]],
+        *,
+        initial: Callable[[], Any] | None = None,
+        hooks: loop.Hooks | None = None,
+        style: str = "auto",
+        profile: str | None = None,
+        primary: bool = True,
+    ) -> tuple[states.TrainState, dict[str, float]]:
+        """Train to the last step, resuming what `folder` holds.
+
+        Args:
+            folder: of the run.
+            batches: `batches(step)` yields this process's rows of the batches from that step on.
+            initial: reads the weights to start from; called only when nothing is resumed.
+            hooks: what the stage adds to the loop.
+            style: of the progress.
+            profile: "A:B" or None.
+            primary: whether this process writes metrics.
+
+        Returns:
+            The last state and the last value of every metric.
+        """
+        config = self.config
+        hooks = hooks or loop.Hooks()
+        hooks.flops_per_step = hooks.flops_per_step or self.task.flops_per_step
+        place = folder / "checkpoints"
+        with Checkpoints(place, keep=config.keep, best=config.keep_best) as checkpoints:
+            state = self.restore(checkpoints)
+            if state is None:
+                state = self.create(None if initial is None else initial())
+            else:
+                loop.log.info("resuming at step %d of %d", int(state.step), config.steps)
+            done = int(state.step)
+            schedule = loop.Schedule(
+                total=config.steps,
+                log_every=config.log_every,
+                eval_every=config.eval_every,
+                picture_every=config.picture_every,
+                save_every=config.save_every,
+            )
+            with (
+                MetricWriter(folder, resume_step=done, primary=primary) as writer,
+                Progress(config.steps, done=done, style=style if primary else "none") as progress,
+            ):
+                if done < config.steps:
+                    state = loop.train(
+                        state,
+                        self.step,
+                        map(self.put, batches(done)),
+                        schedule,
+                        writer=writer,
+                        checkpoints=checkpoints,
+                        progress=progress,
+                        hooks=hooks,
+                        profile=loop.profile_range(profile, folder / "profile"),
+                    )
+                return state, dict(writer.last)
+
+
+def _is_abstract(tree: Any) -> bool:
+    return any(isinstance(x, jax.ShapeDtypeStruct) for x in jax.tree.leaves(tree))
+
+
+def check_same_tree(given: Any, wanted: Any) -> None:
+    """Weights to start from must be those of this network, leaf by leaf."""
+    have = {optim.path_of(k): tuple(v.shape) for k, v in jax.tree_util.tree_leaves_with_path(given)}
+    need = {
+        optim.path_of(k): tuple(v.shape) for k, v in jax.tree_util.tree_leaves_with_path(wanted)
+    }
+    different = [
+        f"{key}: {have.get(key, 'absent')}, expected {need.get(key, 'nothing of this name')}"
+        for key in sorted(have.keys() | need.keys())
+        if have.get(key) != need.get(key)
+    ]
+    if different:
+        raise CheckpointError(
+            "the weights are of another network",
+            where="config.init_from",
+            found="; ".join(different[:3])
+            + (f" and {len(different) - 3} more" if len(different) > 3 else ""),
+            fix="set config.model to the network they come from",
+        )
