@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 import subprocess
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -27,48 +29,64 @@ def write_mp4(path: str | Path, frames: Iterable[Any], fps: float = 30, *, crf: 
     The file appears only when it is complete. Odd sizes get one repeated row or column, because
     4:2:0 colour needs even ones. `frames` may be a generator: one frame is held at a time.
     """
-    import imageio_ffmpeg
-
     frames = iter(frames)
     first = next(frames, None)
     if first is None:
         raise ShapeError("a video has no frames", where=path, expected="at least one", found=0)
     first = _even(to_uint8(first))
-    height, width, _ = first.shape
-    with atomic_path(path) as part:
-        writer = imageio_ffmpeg.write_frames(
-            str(part),
-            (width, height),
-            fps=fps,
-            codec="libx264",
-            pix_fmt_out="yuv420p",
-            macro_block_size=1,
-            ffmpeg_log_level="error",
-            output_params=["-crf", str(crf), "-preset", "medium", "-movflags", "+faststart"],
+    with atomic_path(path) as part, _encoder(path, part, first.shape, fps, crf) as pipe:
+        pipe.write(first.tobytes())
+        for frame in frames:
+            frame = _even(to_uint8(frame))
+            if frame.shape != first.shape:
+                raise ShapeError(
+                    "frames of one video differ in size",
+                    where=path,
+                    expected=first.shape,
+                    found=frame.shape,
+                )
+            pipe.write(frame.tobytes())
+    return Path(path)
+
+
+@contextmanager
+def _encoder(
+    path: str | Path, part: Path, shape: tuple[int, ...], fps: float, crf: int
+) -> Iterator[IO[bytes]]:
+    """The standard input of an ffmpeg that writes `part`; ended well or killed at the end."""
+    import imageio_ffmpeg
+
+    size, rate = f"{shape[1]}x{shape[0]}", f"{fps:g}"
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-y", "-loglevel", "error"]
+    command += ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", size, "-r", rate, "-i", "-"]
+    command += ["-an", "-vcodec", "libx264", "-pix_fmt", "yuv420p", "-crf", str(crf)]
+    command += ["-movflags", "+faststart", str(part)]
+    with tempfile.TemporaryFile() as messages:
+        # Its own process group: Ctrl-C must reach us first, so that the half video is removed.
+        # (imageio_ffmpeg's own writer forks with Python code in the child, which JAX forbids.)
+        process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=messages, stderr=messages, process_group=0
         )
-        writer.send(None)
         try:
-            writer.send(np.ascontiguousarray(first))
-            for frame in frames:
-                frame = _even(to_uint8(frame))
-                if frame.shape != first.shape:
-                    raise ShapeError(
-                        "frames of one video differ in size",
-                        where=path,
-                        expected=first.shape,
-                        found=frame.shape,
-                    )
-                writer.send(np.ascontiguousarray(frame))
-        except OSError as error:
+            pipe: IO[bytes] = process.stdin  # type: ignore[assignment]
+            yield pipe
+            pipe.close()
+            failed = process.wait() != 0
+        except BrokenPipeError:
+            failed = process.wait() is not None
+        except BaseException:
+            process.kill()
+            process.wait()
+            raise
+        if failed:
+            messages.seek(0)
+            said = messages.read().decode(errors="replace").strip()
             raise BackendError(
                 "ffmpeg stopped while writing a video",
                 where=path,
-                found=error,
+                found=said or f"exit code {process.returncode}",
                 fix="check the free disk space; `python -m mouselift_jax doctor` tests ffmpeg",
-            ) from error
-        finally:
-            writer.close()
-    return Path(path)
+            )
 
 
 def _even(frame: np.ndarray) -> np.ndarray:

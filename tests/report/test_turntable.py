@@ -2,7 +2,7 @@ import imageio.v3 as iio
 import numpy as np
 import pytest
 
-from mouselift_jax.errors import ShapeError
+from mouselift_jax.errors import BackendError, ShapeError
 from mouselift_jax.report.turntable import ffmpeg_version, write_mp4
 
 
@@ -40,3 +40,10 @@ def test_a_video_that_fails_half_way_leaves_nothing(tmp_path):
 
 def test_ffmpeg_says_its_version():
     assert any(c.isdigit() for c in ffmpeg_version())
+
+
+def test_an_encoder_that_fails_is_one_clear_error(tmp_path, monkeypatch):
+    monkeypatch.setattr("imageio_ffmpeg.get_ffmpeg_exe", lambda: "false")
+    with pytest.raises(BackendError, match="ffmpeg stopped"):
+        write_mp4(tmp_path / "a.mp4", frames(200, 480, 640))
+    assert list(tmp_path.iterdir()) == []

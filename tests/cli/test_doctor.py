@@ -1,0 +1,65 @@
+import json
+
+import pytest
+
+from mouselift_jax.__main__ import main
+from mouselift_jax.cli import _machine, doctor
+from mouselift_jax.cli._machine import Fact
+
+
+def test_doctor_finds_this_machine_fit_and_says_what_is_next(capsys, tmp_path):
+    weights = tmp_path / "w" / "gslrm"
+    weights.mkdir(parents=True)
+    (weights / "conversion.json").write_text(json.dumps({"kind": "gslrm", "source": "a.pt"}))
+    code = main(["doctor", "--checkpoints", str(tmp_path / "w")])
+    out = capsys.readouterr().out
+    assert code == 0, out
+    for text in ("Python:", "Device:", "Rasterizer reference:", "Rasterizer tiled:", "H.264"):
+        assert text in out
+    assert "kind gslrm, source a.pt" in out and "Fit. Next:" in out
+
+
+def test_json_is_for_programs(capsys, monkeypatch):
+    facts = [Fact("a", "b"), Fact("c", "d", "bad", "mend it")]
+    monkeypatch.setattr(doctor, "collect", lambda roots: facts)
+    assert main(["doctor", "--json"]) == 2
+    assert json.loads(capsys.readouterr().out)[1]["fix"] == "mend it"
+
+
+def test_what_is_broken_is_named_with_its_remedy(capsys, monkeypatch):
+    monkeypatch.setattr(doctor, "collect", lambda roots: [Fact("Video", "no", "bad", "install it")])
+    assert main(["doctor"]) == 2
+    out = capsys.readouterr().out
+    assert "Not fit yet: Video" in out and "-> install it" in out
+
+
+def test_watch_repeats_until_it_is_stopped(capsys, monkeypatch):
+    ticks = iter([None, KeyboardInterrupt()])
+
+    def sleep(seconds):
+        tick = next(ticks)
+        if tick:
+            raise tick
+
+    monkeypatch.setattr(doctor.time, "sleep", sleep)
+    assert main(["doctor", "--watch", "1"]) == 130
+    assert capsys.readouterr().out.count("Memory:") == 2
+
+
+def test_gpus_and_their_processes_are_listed(monkeypatch):
+    def query(fields, what="gpu"):
+        if what == "gpu":
+            return [["0", "RTX 3060", "11900", "12288", "97", "71", "580.65"]]
+        return [["4242", "python", "11800"]]
+
+    monkeypatch.setattr(_machine, "nvidia_query", query)
+    facts = list(_machine.gpu_facts())
+    assert facts[0].state == "warn" and "RTX 3060" in facts[0].value
+    assert "4242 python" in facts[1].value
+
+
+@pytest.mark.parametrize("text, step", [('{"step": 7}\n{"st', ", step 7"), ("", ""), ("x", "")])
+def test_the_last_whole_row_counts(tmp_path, text, step):
+    (tmp_path / "metrics.jsonl").write_text(text)
+    assert _machine._last_step(tmp_path / "metrics.jsonl") == step
+    assert _machine._last_step(tmp_path / "none") == ""
