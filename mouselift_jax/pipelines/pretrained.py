@@ -117,13 +117,13 @@ def networks() -> dict[str, Network]:
         ),
         "vgg19": Network(
             vgg.VGG19_RULES,
-            lambda c, t: _model("vgg").VGG19(dtype=t),
-            lambda c: (_f32(1, 16, 16, 3),),
+            lambda c, t: _model("vgg").VGG19(jnp.dtype(t).name),
+            lambda c: (_f32(1, 16, 16, 3),) * 2,
         ),
         "lpips": Network(
             vgg.LPIPS_RULES,
-            lambda c, t: _model("vgg").LPIPS(dtype=t),
-            lambda c: (_f32(1, 16, 16, 3), _f32(1, 16, 16, 3)),
+            lambda c, t: _model("vgg").LPIPS(jnp.dtype(t).name),
+            lambda c: (_f32(1, 16, 16, 3),) * 2,
         ),
         "prompt_embeds": Network(embeddings.RULES, lambda c, t: None, lambda c: ()),
     }
@@ -282,6 +282,12 @@ def read_component(directory: Any, component: str) -> tuple[dict, dict[str, np.n
     return config, flat, f"{note}: {len(flat)} arrays, {count:,} values"
 
 
+def read_raw(directory: Any, component: str, dtype: Any) -> dict[str, Any]:
+    """Parameters of DIR/<component> as they lie there, without any check, as nested arrays."""
+    flat = store.read_params(epath.Path(directory) / component / "params")
+    return unflatten({path: jnp.asarray(flat.pop(path), dtype) for path in list(flat)})
+
+
 def load_pretrained(
     directory: Any, component: str, *, dtype: Any = jnp.float32
 ) -> tuple[nn.Module | None, Any]:
@@ -301,7 +307,7 @@ def load_pretrained(
         CheckpointError: the weights are absent, damaged, or do not fit the network.
     """
     config, flat, _ = read_component(directory, component)
-    # One at a time: each source array is dropped when its copy exists.
+    # One at a time: each array read is dropped when its copy exists.
     params = {path: jnp.asarray(flat.pop(path), dtype) for path in list(flat)}
     if component == "prompt_embeds":
         return None, params["embeddings"]

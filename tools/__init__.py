@@ -1,0 +1,1 @@
+"""Programs beside the package; the only ones that may import torch."""

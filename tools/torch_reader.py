@@ -1,0 +1,80 @@
+"""Opening .pt, .pth and .bin files with torch, safely and lazily.
+
+Only weights are unpickled (`weights_only=True`): a file that wants to run code is refused. Values
+stay on disk (`mmap=True`) where the format allows it: everything that torch 1.6 or later wrote.
+"""
+
+from __future__ import annotations
+
+import pickle
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mouselift_jax.convert.sources import LazyTensor
+from mouselift_jax.errors import CheckpointError, MissingExtraError
+
+
+def read_torch(path: Path) -> Any:
+    """The content of a torch file, with LazyTensors in the place of tensors.
+
+    Raises:
+        MissingExtraError: torch is not installed.
+        CheckpointError: cut off, damaged, or not only weights.
+    """
+    try:
+        import torch
+    except ImportError as error:
+        raise MissingExtraError("torch", "torch", f"reading {path.name}") from error
+    # Files of torch 1.5 and older are no zip archives and cannot be mapped.
+    mapped = zipfile.is_zipfile(path)
+    try:
+        content = torch.load(path, weights_only=True, mmap=mapped, map_location="cpu")
+    except pickle.UnpicklingError as error:
+        unsafe = "weights_only" in str(error) or "Unsupported" in str(error)
+        raise CheckpointError(
+            "The file wants to run code when it is opened"
+            if unsafe
+            else "The file is cut off or is not a torch file",
+            where=path,
+            expected="tensors in plain containers (torch.load(weights_only=True))",
+            found=str(error).strip().splitlines()[0][:200],
+            fix="refused for safety: ask its author for a safetensors file"
+            if unsafe
+            else "download it again and compare its size with the one on the download page",
+        ) from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError) as error:
+        raise CheckpointError(
+            "The file is cut off or is not a torch file",
+            where=path,
+            found=str(error).strip().splitlines()[0][:200] if str(error).strip() else repr(error),
+            fix="download it again and compare its size with the one on the download page",
+        ) from error
+    return _lazy(content)
+
+
+def _lazy(value: Any) -> Any:
+    import torch
+
+    if isinstance(value, torch.Tensor):
+        name = str(value.dtype).removeprefix("torch.")
+        return LazyTensor(tuple(value.shape), name, lambda: _numpy(value))
+    if isinstance(value, Mapping):
+        return {key: _lazy(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_lazy(item) for item in value]
+    return value
+
+
+def _numpy(tensor: Any) -> np.ndarray:
+    import torch
+
+    tensor = tensor.detach()
+    if tensor.dtype == torch.bfloat16:  # NumPy has no such type of its own
+        import ml_dtypes
+
+        return tensor.contiguous().view(torch.int16).numpy().view(ml_dtypes.bfloat16)
+    return tensor.numpy()
