@@ -297,7 +297,7 @@ class _Read:
         rng = np.random.default_rng((self.seed, place, 0x5EED))
         slots = self._slots(index, rng)
         sample = self.source.load(index, slots)
-        images, cameras = _resized(sample.images_rgba, sample.cameras, self.size)
+        images, cameras = resized(sample.images_rgba, sample.cameras, self.size)
         images, cameras = _augmented(images, cameras, self.augment, rng)
         color = background_color(self.background, rng)
         rgb, masks = composite(images, color)
@@ -354,9 +354,10 @@ def _check_background(background: str | float) -> None:
         raise ConfigError("a grey background lies in [0,1]", found=background)
 
 
-def _resized(
+def resized(
     images: np.ndarray, cameras: Camera | None, size: int | None
 ) -> tuple[np.ndarray, Camera | None]:
+    """Square pictures [V,H,W,C] and their cameras at `size` pixels; None keeps them."""
     if size is None or images.shape[1:3] == (size, size):
         return images, cameras
     if images.shape[1] != images.shape[2]:

@@ -271,10 +271,10 @@ def read_component(directory: Any, component: str) -> tuple[dict, dict[str, np.n
         config, flat = _converted(folder, component)
         note = f"{component} from {folder} (converted)"
     else:
-        from mouselift_jax.training.checkpoint import load_params
+        from mouselift_jax.training.checkpoint import load_run_params
 
         config = _read_json(folder / component / "config.json")
-        params, step = load_params(folder / "checkpoints")
+        params, step = load_run_params(folder / "checkpoints")
         flat = flatten(params)
         note = f"{component} from {folder} (run, step {step})"
     _check_shapes(flat, component, config, folder)

@@ -1,0 +1,362 @@
+"""Views to Gaussians and what people want of them: PLY, turntable, pictures, report.
+
+Items come from a source: samples (real views), or photos whose other views are generated first
+(`stages/generated.py`). Every item has the same shapes, so the network is compiled once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import logging
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mouselift_jax.data.loader import composite, resized
+from mouselift_jax.data.samples import SampleSet
+from mouselift_jax.errors import ConfigError, LayoutError, nearest
+from mouselift_jax.files import write_json_atomic
+from mouselift_jax.geometry.camera import Camera
+from mouselift_jax.pipelines.lift import lift
+from mouselift_jax.pipelines.pretrained import find_component, load_pretrained
+from mouselift_jax.report.html import Picture, Section, Splats, Table, Text, Video, write_report
+from mouselift_jax.report.pictures import comparison_rows, save_png
+from mouselift_jax.report.turntable import write_turntable
+from mouselift_jax.splats.filters import RECIPES, apply_filters
+from mouselift_jax.splats.ply import save_ply
+from mouselift_jax.stages.stage import Plan
+from mouselift_jax.stages.workdir import (
+    Workdir,
+    looks_like_recording,
+    must_exist,
+    prepare_command,
+    read_json,
+    resolve_samples,
+)
+from mouselift_jax.training import metrics as metric
+from mouselift_jax.training.progress import Progress
+
+log = logging.getLogger("mouselift_jax")
+
+DONE = "item.json"  # written last: an item with it is whole
+SHOWN = 6  # items in the report
+
+
+@dataclasses.dataclass
+class Item:
+    """Posed views to lift.
+
+    Attributes:
+        id: name, unique in the run.
+        images: [V,H,W,3] in [0,1] on white.
+        masks: [V,H,W,1], None where unknown.
+        cameras: [V].
+        labels: one for each view.
+        scene_scale: scene units per millimetre, None where unknown.
+        about: what goes into item.json besides.
+    """
+
+    id: str
+    images: np.ndarray
+    masks: np.ndarray | None
+    cameras: Camera
+    labels: list[str]
+    scene_scale: float | None = None
+    about: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+class Source(Protocol):
+    """Where items come from.
+
+    Attributes:
+        ids: all items of the run, in order.
+        reads: paths it reads, for the plan.
+    """
+
+    ids: list[str]
+    reads: list[str]
+
+    def load(self, item_id: str) -> Item:
+        """Read or make one item."""
+        ...
+
+
+class FromSamples:
+    """Items that are samples of a set."""
+
+    def __init__(self, config: Any) -> None:
+        path = resolve_samples(config.samples)
+        self._set, self._config = SampleSet.open(path), config
+        self.reads = [str(path)]
+        self.ids = select(self._set, config)
+        self._size = config.size or trained_size(config.gslrm)
+
+    def load(self, item_id: str) -> Item:
+        """Read one sample; its pictures are resized with their cameras."""
+        slots = self._slots(item_id)
+        sample = self._set.load(item_id, slots)
+        if sample.cameras is None:
+            raise LayoutError("a sample without cameras cannot be lifted", where=item_id)
+        rgba, cameras = resized(sample.images_rgba, sample.cameras, self._size or None)
+        images, masks = composite(rgba, np.ones(3, np.float32))
+        return Item(
+            item_id,
+            images,
+            masks if sample.has_alpha else None,
+            cameras,
+            [f"camera {c}" for c in sample.camera_ids],
+            self._set.scene_scale,
+            {"frame": sample.frame, "cameras": [int(c) for c in sample.camera_ids]},
+        )
+
+    def _slots(self, item_id: str) -> list[int] | None:
+        wanted = [int(v) for v in self._config.views]
+        if not wanted:
+            return None
+        frames = self._set.camera_file(item_id)["frames"]
+        numbers = [f.get("camera", i) for i, f in enumerate(frames)]
+        missing = [v for v in wanted if v not in numbers]
+        if missing:
+            raise ConfigError(
+                "the sample has no such camera",
+                where="config.views",
+                expected=f"some of {numbers}",
+                found=missing,
+            )
+        return [numbers.index(v) for v in wanted]
+
+
+def select(sample_set: SampleSet, config: Any) -> list[str]:
+    """Ids of the samples of the split whose frame is asked for."""
+    if config.split not in ("all", "train", "val"):
+        raise ConfigError(
+            "no such split", found=config.split, fix=nearest(config.split, ("all", "train", "val"))
+        )
+    ids = list(sample_set.ids(config.split))
+    if config.frames:
+        numbers = dict(zip(ids, sample_set.frames(config.split), strict=True))
+        wanted = frame_range(config.frames, max(numbers.values(), default=0) + 1)
+        ids = [i for i in ids if numbers[i] in wanted]
+        if not ids:
+            have = sorted(numbers.values())
+            raise ConfigError(
+                "no sample is of these frames",
+                where=f"config.frames={config.frames}",
+                found=f"{len(have)} samples of frames {have[0]} to {have[-1]}" if have else "none",
+            )
+    return ids[: config.limit or None]
+
+
+def frame_range(text: str, end: int) -> range:
+    """The frames of "a:b:step"; a part left out means from 0, to the end, every frame."""
+    parts = str(text).split(":")
+    if len(parts) > 3 or any(p and not p.isdigit() for p in parts) or not any(parts):
+        raise ConfigError(
+            "not a range of frames", where=f"config.frames={text}", expected="a, a:b or a:b:step"
+        )
+    if len(parts) == 1:
+        return range(int(parts[0]), int(parts[0]) + 1)
+    a, b, step = (*(int(p) if p else None for p in parts), None)[:3]
+    if step == 0:
+        raise ConfigError("the step of a range is 0", where=f"config.frames={text}")
+    return range(a or 0, end if b is None else b, step or 1)
+
+
+def trained_size(gslrm: str | None) -> int:
+    """The picture size a run was trained on, 0 for converted weights (they take any)."""
+    record = read_json(Path(gslrm) / "config.json") if gslrm else None
+    return int(((record or {}).get("data") or {}).get("size") or 0)
+
+
+def source(config: Any) -> Source:
+    """The source that the config names: exactly one."""
+    given = [key for key in ("image", "samples") if getattr(config, key)]
+    if len(given) != 1:
+        raise ConfigError(
+            "give exactly one input",
+            expected="--config.image=PATH or --config.samples=PATH",
+            found=" and ".join(given) or "none",
+        )
+    if given == ["samples"]:
+        return FromSamples(config)
+    path = must_exist(config.image, "image")
+    if looks_like_recording(path):
+        raise LayoutError(
+            "config.image is a recording, not a photo", where=path, fix=prepare_command(path)
+        )
+    if not config.mvdiff:
+        raise ConfigError(
+            "views are generated by a network",
+            where="config.mvdiff",
+            fix="--config.mvdiff=DIR: a converted pipeline, or the folder of an mvdiff run",
+        )
+    return importlib.import_module("mouselift_jax.stages.generated").FromImages(config)
+
+
+# --- the stage -----------------------------------------------------------------------------------
+
+
+def place_of(workdir: Path, item_id: str, alone: bool) -> Path:
+    """Where the files of an item go."""
+    return workdir if alone else workdir / "items" / item_id.replace("/", "_")
+
+
+def plan(config: Any, workdir: Path) -> Plan:
+    """What a run would do."""
+    items = source(config)
+    folder, kind = find_component(must_exist(config.gslrm, "gslrm"), "gslrm")
+    alone = len(items.ids) == 1
+    done = [i for i in items.ids if (place_of(workdir, i, alone) / DONE).exists()]
+    return Plan(
+        stage="infer",
+        reads=[*items.reads, f"{folder} ({kind} weights)"],
+        writes=[f"{workdir}/{'' if alone else 'items/<id>/'}{name}" for name in FILES]
+        + [f"{workdir}/report.html"],
+        steps=f"{len(items.ids)} item(s)",
+        skipped=[f"{len(done)} item(s) that are whole"] if done else [],
+    )
+
+
+FILES = ("splats.ply", "views.png", "turntable.mp4")
+
+
+def run(config: Any, workdir: Workdir) -> None:
+    """Lift every item that is not done."""
+    items = source(config)
+    if config.filter not in RECIPES:
+        raise ConfigError(
+            "no such filter", found=config.filter, fix=nearest(config.filter, RECIPES)
+        )
+    must_exist(config.gslrm, "gslrm")
+    alone = len(items.ids) == 1
+    places = {i: place_of(workdir.path, i, alone) for i in items.ids}
+    left = [i for i in items.ids if not (places[i] / DONE).exists()]
+    done = len(items.ids) - len(left)
+    if left:
+        lifter = make_lifter(config)
+        style = workdir.options.progress
+        with Progress(len(items.ids), unit="item", done=done, style=style) as progress:
+            for item_id in left:
+                lift_item(config, lifter, items.load(item_id), places[item_id])
+                progress.update()
+    else:
+        log.info("nothing left to do: %d item(s) are done", len(items.ids))
+    finish(config, workdir, items, places, alone)
+
+
+def make_lifter(config: Any) -> Callable[[Item], tuple[Any, Any]]:
+    """`lifter(item) -> (Gaussians, Render of the item's own cameras)`, compiled once per shape."""
+    from mouselift_jax.render import render
+
+    model, params = load_pretrained(config.gslrm, "gslrm")
+    model = model.clone(config=dataclasses.replace(model.config, dtype=config.dtype))
+
+    @jax.jit
+    def go(params: Any, images: jax.Array, cameras: Camera) -> tuple[Any, Any]:
+        gaussians = lift(model, params, images, cameras)
+        return gaussians, render(gaussians, cameras, implementation=config.render)
+
+    def lifter(item: Item) -> tuple[Any, Any]:
+        camera = item.cameras
+        placed = Camera(
+            jnp.asarray(camera.K, jnp.float32),
+            jnp.asarray(camera.c2w, jnp.float32),
+            camera.width,
+            camera.height,
+        )
+        return go(params, jnp.asarray(item.images), placed)
+
+    return lifter
+
+
+def lift_item(config: Any, lifter: Callable, item: Item, place: Path) -> None:
+    """Write one item's files, the marker last."""
+    place.mkdir(parents=True, exist_ok=True)
+    gaussians, drawn = jax.device_get(lifter(item))
+    kept = apply_filters(gaussians, RECIPES[config.filter])
+    save_ply(place / "splats.ply", kept, scene_scale=item.scene_scale, axes=config.axes)
+    rgb = np.clip(drawn.rgb, 0, 1)
+    psnr = np.asarray(metric.psnr(rgb, item.images))
+    labels = [f"{name}, {value:.1f} dB" for name, value in zip(item.labels, psnr, strict=True)]
+    side = max(128, min(256, item.images.shape[1]))
+    picture = comparison_rows(item.images, rgb, item.masks, drawn.alpha, labels=labels, size=side)
+    save_png(place / "views.png", picture)
+    if config.turntable.frames:
+        write_turntable(
+            place / "turntable.mp4",
+            jax.tree.map(jnp.asarray, kept),
+            n=config.turntable.frames,
+            size=config.turntable.size,
+            fps=config.turntable.fps,
+            elevation_deg=config.turntable.elevation_deg,
+        )
+    figures = {"input_psnr": float(psnr.mean())}
+    if item.masks is not None:
+        figures["input_iou"] = float(np.mean(metric.mask_iou(drawn.alpha, item.masks)))
+    record = {
+        "id": item.id,
+        "gaussians": len(kept.opacity_logits),
+        "predicted": len(gaussians.opacity_logits),
+        **figures,
+        **item.about,
+    }
+    write_json_atomic(place / DONE, record)
+
+
+def finish(
+    config: Any, workdir: Workdir, items: Source, places: dict[str, Path], alone: bool
+) -> None:
+    """Summary and report."""
+    records = [read_json(places[i] / DONE) for i in items.ids]
+    keys = ("input_psnr", "input_iou")
+    means = {
+        k: float(np.mean([r[k] for r in records if k in r]))
+        for k in keys
+        if any(k in r for r in records)
+    }
+    first = places[items.ids[0]].relative_to(workdir.path)
+    names = {"ply": FILES[0], "views": FILES[1], "turntable": FILES[2]}
+    artefacts = {k: str(first / v) for k, v in names.items() if (places[items.ids[0]] / v).exists()}
+    if not alone:
+        artefacts["items"] = "items"
+    workdir.summary(
+        finished=True,
+        steps=len(items.ids),
+        metrics={"items": len(items.ids), **means},
+        artefacts={**artefacts, "report": "report.html"},
+        inputs={k: str(v) for k, v in workdir.config.items() if k in INPUTS and v},
+    )
+    sections = [
+        _section(workdir.path, places[i], r) for i, r in zip(items.ids, records, strict=True)
+    ]
+    table = Table(
+        ["item", "Gaussians", "input PSNR", "input IoU"],
+        [
+            [r["id"], r["gaussians"], r["input_psnr"], r.get("input_iou", math.nan)]
+            for r in records[:200]
+        ],
+    )
+    note = Text(
+        "Figures compare renders with the very pictures the network was given: they say that an "
+        "item is not broken, not how good an unseen view is."
+    )
+    overview = Section("Items", [note, table])
+    write_report(workdir.path, title="3D Gaussians", sections=[overview, *sections[:SHOWN]])
+    log.info("report: %s", workdir / "report.html")
+
+
+INPUTS = ("image", "samples", "gslrm", "mvdiff", "cameras", "prompt_embeds")
+
+
+def _section(workdir: Path, place: Path, record: dict[str, Any]) -> Section:
+    blocks: list[Any] = [Picture(str((place / "views.png").relative_to(workdir)), "views")]
+    if (place / "turntable.mp4").exists():
+        blocks.insert(0, Video(str((place / "turntable.mp4").relative_to(workdir)), "turntable"))
+    blocks.append(Splats(str((place / "splats.ply").relative_to(workdir)), "drag to turn"))
+    return Section(f"Item {record['id']}", blocks)
