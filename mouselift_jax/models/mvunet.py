@@ -38,7 +38,6 @@ from mouselift_jax.models.unet_blocks import (
     sinusoid,
 )
 
-AttentionMode = Literal["sparse", "dense", "none"]
 ATTENTION_MODES = ("sparse", "dense", "none")
 # azimuth and elevation enter as sine and cosine, log radius and log focal length as they are
 POSE_TOKENS = 4
@@ -60,7 +59,7 @@ class MVUNetConfig:
     norm_groups: int = 32
     norm_eps: float = 1e-5
     n_views: int = 6
-    attention: AttentionMode = "sparse"  # used when the call does not say
+    attention: str = "sparse"  # used when the call does not say
     pose_features: int = 0  # hidden width of the pose encoder; 0 = no pose input
 
     def __post_init__(self) -> None:
@@ -101,7 +100,7 @@ class CrossAttention(nn.Module):
     """
 
     heads: int
-    mode: AttentionMode
+    mode: str
     n_views: int
     dtype: Dtype
     implementation: str | None = None
@@ -195,7 +194,7 @@ class TransformerBlock(nn.Module):
     """Self-attention across views, cross-attention to the prompt, feed-forward; pre-norm."""
 
     heads: int
-    mode: AttentionMode
+    mode: str
     n_views: int
     dtype: Dtype
     implementation: str | None = None
@@ -228,7 +227,7 @@ class Transformer(nn.Module):
     """A transformer block over the tokens of a picture, wrapped in norm and projections."""
 
     heads: int
-    mode: AttentionMode
+    mode: str
     n_views: int
     groups: int
     dtype: Dtype
@@ -291,7 +290,7 @@ class Block(nn.Module):
     heads: int
     attends: bool
     config: MVUNetConfig
-    mode: AttentionMode
+    mode: str
     n_views: int
     dtype: Dtype
     remat: bool
@@ -367,7 +366,7 @@ class MVUNet(nn.Module):
         timesteps: Int[Array, " B"],
         prompt_embeds: Float[Array, "B V L _"],
         class_labels: Float[Array, "B V _"],
-        attention: AttentionMode | None = None,
+        attention: str | None = None,
         poses: Float[Array, "B V 4"] | None = None,
     ) -> Float[Array, "B V h w _"]:
         """Predict v for every view.
@@ -411,9 +410,7 @@ class MVUNet(nn.Module):
         x = conv(cfg.out_channels, 3, padding=1, name="conv_out", dtype=self.dtype)(nn.silu(x))
         return x.reshape(b, v, *x.shape[1:]).astype(jnp.float32)
 
-    def _levels(
-        self, x: Array, inputs: tuple[Any, ...], mode: AttentionMode, n_views: int
-    ) -> Array:
+    def _levels(self, x: Array, inputs: tuple[Any, ...], mode: str, n_views: int) -> Array:
         """Down, middle and up, with the skip connections between them."""
         cfg = self.config
         last = len(cfg.block_channels) - 1

@@ -1,0 +1,84 @@
+"""Names and configs of CLIP and of the image normaliser: transformers <-> `models.clip`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from mouselift_jax.convert.rules import Alias, Ignore, Rule
+from mouselift_jax.convert.settings import require
+
+_NORMS = "layer_norm1|layer_norm2|pre_layrnorm|post_layernorm|final_layer_norm"
+_LINEAR = "q_proj|k_proj|v_proj|out_proj|fc1|fc2"
+
+_LAYERS = (
+    Rule("{m*}.{n:" + _LINEAR + "}.weight", "{m}/{n}/kernel", "linear"),
+    Rule("{m*}.{n:" + _LINEAR + "|" + _NORMS + "}.bias", "{m}/{n}/bias"),
+    Rule("{m*}.{n:" + _NORMS + "}.weight", "{m}/{n}/scale"),
+    Rule("{m*}.{n:token_embedding|position_embedding}.weight", "{m}/{n}/embedding"),
+    Ignore("{m*}.position_ids", "a constant"),
+)
+
+IMAGE_ENCODER_RULES = (
+    *_LAYERS,
+    Rule("{m*}.patch_embedding.weight", "{m}/patch_embedding/kernel", "conv"),
+    Rule("{m*}.class_embedding", "{m}/class_embedding"),
+    Rule("visual_projection.weight", "visual_projection/kernel", "linear"),
+)
+
+TEXT_ENCODER_RULES = (
+    # newer exports leave the outer name out
+    Alias("{m:encoder|embeddings|final_layer_norm}.{r*}", "text_model.{m}.{r}"),
+    *_LAYERS,
+)
+
+IMAGE_NORMALIZER_RULES = (Rule("{n:mean|std}", "{n}"),)
+
+
+def _layers(source: Mapping[str, Any], where: str) -> dict[str, Any]:
+    needed = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+    require(source, {"attention_dropout": 0.0}, where, needed=needed)
+    return {
+        "hidden_size": int(source["hidden_size"]),
+        "intermediate_size": int(source["intermediate_size"]),
+        "n_layers": int(source["num_hidden_layers"]),
+        "n_heads": int(source["num_attention_heads"]),
+        "activation": source.get("hidden_act", "quick_gelu"),
+        "norm_eps": float(source.get("layer_norm_eps", 1e-5)),
+    }
+
+
+def image_encoder_config(source: Mapping[str, Any]) -> dict[str, Any]:
+    """Keyword arguments of `VisionConfig` from a transformers `config.json`.
+
+    Raises:
+        ConfigError: a key is missing, or has a value this network does not implement.
+    """
+    where = "image_encoder/config.json"
+    source = source.get("vision_config", source)
+    return {
+        **_layers(source, where),
+        "image_size": int(source.get("image_size", 224)),
+        "patch_size": int(source.get("patch_size", 32)),
+        "projection_dim": int(source.get("projection_dim", 512)),
+    }
+
+
+def text_encoder_config(source: Mapping[str, Any]) -> dict[str, Any]:
+    """Keyword arguments of `TextConfig` from a transformers `config.json`.
+
+    Raises:
+        ConfigError: a key is missing, or has a value this network does not implement.
+    """
+    where = "text_encoder/config.json"
+    source = source.get("text_config", source)
+    return {
+        **_layers(source, where),
+        "vocab_size": int(source.get("vocab_size", 49408)),
+        "max_tokens": int(source.get("max_position_embeddings", 77)),
+    }
+
+
+def image_normalizer_config(source: Mapping[str, Any]) -> dict[str, Any]:
+    """Keyword arguments of `ImageNormalizer` from diffusers' `config.json`."""
+    return {"embedding_dim": int(source.get("embedding_dim", 768))}

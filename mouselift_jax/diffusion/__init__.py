@@ -1,0 +1,1 @@
+"""Noise schedules, noising and sampling: pure functions, no network inside, float32 throughout."""
