@@ -1,0 +1,81 @@
+"""Look at Gaussians, samples or a recording in the browser.
+
+PATH is a .ply or .splat file, the --workdir of a run, a sample set, a recording, or a folder of
+.ply files (which becomes a film with a slider). Cameras are drawn with their pictures, or with the
+render or the error in their place.
+
+Examples:
+  python -m mouselift_jax view runs/infer                              live, needs viser
+  python -m mouselift_jax view runs/infer --samples runs/prepare       with the true pictures
+  python -m mouselift_jax view splats.ply --export-html splats.html    one file, no server
+
+A page made with --export-html opens by double click, works offline, and can be sent by mail; it
+shows the Gaussians without the cameras.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import threading
+from pathlib import Path
+
+MAX_PAGE_FRAMES = 200  # a page of more would be too large for a browser
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of the verb."""
+    parser.add_argument("path", type=Path, metavar="PATH")
+    parser.add_argument("--samples", type=Path, help="sample set with the true pictures")
+    parser.add_argument("--port", type=int, default=8080, help="of the server (default 8080)")
+    parser.add_argument(
+        "--host",
+        default="127.0.0.1",
+        help="address to listen on; 0.0.0.0 lets the whole network in (default: this machine)",
+    )
+    parser.add_argument("--export-html", type=Path, metavar="FILE", help="write a page and stop")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Serve until Ctrl-C, or write the page."""
+    from mouselift_jax.report.scene import open_scene
+
+    scene = open_scene(args.path, samples=args.samples)
+    if args.export_html:
+        return _export(scene, args.export_html)
+    from mouselift_jax.report.live import LiveViewer, addresses
+
+    viewer = LiveViewer(scene, port=args.port, host=args.host)
+    sys.stdout.write(addresses(viewer.port) + "\nCtrl-C ends it.\n")
+    sys.stdout.flush()
+    try:
+        threading.Event().wait()
+    except KeyboardInterrupt:
+        viewer.stop()
+    return 0
+
+
+def _export(scene: object, path: Path) -> int:
+    from mouselift_jax.errors import LayoutError
+    from mouselift_jax.report.viewer import export_html
+
+    files = scene.splat_files
+    if not files:
+        raise LayoutError(
+            "--export-html shows Gaussians, and there are none here",
+            where=scene.title,
+            fix="give a .ply or an infer run; without --export-html samples can be viewed live",
+        )
+    step = -(-len(files) // MAX_PAGE_FRAMES)
+    labels = [m.label for m in scene.moments if m.splats is not None] if len(files) > 1 else None
+    export_html(
+        path,
+        files[::step],
+        title=scene.title,
+        labels=labels[::step] if labels else None,
+        scene_scale=scene.scene_scale,
+    )
+    size = path.stat().st_size / (1 << 20)
+    note = f", every {step}th frame" if step > 1 else ""
+    sys.stdout.write(f"{path} ({size:.1f} MiB{note}); open it in any browser\n")
+    return 0

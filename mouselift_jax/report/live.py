@@ -1,0 +1,158 @@
+"""The live viewer: a viser server that shows a Scene.
+
+Splats, camera frusta with their pictures, the render or the error instead of the picture, PSNR of
+each view, a slider over time. The server holds one moment in memory.
+"""
+
+from __future__ import annotations
+
+import socket
+import threading
+from typing import Any
+
+import numpy as np
+
+from mouselift_jax.errors import MissingExtraError
+from mouselift_jax.geometry.camera import Camera
+from mouselift_jax.report.pictures import error_map, fit, to_uint8
+from mouselift_jax.report.scene import Scene
+from mouselift_jax.splats.gaussians import Gaussians, quat_to_rotation, rotation_to_quat
+from mouselift_jax.splats.sh import C0
+
+PICTURE, RENDER, ERROR = "picture", "render", "error"
+THUMBNAIL = 256  # side of the pictures in the frusta
+
+
+class LiveViewer:
+    """A running server.
+
+    Args:
+        scene: what to show.
+        port: TCP port.
+        host: address to listen on; the default is this machine only, reached through ssh -L.
+    """
+
+    def __init__(self, scene: Scene, *, port: int = 8080, host: str = "127.0.0.1") -> None:
+        try:
+            import viser
+        except ImportError as error:
+            raise MissingExtraError("viser", "viewer", "the live viewer") from error
+        self.scene = scene
+        self.server = viser.ViserServer(host=host, port=port, label=scene.title, verbose=False)
+        self.port = self.server.get_port()
+        self._handles: list[Any] = []
+        self._loaded: tuple[Gaussians | None, Camera | None, list[np.ndarray], list[str]] | None
+        self._loaded = None
+        self._lock = threading.Lock()
+        self.server.scene.set_up_direction("+z")
+        self._controls()
+        self.show(0)
+
+    def _controls(self) -> None:
+        gui, scene = self.server.gui, self.scene
+        gui.add_markdown(f"**{scene.title}**")
+        self.label = gui.add_markdown("")
+        if len(scene.moments) > 1:
+            self.slider = gui.add_slider("time", 0, len(scene.moments) - 1, 1, 0)
+            self.slider.on_update(lambda _: self.show(int(self.slider.value)))
+        self.kind = gui.add_dropdown("in the cameras", (PICTURE, RENDER, ERROR))
+        self.kind.on_update(lambda _: self._draw())
+        self.cameras = gui.add_checkbox("cameras", True)
+        self.cameras.on_update(lambda _: self._draw())
+        self.errors = gui.add_markdown("")
+
+    def show(self, index: int) -> None:
+        """Load and show one moment."""
+        with self._lock:
+            moment = self.scene.moments[index]
+            gaussians = moment.gaussians()
+            cameras, pictures, names = moment.views() if moment.views else (None, [], [])
+            self._loaded = (gaussians, cameras, pictures, names)
+            count = f", {gaussians.n_gaussians:,} Gaussians" if gaussians is not None else ""
+            self.label.content = f"{moment.label}{count}"
+        self._draw()
+
+    def _draw(self) -> None:
+        with self._lock:
+            if self._loaded is None:
+                return
+            gaussians, cameras, pictures, names = self._loaded
+            for handle in self._handles:
+                handle.remove()
+            self._handles = []
+            if gaussians is not None:
+                self._handles.append(self._splats(gaussians))
+            if cameras is not None and self.cameras.value:
+                shown, psnr = self._pictures(gaussians, cameras, pictures)
+                self._frusta(cameras, shown, names)
+                rows = [f"{n}: {p:.1f} dB" for n, p in zip(names, psnr, strict=False)]
+                self.errors.content = "PSNR of the pictures  \n" + "  \n".join(rows) if rows else ""
+
+    def _splats(self, gaussians: Gaussians) -> Any:
+        means, quats, scales, opacities, sh = (np.asarray(x) for x in gaussians.activate())
+        axes = quat_to_rotation(quats) * scales[:, None, :]
+        return self.server.scene.add_gaussian_splats(
+            "/splats",
+            centers=means,
+            covariances=axes @ axes.swapaxes(-1, -2),
+            rgbs=np.clip(sh[:, 0] * C0 + 0.5, 0, 1),
+            opacities=opacities[:, None],
+        )
+
+    def _pictures(
+        self, gaussians: Gaussians | None, cameras: Camera, pictures: list[np.ndarray]
+    ) -> tuple[list[np.ndarray], list[float]]:
+        """What the frusta show, and the PSNR of each view when there are Gaussians."""
+        if gaussians is None:
+            return pictures, []
+        from mouselift_jax.render import render
+
+        renders = np.asarray(render(gaussians, cameras).rgb)
+        psnr = [
+            -10 * np.log10(max(1e-10, np.mean((to_uint8(r) / 255.0 - p / 255.0) ** 2)))
+            for r, p in zip(renders, pictures, strict=True)
+        ]
+        if self.kind.value == RENDER:
+            return [to_uint8(r) for r in renders], psnr
+        if self.kind.value == ERROR:
+            return [error_map(p, r) for r, p in zip(renders, pictures, strict=True)], psnr
+        return pictures, psnr
+
+    def _frusta(self, cameras: Camera, pictures: list[np.ndarray], names: list[str]) -> None:
+        c2w, K = np.asarray(cameras.c2w, np.float64), np.asarray(cameras.K, np.float64)
+        centre = c2w[:, :3, 3].mean(0)
+        size = 0.12 * float(np.linalg.norm(c2w[:, :3, 3] - centre, axis=1).max() or 1.0)
+        for v, (picture, name) in enumerate(zip(pictures, names, strict=True)):
+            fov = 2 * np.arctan(cameras.height / 2 / K[v, 1, 1])
+            scale = THUMBNAIL / max(picture.shape[:2])
+            small = fit(picture, round(picture.shape[1] * scale), round(picture.shape[0] * scale))
+            wxyz = rotation_to_quat(c2w[v, :3, :3])
+            frustum = self.server.scene.add_camera_frustum(
+                f"/cameras/{v}",
+                fov=float(fov),
+                aspect=cameras.width / cameras.height,
+                scale=size,
+                thickness=0.02 * size,
+                image=small,
+                wxyz=wxyz,
+                position=c2w[v, :3, 3],
+            )
+            self.server.scene.add_label(  # goes with its frustum
+                f"/cameras/{v}/name", name, font_screen_scale=0.8, depth_test=True
+            )
+            self._handles.append(frustum)
+
+    def stop(self) -> None:
+        """End the server."""
+        self.server.stop()
+
+
+def addresses(port: int) -> str:
+    """Where to point a browser, from here and from another machine."""
+    import getpass
+
+    host = socket.gethostname()
+    return (
+        f"viewer: http://localhost:{port}\n"
+        f"on another machine, first:  ssh -L {port}:localhost:{port} {getpass.getuser()}@{host}"
+    )

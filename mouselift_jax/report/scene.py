@@ -1,0 +1,197 @@
+"""What there is to look at behind a path: Gaussians, cameras with pictures, moments in time.
+
+A scene is lazy: nothing but names is read until a moment is loaded.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mouselift_jax.errors import LayoutError
+from mouselift_jax.geometry.camera import Camera
+from mouselift_jax.report.pictures import to_uint8
+from mouselift_jax.report.viewer import load_splats
+from mouselift_jax.splats.gaussians import Gaussians
+from mouselift_jax.splats.ply import read_header
+
+
+@dataclasses.dataclass(frozen=True)
+class Moment:
+    """One point in time.
+
+    Attributes:
+        label: what to call it.
+        splats: file of its Gaussians.
+        views: reads its cameras [V] and pictures (uint8 RGB, one a camera).
+    """
+
+    label: str
+    splats: Path | None = None
+    views: Callable[[], tuple[Camera, list[np.ndarray], list[str]]] | None = None
+
+    def gaussians(self) -> Gaussians | None:
+        """Its Gaussians, read now."""
+        return None if self.splats is None else load_splats(self.splats)
+
+
+@dataclasses.dataclass(frozen=True)
+class Scene:
+    """Moments in order, with the unit of the world."""
+
+    title: str
+    moments: Sequence[Moment]
+    scene_scale: float | None  # scene units per millimetre; None = unknown
+
+    @property
+    def splat_files(self) -> list[Path]:
+        """The files of Gaussians, in order."""
+        return [m.splats for m in self.moments if m.splats is not None]
+
+
+def open_scene(path: str | Path, *, samples: str | Path | None = None) -> Scene:
+    """What `path` shows: a .ply or .splat, a run, a sample set, a recording, a folder of .ply.
+
+    Args:
+        path: file or folder.
+        samples: sample set whose cameras and pictures belong to the Gaussians of `path`.
+
+    Raises:
+        LayoutError: there is nothing to look at.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise LayoutError("no such file or folder", where=path, fix="check the path")
+    if path.is_file():
+        return _splat_scene(path.name, [path], samples)
+    summary = _json(path / "summary.json")
+    artefacts = summary.get("artefacts", {})
+    items = sorted(path.glob("items/*/splats.ply"), key=lambda p: _natural(p.parent.name))
+    if items:
+        return _splat_scene(path.name, items, samples or _samples_of(path, summary))
+    if (path / str(artefacts.get("ply", "splats.ply"))).is_file():
+        ply = path / str(artefacts.get("ply", "splats.ply"))
+        return _splat_scene(path.name, [ply], samples or _samples_of(path, summary))
+    if "samples" in artefacts:
+        return _sample_scene(path / artefacts["samples"])
+    if (path / "manifest.json").is_file() or any(path.glob("data_*.txt")):
+        return _sample_scene(path)
+    if (path / "samples" / "manifest.json").is_file():
+        return _sample_scene(path / "samples")
+    files = [p for p in path.iterdir() if p.suffix.lower() in (".ply", ".splat")]
+    if files:
+        return _splat_scene(path.name, sorted(files, key=lambda p: _natural(p.name)), samples)
+    if any(path.glob("*.pkl")) or any(path.glob("videos*")) or any(path.glob("*.mp4")):
+        return _recording_scene(path)
+    raise LayoutError(
+        "nothing to look at here",
+        where=path,
+        expected="a .ply, a run that wrote splats or samples, a sample set, or a recording",
+        found=", ".join(sorted(p.name for p in path.iterdir())[:8]) or "an empty folder",
+    )
+
+
+def _splat_scene(title: str, files: list[Path], samples: str | Path | None) -> Scene:
+    from mouselift_jax.data.samples import SampleSet
+
+    known: dict[str, Any] = {}
+    scale = None
+    if samples is not None:
+        source = SampleSet.open(samples)
+        scale = source.scene_scale
+        known = {Path(i).name: (source, i) for i in source.ids()}
+    moments = []
+    for file in files:
+        name = file.parent.name if file.name == "splats.ply" and len(files) > 1 else file.stem
+        owner = known.get(name) or known.get(file.parent.name)
+        if owner is None and len(files) == len(known) == 1:
+            owner = next(iter(known.values()))
+        moments.append(Moment(name, file, _sample_views(*owner) if owner else None))
+    if scale is None and files[0].suffix == ".ply":
+        text = read_header(files[0]).get("scene_scale", "unknown")
+        scale = None if text == "unknown" else float(text)
+    return Scene(title, moments, scale)
+
+
+def _sample_scene(path: Path) -> Scene:
+    from mouselift_jax.data.samples import SampleSet
+
+    source = SampleSet.open(path)
+    moments = [Moment(Path(i).name, None, _sample_views(source, i)) for i in source.ids()]
+    return Scene(path.name, moments, source.scene_scale)
+
+
+def _sample_views(source: Any, sample_id: str) -> Callable:
+    def read() -> tuple[Camera, list[np.ndarray], list[str]]:
+        sample = source.load(sample_id)
+        if sample.cameras is None:
+            raise LayoutError("this sample has pictures but no cameras", where=sample_id)
+        names = [f"camera {c}" for c in sample.camera_ids]
+        return sample.cameras, [to_uint8(p) for p in sample.images_rgba], names
+
+    return read
+
+
+def _recording_scene(path: Path) -> Scene:
+    from mouselift_jax.data.recording import open_recording
+
+    recording = open_recording(path)
+
+    def read() -> tuple[Camera, list[np.ndarray], list[str]]:
+        from mouselift_jax.data.video import FrameStream
+
+        pictures = []
+        for video in recording.videos:
+            stream = FrameStream(video)
+            pictures.append(to_uint8(stream.read()))
+            stream.close()
+        sizes = {(c.width, c.height) for c in recording.cameras}
+        if len(sizes) != 1:
+            raise LayoutError(
+                "the cameras of this recording differ in picture size",
+                where=path,
+                found=sizes,
+                fix="`prepare` it and view the samples",
+            )
+        first = recording.cameras[0]
+        cameras = Camera(
+            np.stack([c.K for c in recording.cameras]),
+            np.stack([c.c2w for c in recording.cameras]),
+            first.width,
+            first.height,
+        )
+        return cameras, pictures, [f"camera {c}" for c in recording.camera_names]
+
+    return Scene(path.name, [Moment("frame 0", None, read)], 1.0 / recording.unit_mm)
+
+
+def _samples_of(run: Path, summary: dict[str, Any]) -> Path | None:
+    """The sample set that a run says it was made from, when it is still there."""
+    named = summary.get("inputs", {}).get("samples")
+    named = named.get("path") if isinstance(named, dict) else named
+    for candidate in [Path(named), run / named] if isinstance(named, str) else []:
+        if (candidate / "manifest.json").is_file():
+            return candidate
+        if (candidate / "samples" / "manifest.json").is_file():
+            return candidate / "samples"
+    return None
+
+
+def _json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        return json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise LayoutError("not valid JSON", where=path, found=error) from error
+
+
+def _natural(name: str) -> list[Any]:
+    """Sort key under which 10 follows 9."""
+    return [(0, int(t), "") if t.isdigit() else (1, 0, t) for t in re.split(r"(\d+)", name)]

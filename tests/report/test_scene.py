@@ -1,0 +1,109 @@
+import json
+
+import numpy as np
+import pytest
+
+from mouselift_jax.errors import LayoutError
+from mouselift_jax.geometry.rig import turntable
+from mouselift_jax.report.scene import open_scene
+from mouselift_jax.splats.gaussians import Gaussians
+from mouselift_jax.splats.ply import save_ply
+from mouselift_jax.splats.splat_file import load_splat, save_splat
+
+
+def one(x=0.0, n=5):
+    rng = np.random.default_rng(0)
+    return Gaussians(
+        (rng.normal(size=(n, 3)) * 0.1 + [x, 0, 0]).astype(np.float32),
+        np.tile(np.array([1, 0, 0, 0], np.float32), (n, 1)),
+        np.full((n, 3), -3, np.float32),
+        np.full(n, 2, np.float32),
+        rng.normal(size=(n, 1, 3)).astype(np.float32),
+    )
+
+
+def write_samples(path, n=3, size=32):
+    from mouselift_jax.data.samples import camera_record
+    from mouselift_jax.report.pictures import save_png
+
+    cameras = turntable(2, size=size)
+    ids = [f"sample_{i:06d}" for i in range(n)]
+    for name in ids:
+        files = [f"images/cam_{v:03d}.png" for v in range(2)]
+        for file in files:
+            save_png(path / name / file, np.full((size, size, 3), 90, np.uint8))
+        record = camera_record(name, cameras, [0, 1], files)
+        (path / name / "opencv_cameras.json").write_text(json.dumps(record))
+    (path / "data_train.txt").write_text("\n".join(ids) + "\n")
+    return path
+
+
+def test_items_of_a_run_become_moments_in_natural_order(tmp_path):
+    for i in (10, 9, 100):
+        save_ply(tmp_path / "items" / f"frame_{i}" / "splats.ply", one(), scene_scale=0.02)
+    scene = open_scene(tmp_path)
+    assert [m.label for m in scene.moments] == ["frame_9", "frame_10", "frame_100"]
+    assert scene.scene_scale == 0.02 and scene.moments[0].gaussians().n_gaussians == 5
+
+
+def test_splats_find_the_pictures_of_their_sample(tmp_path):
+    samples = write_samples(tmp_path / "samples")
+    save_ply(tmp_path / "run" / "items" / "sample_000001" / "splats.ply", one())
+    save_ply(tmp_path / "run" / "items" / "other" / "splats.ply", one())
+    scene = open_scene(tmp_path / "run", samples=samples)
+    by_name = {m.label: m for m in scene.moments}
+    assert by_name["other"].views is None
+    cameras, pictures, names = by_name["sample_000001"].views()
+    assert len(pictures) == 2 and cameras.batch_shape == (2,) and names[1] == "camera 1"
+
+
+def test_sample_sets_and_single_files_open(tmp_path):
+    scene = open_scene(write_samples(tmp_path / "s"))
+    assert len(scene.moments) == 3 and scene.moments[0].gaussians() is None
+    save_splat(tmp_path / "a.splat", one())
+    assert open_scene(tmp_path / "a.splat").moments[0].gaussians().n_gaussians == 5
+
+
+def test_nothing_to_see_is_said(tmp_path):
+    with pytest.raises(LayoutError, match="nothing to look at"):
+        open_scene(tmp_path)
+    with pytest.raises(LayoutError, match="no such file"):
+        open_scene(tmp_path / "x.ply")
+
+
+def test_splat_files_keep_what_eight_bits_can(tmp_path):
+    gaussians = one()
+    save_splat(tmp_path / "a.splat", gaussians)
+    back = load_splat(tmp_path / "a.splat")
+    order = np.argsort(back.means[:, 0]), np.argsort(gaussians.means[:, 0])
+    a, b = back[order[0]].activate(), gaussians[order[1]].activate()
+    np.testing.assert_array_equal(a.means, b.means)
+    np.testing.assert_allclose(a.scales, b.scales, rtol=1e-6)
+    np.testing.assert_allclose(a.opacities, b.opacities, atol=1 / 255)
+    seen = np.clip(b.sh * 0.28209479 + 0.5, 0, 1)
+    np.testing.assert_allclose(a.sh * 0.28209479 + 0.5, seen, atol=1 / 255)
+
+
+@pytest.mark.parametrize("data", [b"", b"x" * 31, b"\xff" * 64, b"\x00" * 64])
+def test_a_damaged_splat_file_is_an_error(tmp_path, data):
+    (tmp_path / "a.splat").write_bytes(data)
+    with pytest.raises(LayoutError):
+        load_splat(tmp_path / "a.splat")
+
+
+def test_live_viewer_shows_splats_cameras_and_errors(tmp_path):
+    pytest.importorskip("viser", reason="the extra [viewer] is not installed")
+    from mouselift_jax.report.live import RENDER, LiveViewer, addresses
+
+    samples = write_samples(tmp_path / "samples")
+    for i in range(2):
+        save_ply(tmp_path / "run" / "items" / f"sample_{i:06d}" / "splats.ply", one(i))
+    viewer = LiveViewer(open_scene(tmp_path / "run", samples=samples), port=0)
+    try:
+        assert len(viewer._handles) == 1 + 2 * 2 and "dB" in viewer.errors.content
+        viewer.kind.value = RENDER
+        viewer.show(1)
+        assert "sample_000001" in viewer.label.content
+        assert f"ssh -L {viewer.port}" in addresses(viewer.port)
+    finally:
+        viewer.stop()
