@@ -18,6 +18,7 @@ from mouselift_jax.geometry.camera import Camera
 # Sampling a picture r times smaller with bilinear weights aliases; a Gaussian of this many source
 # pixels per sqrt(r^2 - 1) before it keeps fine fur from turning into noise.
 BLUR_PER_SHRINK = 0.5
+ALIGN = 12  # divisible by the usual whole reductions 2, 3, 4, 6
 BLUR_FROM = 1.25  # below this reduction the bilinear weights themselves are filter enough
 
 
@@ -197,3 +198,69 @@ def _check(image: np.ndarray, camera: Camera) -> None:
         raise ShapeError(
             "pictures are uint8 or float32", found=str(image.dtype), fix="convert the picture first"
         )
+
+
+def cutout(
+    picture: np.ndarray,
+    alpha: np.ndarray,
+    M: np.ndarray,
+    width: int,
+    height: int,
+    box: tuple[int, int, int, int],
+) -> np.ndarray:
+    """Carry an animal through a pixel map, without touching the rest of the picture.
+
+    The same result as `apply_map` on the whole RGBA picture, at the cost of the animal's box.
+
+    Args:
+        picture: [H,W,3] uint8, any colour order.
+        alpha: [H,W] uint8.
+        M: homography [3,3] from old to new pixel coordinates, pixel centres at +0.5.
+        width: of the result, pixels.
+        height: of the result, pixels.
+        box: x0, y0, x1, y1 (end exclusive) that holds every pixel of alpha > 0.
+
+    Returns:
+        [height,width,4] uint8, straight alpha, colours in the order of `picture`.
+    """
+    out = np.zeros((height, width, 4), np.uint8)
+    h, w = alpha.shape
+    # A margin for the filters, at zeros; on a grid of `ALIGN` so that averaging over whole pixels
+    # groups the same pixels whatever the box.
+    x0, y0 = max((box[0] - 2) // ALIGN * ALIGN, 0), max((box[1] - 2) // ALIGN * ALIGN, 0)
+    x1, y1 = min(box[2] + 2, w), min(box[3] + 2, h)
+    if box[2] <= box[0] or box[3] <= box[1]:
+        return out
+    corners = np.array([[x0, y0], [x1, y0], [x0, y1], [x1, y1]], np.float64)
+    to = map_points(M, corners)
+    left, top = np.maximum(np.floor(to.min(0)).astype(int) - 1, 0)
+    right, bottom = np.minimum(np.ceil(to.max(0)).astype(int) + 1, (width, height))
+    if right <= left or bottom <= top:
+        return out
+    shift = np.array([[1.0, 0.0, -left], [0.0, 1.0, -top], [0.0, 0.0, 1.0]])
+    back = np.array([[1.0, 0.0, x0], [0.0, 1.0, y0], [0.0, 0.0, 1.0]])
+    part = np.ascontiguousarray(alpha[y0:y1, x0:x1])
+    # Bytes suffice: a premultiplied byte is off by half a level of what is seen.
+    color = cv2.multiply(picture[y0:y1, x0:x1], cv2.merge((part, part, part)), scale=1 / 255)
+    premultiplied = cv2.cvtColor(color, cv2.COLOR_BGR2BGRA)
+    cv2.insertChannel(part, premultiplied, 3)
+    size = (int(right - left), int(bottom - top))
+    warped = _warp_filtered(premultiplied, shift @ M @ back, *size)
+    edge = np.nonzero((warped[..., 3] > 0) & (warped[..., 3] < 255))
+    ring = warped[edge].astype(np.float32)
+    color = ring[:, :3] * (255.0 / ring[:, 3:]) + 0.5
+    warped[edge] = np.concatenate([np.minimum(color, 255), ring[:, 3:]], axis=1).astype(np.uint8)
+    warped[warped[..., 3] == 0] = 0
+    out[top:bottom, left:right] = warped
+    return out
+
+
+def undistortion_maps(camera: Camera, coefficients: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Maps for `cv2.remap` that turn a camera's raw pictures into the pinhole pictures of its K."""
+    from mouselift_jax.data.distortion import distort_pixels
+
+    x, y = np.meshgrid(np.arange(camera.width) + 0.5, np.arange(camera.height) + 0.5)
+    raw = distort_pixels(np.stack([x, y], -1), np.asarray(camera.K), coefficients) - 0.5
+    return cv2.convertMaps(
+        raw[..., 0].astype(np.float32), raw[..., 1].astype(np.float32), cv2.CV_16SC2
+    )

@@ -33,6 +33,7 @@ MAY_CHANGE = (
     "train.keep_best",
     "train.mesh.*",  # a checkpoint restores on any mesh
     "data.workers",
+    "prepare.threads",
     "variant",
 )
 VERSIONS = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "mouselift_jax")

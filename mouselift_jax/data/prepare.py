@@ -1,0 +1,504 @@
+"""From a recording to a sample set: cut out, centred, scaled, with cameras that stay true.
+
+Per instant: masks, the triangulated centre, the new cameras with their pixel maps, the pictures
+warped by these very maps, the checks, and one sample written whole. Decoding, masks, warping,
+encoding and writing run on threads (OpenCV and zlib free the interpreter); a few instants are in
+memory at a time, whatever the length of the recording.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+import cv2
+import numpy as np
+
+from mouselift_jax.data.crop import cutout, undistortion_maps
+from mouselift_jax.data.masks import (
+    MaskMaker,
+    MaskSettings,
+    make_masker,
+    mask_box,
+    mask_centroid,
+    resolve_source,
+)
+from mouselift_jax.data.recipes import RECIPES, recipe_views
+from mouselift_jax.data.recording import Recording
+from mouselift_jax.data.sample_checks import (
+    MAX_WARP_ERROR_PX,
+    border_contact,
+    hull_extent,
+    keypoint_residuals,
+    warp_error,
+)
+from mouselift_jax.data.sample_writer import SampleWriter, sample_id
+from mouselift_jax.data.scene import Scene, SceneSettings, build_scene, triangulate_centre
+from mouselift_jax.data.video import Instant, read_instants
+from mouselift_jax.errors import ConfigError, LayoutError, nearest
+from mouselift_jax.geometry.camera import Camera, stack_cameras
+
+HEADINGS = ("none", "keypoints", "pca")
+RANDOM_POINT_REACH_MM = 60.0
+GAIN_FRAMES = 4
+GAIN_LIMITS = (0.5, 2.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class PrepareSettings:
+    """What decides the content of a sample set (all of it goes into the manifest).
+
+    Attributes:
+        scene: mode, size, field of view, scale; `mode` may also be one of `recipes.RECIPES`.
+        masks: where masks come from.
+        heading: none | keypoints | pca: turn the world so that the animal faces the front camera.
+        heading_keypoints: front and back keypoint of the animal (nose, tail root).
+        min_mask_px: a mask smaller than this counts as empty, original pixels.
+        min_sharpness: variance of the Laplacian on the animal below which a frame is blurred; 0 =
+            off.
+        max_speed_mm_s: a centre that moves faster marks a jump; the sample after it is left out; 0
+            = off.
+        match_gain: equalise the cameras' brightness and colour on the animal.
+    """
+
+    scene: SceneSettings = SceneSettings()
+    masks: MaskSettings = MaskSettings()
+    heading: str = "none"
+    heading_keypoints: tuple[int, int] = (2, 5)
+    min_mask_px: float = 200.0
+    min_sharpness: float = 0.0
+    max_speed_mm_s: float = 3000.0
+    match_gain: bool = False
+
+    @property
+    def is_consistent(self) -> bool:
+        """Whether pictures and cameras agree (all but the original's recipes)."""
+        return self.scene.mode not in RECIPES
+
+
+@dataclasses.dataclass
+class _Located:
+    """An instant with masks and the animal's place."""
+
+    frame: int
+    pictures: list[np.ndarray]
+    alphas: list[np.ndarray]
+    boxes: list[tuple[int, int, int, int]]
+    centroids: np.ndarray
+    areas: np.ndarray
+    sharpness: float
+    centre: np.ndarray
+    heading_deg: float | None = None
+    reject: str = ""
+    row: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+class Preparer:
+    """Turns chosen frames of one recording into samples of a `SampleWriter`.
+
+    Args:
+        recording: what to read.
+        settings: see `PrepareSettings`.
+        frames: frame numbers, ascending.
+        first_number: number of the first frame's sample.
+
+    Raises:
+        ConfigError, LayoutError, CalibrationError: settings and recording do not fit.
+    """
+
+    def __init__(
+        self,
+        recording: Recording,
+        settings: PrepareSettings,
+        frames: Sequence[int],
+        first_number: int = 0,
+    ) -> None:
+        self.recording, self.settings = recording, settings
+        self.frames = [int(f) for f in frames]
+        self.first_number = first_number
+        scene_settings = settings.scene
+        if not settings.is_consistent:
+            scene_settings = dataclasses.replace(scene_settings, mode="crop")
+        self.scene: Scene = build_scene(
+            recording.cameras, recording.camera_ids, recording.unit_mm, scene_settings
+        )
+        self.mask_source = resolve_source(recording, settings.masks.source)
+        self._undistort = [
+            None if c is None else undistortion_maps(camera, c)
+            for camera, c in zip(recording.cameras, recording.distortion, strict=True)
+        ]
+        self._gains: np.ndarray | None = None
+        self._masker: MaskMaker | None = None
+        self._last: tuple[int, np.ndarray, float | None] | None = None
+        self.warnings: list[str] = []
+        _check_heading(recording, settings)
+
+    def manifest_entries(self) -> dict[str, Any]:
+        """What the sample set's manifest says about this recording."""
+        described = self.scene.describe()
+        if not self.settings.is_consistent:
+            described["inconsistent"] = RECIPES[self.settings.scene.mode]
+        return {
+            "scene_scale": self.scene.scene_scale,
+            "views": described.pop("views"),
+            "scene": {**described, "mask_source": self.mask_source},
+        }
+
+    def numbers(self) -> range:
+        """Numbers of this recording's samples."""
+        return range(self.first_number, self.first_number + len(self.frames))
+
+    def run(
+        self,
+        writer: SampleWriter,
+        *,
+        threads: int | None = None,
+        on_done: Callable[[int], None] | None = None,
+        name: str = "",
+    ) -> None:
+        """Write every sample that is not there yet.
+
+        Args:
+            writer: where to.
+            threads: worker threads; None takes one per core.
+            on_done: called with the number of samples finished so far in this call.
+            name: the recording's name, noted in each sample's row.
+        """
+        todo = {
+            f: n
+            for f, n in zip(self.frames, self.numbers(), strict=True)
+            if sample_id(n) not in writer.done
+        }
+        if not todo:
+            return
+        self._masker = make_masker(self.recording, self.settings.masks, self.frames)
+        self._last = self._resume_track(writer, min(todo))
+        threads = threads or available_cores()
+        done = 0
+        with _single_threaded_opencv(), ThreadPoolExecutor(threads) as pool:
+            if self.settings.match_gain:
+                self._gains = self._measure_gains(pool)
+            under_way: collections.deque[Future] = collections.deque()
+            try:
+                for instant in self._instants(sorted(todo), pool):
+                    located = self._follow(pool.submit(self._locate, instant).result())
+                    under_way.append(
+                        pool.submit(self._finish, writer, todo[located.frame], located, name)
+                    )
+                    while len(under_way) > threads:
+                        under_way.popleft().result()
+                        done += 1
+                        if on_done:
+                            on_done(done)
+                while under_way:
+                    under_way.popleft().result()
+                    done += 1
+                    if on_done:
+                        on_done(done)
+            finally:
+                for future in under_way:
+                    future.cancel()
+
+    # --- steps of one sample -----------------------------------------------------------------
+
+    def _instants(self, frames: list[int], pool: ThreadPoolExecutor) -> Iterator[Instant]:
+        masks = self.recording.masks if self.mask_source == "files" else None
+        yield from read_instants(self.recording.videos, masks, frames, pool)
+
+    def _locate(self, instant: Instant) -> _Located:
+        """Masks, and where the animal is."""
+        s = self.settings
+        pictures, alphas = [], []
+        for view, picture in enumerate(instant.pictures):
+            stored = None if instant.masks is None else instant.masks[view]
+            alpha = self._masker(view, picture, stored)
+            maps = self._undistort[view]
+            if maps is not None:
+                picture = cv2.remap(picture, *maps, cv2.INTER_LINEAR)
+                alpha = cv2.remap(alpha, *maps, cv2.INTER_LINEAR)
+            pictures.append(picture)
+            alphas.append(alpha)
+        boxes = [mask_box(a) for a in alphas]
+        found = [mask_centroid(a, b) for a, b in zip(alphas, boxes, strict=True)]
+        areas = np.array([area for _, area in found])
+        located = _Located(
+            instant.frame,
+            pictures,
+            alphas,
+            boxes,
+            np.stack([xy for xy, _ in found]),
+            areas,
+            0.0,
+            np.full(3, np.nan),
+        )
+        empty = np.flatnonzero(areas < s.min_mask_px)
+        if len(empty):
+            ids = [int(self.recording.camera_ids[i]) for i in empty]
+            located.reject = "empty mask"
+            located.row = {"cameras": ids}
+            return located
+        located.centre = triangulate_centre(self.recording.cameras, located.centroids)
+        depth = [camera.project(located.centre)[1] for camera in self.recording.cameras]
+        if not np.isfinite(located.centre).all() or min(depth) <= 0:
+            located.reject = "no common centre"
+            return located
+        if s.min_sharpness > 0:
+            located.sharpness = min(
+                _sharpness(p, a, b) for p, a, b in zip(pictures, alphas, boxes, strict=True)
+            )
+            located.row["sharpness"] = round(located.sharpness, 2)
+            if located.sharpness < s.min_sharpness:
+                located.reject = "blurred"
+        located.heading_deg = self._heading(located)
+        return located
+
+    def _follow(self, located: _Located) -> _Located:
+        """What needs the previous instant: jumps, and which end of the animal is its front."""
+        if not np.isfinite(located.centre).all():
+            return located
+        last, heading = self._last, located.heading_deg
+        if last is not None:
+            frame, centre, last_heading = last
+            moved = np.linalg.norm(located.centre - centre) * self.recording.unit_mm
+            fps = self.recording.fps or 30.0
+            speed = moved * fps / max(located.frame - frame, 1)
+            limit = self.settings.max_speed_mm_s
+            if limit and speed > limit and not located.reject:
+                located.reject = "jump"
+                located.row["speed_mm_s"] = round(float(speed), 1)
+            if self.settings.heading == "pca" and None not in (heading, last_heading):
+                apart = (heading - last_heading + 180.0) % 360.0 - 180.0
+                located.heading_deg = heading if abs(apart) <= 90.0 else (heading + 180.0) % 360.0
+        self._last = (located.frame, located.centre, located.heading_deg)
+        return located
+
+    def _finish(self, writer: SampleWriter, number: int, located: _Located, name: str) -> None:
+        row = {"recording": name, **located.row} if name else located.row
+        if np.isfinite(located.centre).all():
+            row["centre"] = [round(float(v), 4) for v in located.centre]
+            if located.heading_deg is not None:
+                row["heading_deg"] = round(float(located.heading_deg), 3)
+        if located.reject:
+            writer.skip(number, located.reject, frame=located.frame, **row)
+            return
+        slots, maps, written, similarity = self._place(located)
+        images = []
+        for i, M in zip(slots, maps, strict=True):
+            size = self.settings.scene.size
+            rgba = cutout(located.pictures[i], located.alphas[i], M, size, size, located.boxes[i])
+            images.append(self._in_rgb(rgba, i))
+        row.update(self._check(located, slots, maps, written, similarity, images))
+        if self.recording.fps:
+            row["time_s"] = round(located.frame / self.recording.fps, 6)
+        writer.write(
+            number,
+            images,
+            written,
+            [self.recording.camera_ids[i] for i in slots],
+            frame=located.frame,
+            row=row,
+            scene_scale=self.scene.scene_scale,
+            scene_from_recording={
+                "scale": float(similarity.scale),
+                "R": similarity.R.tolist(),
+                "t": similarity.t.tolist(),
+            },
+        )
+
+    def _place(self, located: _Located) -> tuple[list[int], list[np.ndarray], Camera, Any]:
+        """Slots, pixel maps, written cameras [V], and the world's similarity."""
+        slots = list(self.scene.slots(located.centre, located.heading_deg))
+        similarity = self.scene.similarity(located.centre, located.heading_deg)
+        if self.settings.is_consistent:
+            views = [self.scene.view(i, located.centre) for i in slots]
+            written = stack_cameras([c for c, _ in views]).transformed(similarity)
+            return slots, [np.asarray(M) for _, M in views], written, similarity
+        maps, written = recipe_views(
+            self.settings.scene.mode,
+            [self.recording.cameras[i] for i in slots],
+            np.array([located.boxes[i] for i in slots], float),
+            located.centroids[slots],
+            located.areas[slots],
+            self.settings.scene.size,
+        )
+        return slots, maps, written, similarity
+
+    def _check(
+        self,
+        located: _Located,
+        slots: list[int],
+        maps: list[np.ndarray],
+        written: Camera,
+        similarity: Any,
+        images: list[np.ndarray],
+    ) -> dict[str, Any]:
+        """Errors of a sample for its manifest row; a warp that misses its camera is a bug."""
+        cameras = [self.recording.cameras[i] for i in slots]
+        rng = np.random.default_rng(located.frame)
+        row: dict[str, Any] = {
+            "warp_error_px": round(
+                warp_error(
+                    cameras,
+                    maps,
+                    written,
+                    similarity,
+                    located.centre,
+                    RANDOM_POINT_REACH_MM / self.recording.unit_mm,
+                    rng,
+                ),
+                6,
+            ),
+            "border_px": [border_contact(image) for image in images],
+            "size_px": [round(float(np.sqrt((im[..., 3] > 127).sum())), 2) for im in images],
+        }
+        if self.settings.is_consistent:
+            if row["warp_error_px"] > MAX_WARP_ERROR_PX:
+                raise RuntimeError(
+                    f"frame {located.frame}: camera and warp differ by {row['warp_error_px']} px"
+                )
+            hull = hull_extent([im[..., 3] for im in images], written)
+            if hull is not None:
+                row["hull"] = hull
+        points = self.recording.keypoints
+        if points is not None and located.frame < points.shape[1]:
+            residual = keypoint_residuals(points[slots, located.frame], cameras, maps, written)
+            if residual is not None:
+                row["keypoint_px"] = {"raw": round(residual[0], 4), "sample": round(residual[1], 4)}
+        return row
+
+    # --- colour, heading, resuming -----------------------------------------------------------
+
+    def _in_rgb(self, bgra: np.ndarray, view: int) -> np.ndarray:
+        if self._gains is not None:
+            levels = np.arange(256)[:, None] * self._gains[view]
+            table = np.clip(levels + 0.5, 0, 255).astype(np.uint8)  # 0 stays 0: cleared colours too
+            table = np.concatenate([table, np.arange(256, dtype=np.uint8)[:, None]], axis=1)
+            bgra = cv2.LUT(bgra, table[:, None, :])
+        return cv2.cvtColor(bgra, cv2.COLOR_BGRA2RGBA)
+
+    def _measure_gains(self, pool: ThreadPoolExecutor) -> np.ndarray:
+        """Factor per camera and channel [V,3] that brings the animal's colour to the median."""
+        means = []
+        for instant in self._instants(self.frames[:GAIN_FRAMES], pool):
+            located = self._locate(instant)
+            if not located.reject:
+                pairs = zip(located.pictures, located.alphas, strict=True)
+                means.append([cv2.mean(p, (a > 200).astype(np.uint8))[:3] for p, a in pairs])
+        if not means:
+            raise LayoutError(
+                "no frame to measure the cameras' gains on",
+                where=self.recording.path,
+                fix="--config.prepare.match_gain=False, or begin where the animal is in all views",
+            )
+        level = np.mean(means, axis=0)
+        gains = np.clip(np.median(level, axis=0) / np.maximum(level, 1.0), *GAIN_LIMITS)
+        self.gains = gains[:, ::-1].round(4).tolist()
+        return gains
+
+    def _heading(self, located: _Located) -> float | None:
+        kind = self.settings.heading
+        if kind == "none":
+            return None
+        if kind == "keypoints":
+            front, back = self._keypoint_pair(located.frame)
+            if np.isfinite([front, back]).all():
+                return _azimuth(front - back)
+            located.reject = located.reject or "no heading"
+            return None
+        return _mask_axis(self.recording.cameras, located)
+
+    def _keypoint_pair(self, frame: int) -> tuple[np.ndarray, np.ndarray]:
+        from mouselift_jax.geometry.align import triangulate
+
+        points = self.recording.keypoints[:, frame, list(self.settings.heading_keypoints)]
+        weights = np.nan_to_num(points[..., 2]) * np.isfinite(points[..., :2]).all(-1)
+        K = np.stack([c.K for c in self.recording.cameras])
+        c2w = np.stack([c.c2w for c in self.recording.cameras])
+        cameras = Camera(K, c2w, self.recording.cameras[0].width, self.recording.cameras[0].height)
+        front, back = triangulate(np.nan_to_num(points[..., :2]), cameras, weights)
+        return front, back
+
+    def _resume_track(
+        self, writer: SampleWriter, frame: int
+    ) -> tuple[int, np.ndarray, float | None] | None:
+        """The last place before `frame` that an interrupted run noted."""
+        own = {sample_id(n) for n in self.numbers()}
+        rows = [r for r in list(writer.rows.values()) if r["id"] in own and "centre" in r]
+        rows = [r for r in rows if r["frame"] < frame]
+        if not rows:
+            return None
+        last = max(rows, key=lambda r: r["frame"])
+        return last["frame"], np.array(last["centre"]), last.get("heading_deg")
+
+
+def available_cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _check_heading(recording: Recording, settings: PrepareSettings) -> None:
+    if settings.heading not in HEADINGS:
+        raise ConfigError(
+            "no such heading",
+            where="config.prepare.heading",
+            found=settings.heading,
+            fix=nearest(settings.heading, HEADINGS),
+        )
+    if settings.heading == "keypoints":
+        points = recording.keypoints
+        if points is None or max(settings.heading_keypoints) >= points.shape[2]:
+            raise ConfigError(
+                "heading=keypoints, but the recording has no such keypoints",
+                where=recording.path,
+                expected=f"keypoints {settings.heading_keypoints}",
+                found="none" if points is None else f"{points.shape[2]} keypoints",
+                fix="--config.prepare.heading=pca or none",
+            )
+
+
+def _azimuth(direction: np.ndarray) -> float:
+    return float(np.degrees(np.arctan2(direction[1], direction[0])) % 360.0)
+
+
+def _mask_axis(cameras: Sequence[Camera], located: _Located) -> float | None:
+    """Azimuth of the animal's long axis: both ends of each silhouette's long axis, triangulated."""
+    ends = []
+    for alpha, (x0, y0, x1, y1) in zip(located.alphas, located.boxes, strict=True):
+        m = cv2.moments(np.ascontiguousarray(alpha[y0:y1, x0:x1]), True)
+        angle = 0.5 * np.arctan2(2 * m["mu11"], m["mu20"] - m["mu02"])
+        ends.append(np.array([np.cos(angle), np.sin(angle)]))
+    # Each view says: the axis lies in the plane of its silhouette's axis and the camera centre. The
+    # direction that lies best in all these planes is the animal's.
+    normals = []
+    for camera, xy, end in zip(cameras, located.centroids, ends, strict=True):
+        rays = np.linalg.inv(camera.K) @ np.stack([[*xy, 1.0], [*(xy + 50 * end), 1.0]], 1)
+        normal = camera.c2w[:3, :3] @ np.cross(rays[:, 0], rays[:, 1])
+        normals.append(normal / np.linalg.norm(normal))
+    direction = np.linalg.svd(np.stack(normals))[2][-1]
+    return _azimuth(direction)
+
+
+def _sharpness(picture: np.ndarray, alpha: np.ndarray, box: tuple[int, int, int, int]) -> float:
+    """Variance of the Laplacian on the animal."""
+    x0, y0, x1, y1 = box
+    grey = cv2.cvtColor(picture[y0:y1, x0:x1, :3], cv2.COLOR_BGR2GRAY)
+    inside = cv2.erode(alpha[y0:y1, x0:x1], np.ones((5, 5), np.uint8)) > 127
+    if not inside.any():
+        return 0.0
+    return float(cv2.Laplacian(grey, cv2.CV_32F)[inside].var())
+
+
+@contextmanager
+def _single_threaded_opencv() -> Iterator[None]:
+    """OpenCV's own threads off while ours keep the cores busy."""
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    try:
+        yield
+    finally:
+        cv2.setNumThreads(before)

@@ -1,0 +1,324 @@
+"""Stage `prepare`: recordings to a sample set, with the proof that cameras and pictures agree."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mouselift_jax.data.frames import choose_frames
+from mouselift_jax.data.masks import MaskSettings
+from mouselift_jax.data.prepare import Preparer, PrepareSettings, available_cores
+from mouselift_jax.data.recording import Recording, open_recording
+from mouselift_jax.data.sample_writer import SampleWriter, sample_id
+from mouselift_jax.data.samples import SampleSet
+from mouselift_jax.data.scene import SceneSettings
+from mouselift_jax.data.split import split_blocks, split_by_recording
+from mouselift_jax.errors import ConfigError, MouseLiftError, raise_all
+from mouselift_jax.stages.stage import Plan
+from mouselift_jax.stages.workdir import Workdir, must_exist
+
+FOLDER = "samples"
+BYTES_PER_VIEW_512 = 30_000  # of a cut-out mouse; only for the plan's estimate
+SHEET_SAMPLES = 4
+MANY_OUT = 0.02  # share of a visual hull outside the export box: hulls are fatter than animals
+MANY_CUT = 0.02  # share of samples with an animal cut by the border that is worth a warning
+
+
+def settings_from(config: Any) -> PrepareSettings:
+    """The settings of `data.prepare` that a config means."""
+    c = config.prepare
+    scene = {f.name: c[f.name] for f in dataclasses.fields(SceneSettings)}
+    masks = MaskSettings(
+        source=c.masks,
+        threshold=c.mask_threshold,
+        animal_is=c.mask_animal,
+        difference=c.mask_difference,
+        clean=c.mask_clean,
+    )
+    return PrepareSettings(
+        scene=SceneSettings(**scene),
+        masks=masks,
+        heading=c.heading,
+        heading_keypoints=tuple(c.heading_keypoints),
+        min_mask_px=c.min_mask_px,
+        min_sharpness=c.min_sharpness,
+        max_speed_mm_s=c.max_speed_mm_s,
+        match_gain=c.match_gain,
+    )
+
+
+def plan(config: Any, workdir: Path) -> Plan:
+    """What would be read and written."""
+    preparers = _preparers(config)
+    total = sum(len(p.frames) for p in preparers)
+    views = preparers[0].recording.n_views
+    size = config.prepare.size
+    disk = total * views * BYTES_PER_VIEW_512 * (size / 512) ** 2 / 1e9
+    written = [sample_id(n) for p in preparers for n in p.numbers()]
+    there = sum((Path(workdir) / FOLDER / name).is_dir() for name in written)
+    biggest = max(v.width * v.height for p in preparers for v in p.recording.videos)
+    in_flight = (config.prepare.threads or available_cores()) + 3
+    return Plan(
+        "prepare",
+        reads=[f"{p.recording.path} ({p.recording.n_frames} frames)" for p in preparers],
+        writes=[f"{Path(workdir) / FOLDER}: {total} samples x {views} views, about {disk:.2f} GB"],
+        steps=f"{total} samples of {size} x {size} pixels, mode {config.prepare.mode}",
+        memory=f"about {0.3 + in_flight * views * biggest * 5 / 1e9:.1f} GB, whatever the length",
+        skipped=[f"{there} samples that are there already"] if there else [],
+        notes=_notes(preparers[0]),
+    )
+
+
+def run(config: Any, workdir: Workdir) -> None:
+    """Write the sample set, its report and the summary."""
+    from mouselift_jax.training.progress import Progress
+
+    started = time.monotonic()
+    preparers = _preparers(config)
+    names = _names([p.recording for p in preparers])
+    writer = SampleWriter(workdir / FOLDER, _manifest(config, preparers, names))
+    total = sum(len(p.frames) for p in preparers)
+    before = len(writer.done)
+    with (
+        writer,
+        Progress(
+            total,
+            unit="sample",
+            done=before,
+            style=workdir.options.progress,
+            title="prepare",
+        ) as progress,
+    ):
+        for preparer, name in zip(preparers, names, strict=True):
+            preparer.run(
+                writer,
+                threads=config.prepare.threads or None,
+                on_done=lambda _: progress.update(1),
+                name=name,
+            )
+        manifest = writer.finish(
+            lambda rows: _split(config, preparers, rows),
+            numbers=[n for p in preparers for n in p.numbers()],
+        )
+    seconds = time.monotonic() - started
+    metrics = _metrics(manifest, (total - before) / seconds if total > before else 0.0)
+    for text in _warnings(manifest, metrics):
+        workdir.warn(text)
+    sheet = _sheet(workdir)
+    workdir.summary(
+        finished=True,
+        steps=total,
+        metrics=metrics,
+        artefacts={"samples": FOLDER, "views": "views.png", "report": "report.html"},
+        inputs={"recording": [str(p.recording.path) for p in preparers]},
+    )
+    _report(workdir, manifest, preparers, sheet)
+
+
+# --- inputs -----------------------------------------------------------------------------------
+
+
+def _preparers(config: Any) -> list[Preparer]:
+    """One `Preparer` per recording, numbered on; everything wrong with any of them at once."""
+    c = config.prepare
+    paths = [p for p in (config.recording or "").split(",") if p] or [None]
+    settings = settings_from(config)
+    preparers, problems, first = [], [], 0
+    for path in paths:
+        try:
+            folder = must_exist(path, "recording")
+            recording = open_recording(folder, trim=c.trim, unit=c.unit or None)
+            frames = choose_frames(
+                recording.n_frames,
+                ranges=c.frames,
+                every=c.every,
+                n_samples=c.n_samples,
+                exclude=c.exclude,
+                margin=c.exclude_margin,
+            )
+            preparers.append(Preparer(recording, settings, frames, first))
+            first += len(frames)
+        except MouseLiftError as error:
+            problems.append(error)
+    raise_all("recordings cannot be prepared", problems)
+    _same_rig(preparers)
+    return preparers
+
+
+def _same_rig(preparers: Sequence[Preparer]) -> None:
+    ids = {p.recording.camera_ids for p in preparers}
+    if len(ids) > 1:
+        raise ConfigError(
+            "recordings of one sample set must have the same cameras",
+            where="config.recording",
+            found="; ".join(map(str, sorted(ids))),
+            fix="prepare each recording into its own workdir",
+        )
+
+
+def _names(recordings: Sequence[Recording]) -> list[str]:
+    """Names of recordings, told apart by their parents where the folders are called alike."""
+    names = [r.path.resolve().name for r in recordings]
+    if len(set(names)) < len(names):
+        names = ["/".join(r.path.resolve().parts[-2:]) for r in recordings]
+    return names
+
+
+def _manifest(config: Any, preparers: Sequence[Preparer], names: Sequence[str]) -> dict[str, Any]:
+    c = config.to_dict() if hasattr(config, "to_dict") else dict(config)
+    parameters = {k: v for k, v in c["prepare"].items() if k != "threads"}
+    source = {
+        name: {
+            "path": str(p.recording.path),
+            "hashes": p.recording.hashes(),
+            "n_frames": p.recording.n_frames,
+            "fps": p.recording.fps,
+            "unit": p.recording.unit,
+            "frames": len(p.frames),
+            "notes": list(p.recording.notes),
+        }
+        for name, p in zip(names, preparers, strict=True)
+    }
+    entries = preparers[0].manifest_entries()
+    if len(preparers) > 1:
+        entries["scenes"] = {
+            name: p.manifest_entries() for name, p in zip(names, preparers, strict=True)
+        }
+    return {"source": source, "parameters": {**parameters, "split": c["split"]}, **entries}
+
+
+def _split(config: Any, preparers: Sequence[Preparer], rows: list[dict[str, Any]]) -> list[str]:
+    s = config.split
+    if s.by == "recording":
+        return split_by_recording([r["recording"] for r in rows], tuple(s.val_recordings))
+    if s.by != "time":
+        raise ConfigError("config.split.by is time or recording", found=s.by)
+    labels: list[str] = []
+    for preparer in preparers:
+        own = {sample_id(n) for n in preparer.numbers()}
+        fps = preparer.recording.fps or 30.0
+        times = [r["frame"] / fps for r in rows if r["id"] in own]
+        labels += split_blocks(
+            times, val_fraction=s.val_fraction, gap=s.gap_s, n_blocks=s.n_blocks or None
+        )
+    return labels
+
+
+# --- results ----------------------------------------------------------------------------------
+
+
+def _metrics(manifest: dict[str, Any], per_second: float) -> dict[str, float]:
+    rows = [r for r in manifest["samples"] if r["status"] == "ok"]
+    metrics = {
+        "samples": len(rows),
+        "skipped": len(manifest["samples"]) - len(rows),
+        "samples_per_s": round(per_second, 2),
+        "warp_error_px/max": max(r["warp_error_px"] for r in rows),
+        "cut/share": float(np.mean([max(r["border_px"]) > 0 for r in rows])),
+        "size_px/mean": float(np.mean([r["size_px"] for r in rows])),
+    }
+    residuals = [r["keypoint_px"] for r in rows if "keypoint_px" in r]
+    if residuals:
+        for key in ("raw", "sample"):
+            metrics[f"keypoint_px/{key}"] = float(np.mean([r[key] for r in residuals]))
+    hulls = [r["hull"] for r in rows if "hull" in r]
+    if hulls:
+        metrics["outside_box/share"] = float(np.mean([h["outside_box"] > MANY_OUT for h in hulls]))
+    return metrics
+
+
+def _warnings(manifest: dict[str, Any], metrics: dict[str, float]) -> list[str]:
+    found = [
+        f"{count} frames left out: {reason}"
+        for reason, count in manifest["counts"]["skipped"].items()
+    ]
+    if "inconsistent" in manifest["scene"]:
+        found.append(
+            f"mode {manifest['parameters']['mode']} is inconsistent: its cameras miss its pictures "
+            f"by up to {metrics['warp_error_px/max']:.0f} px; for comparison only"
+        )
+    if metrics["cut/share"] > MANY_CUT:
+        found.append(
+            f"the picture's border cuts the animal in {metrics['cut/share']:.0%} of the samples: "
+            "lower prepare.fill, or raise prepare.subject_mm"
+        )
+    if metrics.get("outside_box/share", 0.0) > MANY_CUT:
+        found.append(
+            f"{metrics['outside_box/share']:.0%} of the samples reach beyond the export box "
+            "(|x|, |y| < 0.91, |z| < 1): exported splats will be cut there; lower prepare.radius"
+        )
+    return found
+
+
+def _notes(preparer: Preparer) -> list[str]:
+    scene = preparer.scene
+    notes = [
+        f"scale {scene.scene_scale:.6f} scene units per mm; f = {scene.focal:.0f} px",
+        "slots (camera numbers): " + " ".join(str(scene.camera_ids[i]) for i in scene.order),
+        f"masks: {preparer.mask_source}",
+    ]
+    if preparer.mask_source == "background_model":
+        notes.append("the background model needs one more pass over each video")
+    return notes
+
+
+def _sheet(workdir: Workdir) -> np.ndarray:
+    """Some samples, a row each, as views.png."""
+    from mouselift_jax.report.pictures import contact_sheet, save_png
+
+    samples = SampleSet.open(workdir / FOLDER)
+    ids = samples.ids("all")
+    chosen = [
+        ids[i] for i in np.linspace(0, len(ids) - 1, min(SHEET_SAMPLES, len(ids))).astype(int)
+    ]
+    images, labels = [], []
+    for name in chosen:
+        sample = samples.load(name)
+        images += list(sample.images_rgba)
+        labels += [f"frame {sample.frame}, camera {c}" for c in sample.camera_ids]
+    sheet = contact_sheet(images, labels=labels, columns=len(images) // len(chosen), size=192)
+    save_png(workdir / "views.png", sheet)
+    return sheet
+
+
+def _report(
+    workdir: Workdir, manifest: dict[str, Any], preparers: Sequence[Preparer], sheet: np.ndarray
+) -> None:
+    from mouselift_jax.report.html import Picture, Section, Table, Text, write_report
+
+    free = shutil.disk_usage(workdir.path).free / 1e9
+    views = manifest["views"]
+    geometry = Table(
+        ["slot", "camera", "azimuth", "elevation", "distance"],
+        [
+            [v["slot"], v["camera"], v["azimuth_deg"], v["elevation_deg"], v["distance"]]
+            for v in views
+        ],
+        caption="Slots go clockwise seen from above; degrees; distance in scene units.",
+    )
+    counts: dict[str, int] = {}
+    for row in manifest["samples"]:
+        label = row.get("split", row.get("reason", ""))
+        counts[label] = counts.get(label, 0) + 1
+    write_report(
+        workdir.path,
+        title="Samples",
+        intro="What was cut out of the recording, and whether pictures and cameras agree.",
+        sections=[
+            Section("Pictures", [Picture(sheet, "Each row is one instant; slots in order.")]),
+            Section("Cameras", [geometry, Text(" · ".join(_notes(preparers[0])))]),
+            Section(
+                "Samples",
+                [
+                    Table(["use", "samples"], [[k, v] for k, v in counts.items()]),
+                    Text(f"{free:.1f} GB are free on this disk."),
+                ],
+            ),
+        ],
+    )
