@@ -103,11 +103,11 @@ def homography_for_opencv(M: np.ndarray) -> np.ndarray:
     return back @ np.asarray(M, np.float64) @ half
 
 
-def shrink_factor(M: np.ndarray, x: float, y: float) -> float:
-    """Old pixels per new pixel (square root of the area ratio) of the map M at old pixel (x, y)."""
-    p = M @ np.array([x, y, 1.0])
-    J = (M[:2, :2] - np.outer(p[:2] / p[2], M[2, :2])) / p[2]
-    return 1.0 / max(np.sqrt(abs(np.linalg.det(J))), 1e-9)
+def shrink_factor(M: np.ndarray, xy: np.ndarray) -> np.ndarray:
+    """Old pixels per new pixel (square root of the area ratio) of the map M at pixels xy [...,2]."""
+    # The Jacobian determinant of a homography is det M over the cube of its third coordinate.
+    w = xy @ M[2, :2] + M[2, 2]
+    return np.sqrt(np.abs(w) ** 3 / max(abs(np.linalg.det(M)), 1e-30))
 
 
 def map_points(M: np.ndarray, xy: np.ndarray) -> np.ndarray:
@@ -121,7 +121,7 @@ def _warp_filtered(image: np.ndarray, M: np.ndarray, width: int, height: int) ->
     seen = map_points(np.linalg.inv(M), np.array([width / 2.0, height / 2.0]))
     x = float(np.clip(seen[0], 0, image.shape[1]))
     y = float(np.clip(seen[1], 0, image.shape[0]))
-    shrink = shrink_factor(M, x, y)
+    shrink = float(shrink_factor(M, np.array([x, y])))
     whole = int(shrink)
     if whole >= 2:
         # A box average over whole pixels first: exact, and the fastest filter OpenCV has.
@@ -213,7 +213,7 @@ def cutout(
     The same result as `apply_map` on the whole RGBA picture, at the cost of the animal's box.
 
     Args:
-        picture: [H,W,3] uint8, any colour order.
+        picture: [H,W,3] uint8, BGR as OpenCV decodes it.
         alpha: [H,W] uint8.
         M: homography [3,3] from old to new pixel coordinates, pixel centres at +0.5.
         width: of the result, pixels.
@@ -221,7 +221,7 @@ def cutout(
         box: x0, y0, x1, y1 (end exclusive) that holds every pixel of alpha > 0.
 
     Returns:
-        [height,width,4] uint8, straight alpha, colours in the order of `picture`.
+        [height,width,4] uint8, RGB with straight alpha.
     """
     out = np.zeros((height, width, 4), np.uint8)
     h, w = alpha.shape
@@ -242,7 +242,7 @@ def cutout(
     part = np.ascontiguousarray(alpha[y0:y1, x0:x1])
     # Bytes suffice: a premultiplied byte is off by half a level of what is seen.
     color = cv2.multiply(picture[y0:y1, x0:x1], cv2.merge((part, part, part)), scale=1 / 255)
-    premultiplied = cv2.cvtColor(color, cv2.COLOR_BGR2BGRA)
+    premultiplied = cv2.cvtColor(color, cv2.COLOR_BGR2RGBA)
     cv2.insertChannel(part, premultiplied, 3)
     size = (int(right - left), int(bottom - top))
     warped = _warp_filtered(premultiplied, shift @ M @ back, *size)

@@ -291,7 +291,7 @@ class Preparer:
         for i, M in zip(slots, maps, strict=True):
             size = self.settings.scene.size
             rgba = cutout(located.pictures[i], located.alphas[i], M, size, size, located.boxes[i])
-            images.append(self._in_rgb(rgba, i))
+            images.append(self._matched(rgba, i))
         row.update(self._check(located, slots, maps, written, similarity, images))
         if self.recording.fps:
             row["time_s"] = round(located.frame / self.recording.fps, 6)
@@ -373,13 +373,13 @@ class Preparer:
 
     # --- colour, heading, resuming -----------------------------------------------------------
 
-    def _in_rgb(self, bgra: np.ndarray, view: int) -> np.ndarray:
-        if self._gains is not None:
-            levels = np.arange(256)[:, None] * self._gains[view]
-            table = np.clip(levels + 0.5, 0, 255).astype(np.uint8)  # 0 stays 0: cleared colours too
-            table = np.concatenate([table, np.arange(256, dtype=np.uint8)[:, None]], axis=1)
-            bgra = cv2.LUT(bgra, table[:, None, :])
-        return cv2.cvtColor(bgra, cv2.COLOR_BGRA2RGBA)
+    def _matched(self, rgba: np.ndarray, view: int) -> np.ndarray:
+        if self._gains is None:
+            return rgba
+        levels = np.arange(256)[:, None] * self._gains[view]
+        table = np.clip(levels + 0.5, 0, 255).astype(np.uint8)  # 0 stays 0: cleared colours too
+        table = np.concatenate([table, np.arange(256, dtype=np.uint8)[:, None]], axis=1)
+        return cv2.LUT(rgba, table[:, None, :])
 
     def _measure_gains(self, pool: ThreadPoolExecutor) -> np.ndarray:
         """Factor per camera and channel [V,3] that brings the animal's colour to the median."""
@@ -397,8 +397,7 @@ class Preparer:
             )
         level = np.mean(means, axis=0)
         gains = np.clip(np.median(level, axis=0) / np.maximum(level, 1.0), *GAIN_LIMITS)
-        self.gains = gains[:, ::-1].round(4).tolist()
-        return gains
+        return gains[:, ::-1]  # OpenCV measured BGR
 
     def _heading(self, located: _Located) -> float | None:
         kind = self.settings.heading

@@ -20,7 +20,7 @@ from mouselift_jax.geometry.camera import Camera
 MAX_WARP_ERROR_PX = 0.05
 MIN_CONFIDENCE = 0.25  # below it the lab's own tools treat a keypoint as missing
 N_RANDOM_POINTS = 32
-_GRID = 22  # voxels a side for the volume check
+_GRID = 20  # voxels a side for the volume check
 _GRID_HALF = 1.5  # scene units; beyond it nothing can be represented anyway
 
 
@@ -86,7 +86,7 @@ def keypoint_residuals(
     )
     # A pixel of the sample counts as many original pixels as the map shrinks at the keypoint.
     carried = np.stack([map_points(M, p) for M, p in zip(maps, xy, strict=True)])
-    factor = np.array([[shrink_factor(M, *q) for q in p] for M, p in zip(maps, xy, strict=True)])
+    factor = np.stack([shrink_factor(M, p) for M, p in zip(maps, xy, strict=True)])
     raw = reprojection_error(triangulate(xy, true, weights), xy, true)
     new = reprojection_error(triangulate(carried, written, weights), carried, written) * factor
     total = weights.sum()
@@ -107,22 +107,25 @@ def hull_extent(masks: Sequence[np.ndarray], cameras: Camera) -> dict[str, float
     """
     ticks = (np.arange(_GRID) + 0.5) / _GRID * 2 * _GRID_HALF - _GRID_HALF
     points = np.stack(np.meshgrid(ticks, ticks, ticks, indexing="ij"), -1).reshape(-1, 3)
-    inside = np.ones(len(points), bool)
+    points = np.concatenate([points, np.ones_like(points[:, :1])], 1).astype(np.float32)
+    P = np.asarray(cameras.K @ cameras.w2c[..., :3, :], np.float32)  # [V,3,4]
+    index = np.arange(len(points))  # of the points still inside
     views = np.zeros(len(points), np.uint8)
-    for i, mask in enumerate(masks):
-        xy, z = cameras[i].project(points[inside])
-        column, row = np.floor(xy).astype(int).T
-        visible = (z > 0) & (column >= 0) & (row >= 0)
+    for mask, M in zip(masks, P, strict=True):
+        x, y, z = M @ points[index].T
+        column, row = (x / z).astype(np.int32), (y / z).astype(np.int32)
+        visible = (z > 0) & (x >= 0) & (y >= 0)
         visible &= (column < cameras.width) & (row < cameras.height)
-        hit = np.zeros(len(xy), bool)
-        hit[visible] = _near_mask(mask, column[visible], row[visible])
-        index = np.flatnonzero(inside)
-        views[index[visible & hit]] += 1
-        inside[index[visible & ~hit]] = False
+        hit = np.zeros(len(index), bool)
+        hit[visible] = mask[row[visible], column[visible]] > 127
+        views[index[hit]] += 1
+        index = index[hit | ~visible]
+    inside = np.zeros(len(points), bool)
+    inside[index] = True
     inside &= views >= 2
     if not inside.any():
         return None
-    kept = points[inside]
+    kept = points[inside, :3]
     step = _GRID_HALF / _GRID
     return {
         "max_abs": [round(float(v), 3) for v in np.abs(kept).max(0) + step],
@@ -137,8 +140,3 @@ def border_contact(image_rgba: np.ndarray) -> int:
     a = image_rgba[..., 3]
     ring = (a[0], a[-1], a[1:-1, 0], a[1:-1, -1])
     return int(sum(np.count_nonzero(edge > 127) for edge in ring))
-
-
-def _near_mask(mask: np.ndarray, column: np.ndarray, row: np.ndarray) -> np.ndarray:
-    """Whether a point of the coarse grid lies on the animal."""
-    return mask[row, column] > 127
