@@ -40,11 +40,12 @@ def checksum(tree: Any) -> jax.Array:
             leaf = leaf.astype(jnp.uint8)
         bits = jax.lax.bitcast_convert_type(leaf, jnp.dtype(f"uint{8 * leaf.dtype.itemsize}"))
         bits = bits.astype(jnp.uint32)
-        weight = jnp.ones((), jnp.uint32)
-        for axis in range(bits.ndim):
-            place = jax.lax.broadcasted_iota(jnp.uint32, bits.shape, axis)
-            weight = weight * (2 * place + 1) + place
-        total = total * jnp.uint32(1000003) + jnp.sum(bits * weight, dtype=jnp.uint32)
+        place, stride = jnp.zeros((), jnp.uint32), 1
+        for axis in reversed(range(bits.ndim)):
+            along = jax.lax.broadcasted_iota(jnp.uint32, bits.shape, axis)
+            place = place + along * jnp.uint32(stride % 2**32)
+            stride *= bits.shape[axis]
+        total = total * jnp.uint32(1000003) + jnp.sum(bits * (2 * place + 1), dtype=jnp.uint32)
     return total
 
 
@@ -97,6 +98,7 @@ class Checkpoints:
         self.directory.mkdir(parents=True, exist_ok=True)
         self._checkpointer = self._open()
         self._pending: Any = None
+        self._failed_once = False
 
     def __enter__(self) -> Checkpoints:
         return self
@@ -108,7 +110,14 @@ class Checkpoints:
             if kind is None:  # else the first error is the one to tell
                 raise
         finally:
+            self._close()
+
+    def _close(self) -> None:
+        try:
             self._checkpointer.close()
+        except DAMAGED:
+            if not self._failed_once:  # a failed save is told again here
+                raise
 
     def steps(self) -> list[int]:
         """Steps of the complete checkpoints, oldest first."""
@@ -175,11 +184,8 @@ class Checkpoints:
             try:
                 stored = self._checkpointer.checkpointables_metadata(candidate).metadata
                 self._check_shapes(candidate, wanted, stored)
-                check = {
-                    "check": {
-                        k: jax.ShapeDtypeStruct((), jnp.uint32) for k in stored if k != "check"
-                    }
-                }
+                one = _everywhere(wanted)
+                check = {"check": {k: one for k in stored if k not in ("check", "metrics")}}
                 items = dict(
                     self._checkpointer.load_checkpointables(candidate, {**wanted, **check})
                 )
@@ -238,6 +244,8 @@ class Checkpoints:
         self, step: int, wanted: Mapping[str, Any], stored: Mapping[str, Any]
     ) -> None:
         for name, tree in wanted.items():
+            if name not in stored and name in stored["check"]:
+                raise ValueError(f"{name} is missing")
             if name not in stored:
                 raise CheckpointError(
                     f"the checkpoint has no {name}",
@@ -276,6 +284,7 @@ class Checkpoints:
             )
 
     def _failed(self, error: BaseException) -> TrainingError:
+        self._failed_once = True
         text = str(error)
         full = getattr(error, "errno", None) == errno.ENOSPC or any(
             words in text
@@ -289,6 +298,14 @@ class Checkpoints:
             found=text.strip().splitlines()[0][:200] if text.strip() else repr(error),
             fix=ROOM if full else "see the message above; the previous checkpoint is intact",
         )
+
+
+def _everywhere(tree: Any) -> jax.ShapeDtypeStruct:
+    """A checksum on the devices that hold the tree."""
+    place = jax.tree.leaves(tree)[0].sharding
+    if isinstance(place, jax.sharding.NamedSharding):
+        place = jax.sharding.NamedSharding(place.mesh, jax.sharding.PartitionSpec())
+    return jax.ShapeDtypeStruct((), jnp.uint32, sharding=place)
 
 
 def _text(path: Any) -> str:

@@ -83,6 +83,23 @@ def interior(mask: Float[Array, "*B H W 1"], margin: int) -> Float[Array, "*B H 
     return jax.lax.reduce_window(inside, jnp.inf, jax.lax.min, window, (1,) * inside.ndim, "SAME")
 
 
+def figures(
+    rgb: Float[Array, "*B H W 3"],
+    alpha: Float[Array, "*B H W 1"],
+    image: Float[Array, "*B H W 3"],
+    mask: Float[Array, "*B H W 1"],
+) -> dict[str, Array]:
+    """Every figure of a render, each [*B]: psnr, ssim, iou, interior_psnr, mean_color_psnr."""
+    inside = interior_psnr(rgb, alpha, image, mask)
+    return {
+        "psnr": psnr(rgb, image),
+        "ssim": ssim(rgb, image),
+        "iou": mask_iou(alpha, mask),
+        "interior_psnr": inside.psnr,
+        "mean_color_psnr": inside.mean_color_psnr,
+    }
+
+
 def mask_iou(a: Float[Array, "*B H W 1"], b: Float[Array, "*B H W 1"]) -> Float[Array, "*B"]:
     """Intersection over union of two silhouettes; 1 where both are empty."""
     a, b = a > 0.5, b > 0.5

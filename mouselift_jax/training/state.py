@@ -162,7 +162,7 @@ def make_step(
     def step(state: TrainState, batch: Any) -> tuple[TrainState, dict[str, jax.Array]]:
         rng = jax.random.fold_in(jax.random.key(seed), state.step)
         (value, metrics), grads = mean_grads(state, batch, rng)
-        norm = optax.global_norm(grads)
+        norm = optax.tree.norm(grads)
         finite = jnp.isfinite(value) & jnp.isfinite(norm)
         go = finite & ~state.halted
         apply = go & ~guard.too_large(norm)
