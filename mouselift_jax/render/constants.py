@@ -8,7 +8,7 @@ from __future__ import annotations
 
 # Gaussians nearer than this to the camera plane are not drawn (scene units): perspective blows up.
 NEAR = 0.2
-# Added to both diagonal entries of the 2D covariance, px^2: nothing gets thinner than about a pixel.
+# Added to both diagonal entries of the 2D covariance, px^2: nothing gets thinner than a pixel.
 DILATION = 0.3
 # A smaller opacity at a pixel would round to nothing in 8 bits and is skipped.
 ALPHA_MIN = 1.0 / 255.0

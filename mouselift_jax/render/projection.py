@@ -34,7 +34,8 @@ def _rotation(quats: Float[Array, "N 4"]) -> list[list[Array]]:
     ]
 
 
-def _colors(spec: Spec, means: Array, colors: Array, w2c: Array) -> Array:
+def view_colors(spec: Spec, means: Array, colors: Array, w2c: Array) -> Array:
+    """Colours [N,3] as the view `w2c` sees them."""
     if spec.sh_degree is None:
         return colors
     if spec.sh_degree == 0:
@@ -109,7 +110,7 @@ def project(
     det = xx * yy - xy * xy
     keep = keep & (det > 0)
     det = jnp.where(keep, det, 1)
-    rgb = _colors(spec, means, colors, w2c)
+    rgb = view_colors(spec, means, colors, w2c)
     opacity = jnp.where(keep, opacities, 0)
     splats = Splats(
         jnp.where(keep, fx * u + cx, 0),

@@ -32,8 +32,6 @@ _log = logging.getLogger(__name__)
 @functools.cache
 def default_implementation(platform: str) -> str:
     """The best implementation that can run on `platform`; says once in the log which and why."""
-    if importlib.util.find_spec("mouselift_jax.render.warp_backend") is None:
-        return "tiled"
     if platform == "tpu":
         choice, why = "tiled", "the pure JAX one is what TPUs run"
     elif importlib.util.find_spec("warp") is None:

@@ -1,0 +1,95 @@
+"""The `warp` implementation: NVIDIA Warp through the JAX FFI, its own body on each device."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from mouselift_jax.render import batching
+from mouselift_jax.render.projection import view_colors
+from mouselift_jax.render.types import Spec
+
+MIN_VERSION = (1, 18)  # CPU blocks and the FFI on CPU
+
+
+@functools.cache
+def problem(platform: str) -> str | None:
+    """Why Warp cannot draw on `platform`, or None."""
+    import warp as wp
+
+    version = tuple(int(part) for part in wp.__version__.split(".")[:2])
+    if version < MIN_VERSION:
+        return f"warp-lang {wp.__version__} is older than {MIN_VERSION[0]}.{MIN_VERSION[1]}"
+    if platform not in ("cpu",):
+        return f"there is no Warp for {platform}"
+    # Warp greets every process, and warns where there is no CUDA driver, which here is no fault.
+    level = wp.config.log_level
+    wp.config.log_level = max(level, wp.LOG_ERROR if platform == "cpu" else wp.LOG_WARNING)
+    wp.init()
+    wp.config.log_level = max(level, wp.LOG_WARNING)
+    if not wp.is_cpu_available():
+        return "this build of warp-lang has no CPU compiler"
+    return None
+
+
+@functools.lru_cache(maxsize=64)
+def _cpu(spec: Spec) -> Callable:
+    """The batched function of raw arrays with its gradient; colours are rgb."""
+    from mouselift_jax.render import warp_cpu
+
+    size = (spec.height, spec.width)
+
+    @batching.fold_vmap
+    def forward(*arrays: Array) -> tuple:
+        rgb, light, depth, last, broken, pairs = warp_cpu.forward(arrays, spec.near, size)
+        return rgb, light, depth, (broken != 0), pairs, last
+
+    @batching.fold_vmap
+    def backward(arrays: tuple, saved: tuple, cotangents: tuple) -> tuple:
+        return tuple(warp_cpu.backward(arrays, spec.near, saved, cotangents))
+
+    @jax.custom_vjp
+    def function(*arrays: Array) -> tuple:
+        return forward(*arrays)[:5]
+
+    def function_fwd(*arrays: Array) -> tuple:
+        *out, last = forward(*arrays)
+        return tuple(out), (arrays, (out[1], last))
+
+    def function_bwd(residuals: tuple, cotangents: tuple) -> tuple:
+        arrays, saved = residuals
+        return (*backward(arrays, saved, tuple(cotangents[:3])), jnp.zeros_like(arrays[-1]))
+
+    function.defvjp(function_fwd, function_bwd)
+    return function
+
+
+def rasterize_flat(spec: Spec, *arrays: Array) -> tuple[Array, Array, Array, dict[str, Array]]:
+    """Blend L scenes of N Gaussians in V views each; see `reference.rasterize_flat`."""
+    draw = _cpu(spec)
+    *gaussians, colors, w2c, K = arrays
+    if spec.sh_degree in (None, 0):
+        colors = jax.vmap(functools.partial(view_colors, spec))(arrays[0], colors, w2c[:, 0])
+        rgb, light, depth, broken, pairs = draw(*gaussians, colors, w2c, K)
+    else:
+        # The colour depends on the view: one view at a time keeps memory that of one view.
+        @jax.checkpoint
+        def view(broken: Array, cameras: tuple) -> tuple:
+            seen = jax.vmap(functools.partial(view_colors, spec))(arrays[0], colors, cameras[0])
+            rgb, light, depth, here, pairs = draw(*gaussians, seen, *(a[:, None] for a in cameras))
+            return broken | here, (rgb[:, 0], light[:, 0], depth[:, 0], pairs[:, 0])
+
+        none = arrays[3] != arrays[3]
+        cameras = (w2c.swapaxes(0, 1), K.swapaxes(0, 1))
+        broken, out = lax.scan(view, none, cameras)
+        rgb, light, depth, pairs = (a.swapaxes(0, 1) for a in out)
+    info = {
+        "slabs": jnp.ones((), jnp.int32),  # the lists are as long as the scene needs
+        "intersections": pairs.sum(),
+        "culled": broken.sum(dtype=jnp.int32),
+    }
+    return rgb, light, depth, info
