@@ -218,13 +218,6 @@ def gslrm_eval(
     gaussians = model.apply({"params": params}, *inputs)
     h, w = batch.images.shape[2:4]
     out = render_views(gaussians, batch.K, batch.c2w, w, h, implementation=implementation)
-    inside = metric.interior_psnr(out.rgb, out.alpha, batch.images, batch.masks)
-    figures = {
-        "psnr": metric.psnr(out.rgb, batch.images),
-        "ssim": metric.ssim(out.rgb, batch.images),
-        "iou": metric.mask_iou(out.alpha, batch.masks),
-        "interior_psnr": inside.psnr,
-        "mean_color_psnr": inside.mean_color_psnr,
-    }
+    figures = metric.figures(out.rgb, out.alpha, batch.images, batch.masks)
     is_heldout = jnp.arange(batch.images.shape[1]) >= n_input_views
     return Evaluation(figures, out, gaussians, is_heldout)

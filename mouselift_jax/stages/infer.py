@@ -30,6 +30,7 @@ from mouselift_jax.report.pictures import comparison_rows, save_png
 from mouselift_jax.report.turntable import write_turntable
 from mouselift_jax.splats.filters import RECIPES, apply_filters
 from mouselift_jax.splats.ply import save_ply
+from mouselift_jax.stages.selection import select
 from mouselift_jax.stages.stage import Plan
 from mouselift_jax.stages.workdir import (
     Workdir,
@@ -94,7 +95,7 @@ class FromSamples:
         path = resolve_samples(config.samples)
         self._set, self._config = SampleSet.open(path), config
         self.reads = [str(path)]
-        self.ids = select(self._set, config)
+        self.ids = select(self._set, config.split, config.frames)[: config.limit or None]
         self._size = config.size or trained_size(config.gslrm)
 
     def load(self, item_id: str) -> Item:
@@ -130,42 +131,6 @@ class FromSamples:
                 found=missing,
             )
         return [numbers.index(v) for v in wanted]
-
-
-def select(sample_set: SampleSet, config: Any) -> list[str]:
-    """Ids of the samples of the split whose frame is asked for."""
-    if config.split not in ("all", "train", "val"):
-        raise ConfigError(
-            "no such split", found=config.split, fix=nearest(config.split, ("all", "train", "val"))
-        )
-    ids = list(sample_set.ids(config.split))
-    if config.frames:
-        numbers = dict(zip(ids, sample_set.frames(config.split), strict=True))
-        wanted = frame_range(config.frames, max(numbers.values(), default=0) + 1)
-        ids = [i for i in ids if numbers[i] in wanted]
-        if not ids:
-            have = sorted(numbers.values())
-            raise ConfigError(
-                "no sample is of these frames",
-                where=f"config.frames={config.frames}",
-                found=f"{len(have)} samples of frames {have[0]} to {have[-1]}" if have else "none",
-            )
-    return ids[: config.limit or None]
-
-
-def frame_range(text: str, end: int) -> range:
-    """The frames of "a:b:step"; a part left out means from 0, to the end, every frame."""
-    parts = str(text).split(":")
-    if len(parts) > 3 or any(p and not p.isdigit() for p in parts) or not any(parts):
-        raise ConfigError(
-            "not a range of frames", where=f"config.frames={text}", expected="a, a:b or a:b:step"
-        )
-    if len(parts) == 1:
-        return range(int(parts[0]), int(parts[0]) + 1)
-    a, b, step = (*(int(p) if p else None for p in parts), None)[:3]
-    if step == 0:
-        raise ConfigError("the step of a range is 0", where=f"config.frames={text}")
-    return range(a or 0, end if b is None else b, step or 1)
 
 
 def trained_size(gslrm: str | None) -> int:

@@ -1,0 +1,40 @@
+"""Which samples of a set a stage takes: a split, a range of recording frames."""
+
+from __future__ import annotations
+
+from mouselift_jax.data.samples import SampleSet
+from mouselift_jax.errors import ConfigError, nearest
+
+
+def select(sample_set: SampleSet, split: str, frames: str) -> list[str]:
+    """Ids of the samples of `split` whose frame is in the range `frames` ("" = all)."""
+    if split not in ("all", "train", "val"):
+        raise ConfigError("no such split", found=split, fix=nearest(split, ("all", "train", "val")))
+    ids = list(sample_set.ids(split))
+    if frames:
+        numbers = dict(zip(ids, sample_set.frames(split), strict=True))
+        wanted = frame_range(frames, max(numbers.values(), default=0) + 1)
+        ids = [i for i in ids if numbers[i] in wanted]
+        if not ids:
+            have = sorted(numbers.values())
+            raise ConfigError(
+                "no sample is of these frames",
+                where=f"config.frames={frames}",
+                found=f"{len(have)} samples of frames {have[0]} to {have[-1]}" if have else "none",
+            )
+    return ids
+
+
+def frame_range(text: str, end: int) -> range:
+    """The frames of "a:b:step"; a part left out means from 0, to the end, every frame."""
+    parts = str(text).split(":")
+    if len(parts) > 3 or any(p and not p.isdigit() for p in parts) or not any(parts):
+        raise ConfigError(
+            "not a range of frames", where=f"config.frames={text}", expected="a, a:b or a:b:step"
+        )
+    if len(parts) == 1:
+        return range(int(parts[0]), int(parts[0]) + 1)
+    a, b, step = (*(int(p) if p else None for p in parts), None)[:3]
+    if step == 0:
+        raise ConfigError("the step of a range is 0", where=f"config.frames={text}")
+    return range(a or 0, end if b is None else b, step or 1)
