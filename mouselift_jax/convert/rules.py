@@ -399,7 +399,7 @@ def match(
         target: nested mapping of anything with a shape.
 
     Raises:
-        CheckpointError: a stray, missing, doubled or mis-shaped tensor.
+        CheckpointError: a stray, missing, doubled or mis-shaped tensor; a ProblemList of several.
     """
     flat = flatten(target)
     expected = expected_keys(rules, target)
@@ -470,7 +470,7 @@ def apply_rules(
         Nested dict of NumPy arrays.
 
     Raises:
-        CheckpointError: a stray, missing, doubled or mis-shaped tensor.
+        CheckpointError: a stray, missing, doubled or mis-shaped tensor; a ProblemList of several.
     """
     pairing = match(rules, source, target)
     return unflatten({p: pairing.leaf(p, source, dtype) for p in pairing.by_path})

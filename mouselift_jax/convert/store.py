@@ -38,9 +38,14 @@ class LazyLeaf:
         return self.size * self.dtype.itemsize
 
 
+def raw_bytes(array: np.ndarray) -> memoryview:
+    """The bytes of an array of any type, bfloat16 included."""
+    return memoryview(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+
+
 def checksum(array: np.ndarray) -> int:
     """CRC-32 of an array's bytes: finds damage on disk, at the speed of memory."""
-    return zlib.crc32(memoryview(np.ascontiguousarray(array)).cast("B"))
+    return zlib.crc32(raw_bytes(array))
 
 
 def _handler_registry() -> Any:

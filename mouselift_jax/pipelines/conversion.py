@@ -239,7 +239,7 @@ def _versions() -> dict[str, str]:
 
 
 def _digest(values: np.ndarray) -> bytes:
-    return hashlib.sha256(memoryview(pack(values)).cast("B")).digest()
+    return hashlib.sha256(store.raw_bytes(pack(values))).digest()
 
 
 def verify_conversion(

@@ -211,20 +211,19 @@ def _check_values(flat: Mapping[str, np.ndarray], expected: Mapping, where: epat
 
 def _check_shapes(flat: Mapping[str, Any], component: str, config: Mapping, where: Any) -> None:
     wanted = flatten(param_shapes(component, config))
-    problems = []
+    bad = []
     for path in sorted(wanted.keys() | flat.keys()):
-        want = tuple(wanted[path].shape) if path in wanted else None
-        found = tuple(flat[path].shape) if path in flat else None
+        want = list(wanted[path].shape) if path in wanted else "nothing"
+        found = list(flat[path].shape) if path in flat else "nothing"
         if want != found:
-            problems.append(
-                CheckpointError(
-                    "A parameter does not fit the network",
-                    where=f"{where}: {path}",
-                    expected="no such parameter" if want is None else list(want),
-                    found="no such parameter" if found is None else list(found),
-                )
-            )
-    raise_all(f"The weights of {component} do not fit", problems[:10])
+            bad.append(f"{path}: {found} stored, {want} wanted")
+    if bad:
+        more = f" and {len(bad) - 5} more" if len(bad) > 5 else ""
+        raise CheckpointError(
+            f"The weights of {component} do not fit the network of their config",
+            where=where,
+            found="; ".join(bad[:5]) + more,
+        )
 
 
 def find_component(directory: Any, component: str) -> tuple[epath.Path, str]:
