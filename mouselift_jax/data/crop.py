@@ -104,7 +104,7 @@ def homography_for_opencv(M: np.ndarray) -> np.ndarray:
 
 
 def shrink_factor(M: np.ndarray, xy: np.ndarray) -> np.ndarray:
-    """Old pixels per new pixel (square root of the area ratio) of the map M at pixels xy [...,2]."""
+    """Old pixels per new pixel (root of the area ratio) of the map M at pixels xy [...,2]."""
     # The Jacobian determinant of a homography is det M over the cube of its third coordinate.
     w = xy @ M[2, :2] + M[2, 2]
     return np.sqrt(np.abs(w) ** 3 / max(abs(np.linalg.det(M)), 1e-30))

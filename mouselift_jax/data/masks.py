@@ -63,10 +63,9 @@ def make_masker(recording: Recording, settings: MaskSettings, frames: Sequence[i
     """
     source = resolve_source(recording, settings.source)
     if source == "files":
-        table = ramp_table()
 
         def make(view: int, picture: np.ndarray, stored: np.ndarray | None) -> np.ndarray:
-            return cv2.LUT(stored, table)
+            return soft_threshold(stored)
     elif source == "alpha":
 
         def make(view: int, picture: np.ndarray, stored: np.ndarray | None) -> np.ndarray:
@@ -115,6 +114,14 @@ def ramp_table(threshold: int = THRESHOLD, softness: int = SOFTNESS) -> np.ndarr
     levels = np.arange(256, dtype=np.float64)
     ramp = (levels - (threshold - softness)) / (2 * softness)
     return (np.clip(ramp, 0, 1) * 255 + 0.5).astype(np.uint8)
+
+
+def soft_threshold(
+    grey: np.ndarray, threshold: int = THRESHOLD, softness: int = SOFTNESS
+) -> np.ndarray:
+    """`ramp_table` applied to a picture [H,W] uint8 (saturating, faster than a lookup)."""
+    above = cv2.subtract(grey, threshold - softness)
+    return cv2.convertScaleAbs(above, alpha=255.0 / (2 * softness))
 
 
 def clean_mask(alpha: np.ndarray, min_blob: float = 0.2) -> np.ndarray:

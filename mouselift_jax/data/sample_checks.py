@@ -20,7 +20,7 @@ from mouselift_jax.geometry.camera import Camera
 MAX_WARP_ERROR_PX = 0.05
 MIN_CONFIDENCE = 0.25  # below it the lab's own tools treat a keypoint as missing
 N_RANDOM_POINTS = 32
-_GRID = 20  # voxels a side for the volume check
+_GRID = 18  # voxels a side for the volume check
 _GRID_HALF = 1.5  # scene units; beyond it nothing can be represented anyway
 
 

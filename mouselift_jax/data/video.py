@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Executor
+from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
@@ -19,6 +20,7 @@ from mouselift_jax.errors import LayoutError, MouseLiftError, raise_all
 
 # A camera that skips this share of a frame interval, when the others do not, has lost a frame.
 LOST_FRAME = 0.75
+LUMA_TOLERANCE = 3  # grey levels; rounding of the colour conversion
 
 
 class FrameStream:
@@ -39,6 +41,9 @@ class FrameStream:
         self.gap_ms = 0.0  # between the last two frames read, by the container's clock
         self._time_ms = 0.0
         self._capture = _open_video(frames.path) if frames.kind == "video" else None
+        self._luma = False
+        if grey and self._capture is not None and _luma_is_grey(frames.path):
+            self._luma = bool(self._capture.set(cv2.CAP_PROP_CONVERT_RGB, 0))
 
     def skip(self, count: int = 1) -> None:
         """Go past frames without converting them."""
@@ -69,6 +74,8 @@ class FrameStream:
                 found=f"{image.shape[1]} x {image.shape[0]}",
                 fix="all pictures of one camera must have one size",
             )
+        if self._luma:
+            return _grey_from_luma(image)
         return cv2.extractChannel(image, 0) if self.grey and image.ndim == 3 else image
 
     def read_at(self, frame: int) -> np.ndarray:
@@ -148,6 +155,17 @@ def read_instants(
         LayoutError: a file cannot be opened, ends early, is damaged, or lost a frame; ProblemList:
             several are.
     """
+    with quiet_decoder():
+        yield from _read_instants(videos, masks, frames, executor, check_clock)
+
+
+def _read_instants(
+    videos: Sequence[Frames],
+    masks: Sequence[Frames] | None,
+    frames: Iterable[int],
+    executor: Executor | None,
+    check_clock: bool,
+) -> Iterator[Instant]:
     streams = _open_all(videos, masks)
     clock = (
         [s for s in streams if s.frames.kind == "video" and s.frames.fps > 0] if check_clock else []
@@ -233,6 +251,41 @@ def _open_all(videos: Sequence[Frames], masks: Sequence[Frames] | None) -> list[
             problems.append(error)
     raise_all("videos cannot be opened", problems)
     return streams
+
+
+def _grey_from_luma(luma: np.ndarray) -> np.ndarray:
+    """Grey levels 0..255 from video luma 16..235."""
+    return cv2.convertScaleAbs(cv2.subtract(luma, 16), alpha=255.0 / 219.0)
+
+
+def _luma_is_grey(path: Path) -> bool:
+    """Whether a mask video's luma plane, taken as it is, gives the same picture as converting it.
+
+    Taking it spares the conversion to colour and back. Other pixel formats, colour ranges or
+    coloured masks fail the comparison and are converted.
+    """
+    converted, plain = _open_video(path), _open_video(path)
+    try:
+        plain.set(cv2.CAP_PROP_CONVERT_RGB, 0)
+        (ok, a), (ok_plain, b) = converted.read(), plain.read()
+        if not (ok and ok_plain) or a.ndim != 3 or b.shape != a.shape[:2]:
+            return False
+        return int(cv2.absdiff(a[..., 0], _grey_from_luma(b)).max()) <= LUMA_TOLERANCE
+    finally:
+        converted.release()
+        plain.release()
+
+
+@contextmanager
+def quiet_decoder() -> Iterator[None]:
+    """Silence OpenCV's remark, once a frame, that a luma plane is treated as a grey picture."""
+    logging = cv2.utils.logging
+    before = logging.getLogLevel()
+    logging.setLogLevel(logging.LOG_LEVEL_ERROR)
+    try:
+        yield
+    finally:
+        logging.setLogLevel(before)
 
 
 def _open_video(path: Path) -> cv2.VideoCapture:

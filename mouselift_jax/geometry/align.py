@@ -112,7 +112,7 @@ def triangulate(
         return points
     A, b = rows[enough, :, :3], -rows[enough, :, 3]
     # Least squares with the homogeneous scale fixed to 1: points at infinity do not occur in a rig.
-    solved = np.stack([np.linalg.lstsq(a, c, rcond=None)[0] for a, c in zip(A, b, strict=True)])
+    solved = (np.linalg.pinv(A) @ b[..., None])[..., 0]
     points[enough] = _refine(solved, xy[:, enough], weights[:, enough], w2c, K)
     return points
 
