@@ -8,7 +8,7 @@ from typing import Any
 from mouselift_jax.convert.rules import Rule
 from mouselift_jax.errors import CheckpointError
 
-RULES = (Rule("embeddings", "embeddings"),)
+RULES = (Rule("prompt_embeds", "prompt_embeds"),)
 CONTEXT_DIM = 1024  # of the SD 2 text encoder
 
 
@@ -18,7 +18,7 @@ def config_from_tensors(tensors: Mapping[str, Any], where: object) -> dict[str, 
     Raises:
         CheckpointError: not one [V, T, 1024] tensor.
     """
-    shape = tuple(tensors["embeddings"].shape)
+    shape = tuple(tensors["prompt_embeds"].shape)
     if len(shape) != 3 or shape[1] != 77:
         raise CheckpointError(
             "These are not prompt embeddings",

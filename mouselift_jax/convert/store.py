@@ -49,6 +49,7 @@ def checksum(array: np.ndarray) -> int:
 
 
 def _handler_registry() -> Any:
+    import jax
     import orbax.checkpoint as ocp
 
     class OneByOne(ocp.type_handlers.NumpyHandler):
@@ -61,7 +62,11 @@ def _handler_registry() -> Any:
             return []
 
     return ocp.type_handlers.create_type_handler_registry(
-        (LazyLeaf, OneByOne(deepcopy_host_arrays=False))
+        (LazyLeaf, OneByOne(deepcopy_host_arrays=False)),
+        (
+            jax.Array,
+            ocp.type_handlers.ArrayHandler(),
+        ),  # none is written; orbax warns where it is absent
     )
 
 

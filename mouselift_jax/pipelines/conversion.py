@@ -25,7 +25,7 @@ from mouselift_jax.convert import store
 from mouselift_jax.convert.rules import pack
 from mouselift_jax.errors import CheckpointError, ConfigError
 from mouselift_jax.pipelines.conversion_kinds import LICENCES, ConversionPlan, Part
-from mouselift_jax.pipelines.pretrained import RECORD
+from mouselift_jax.pipelines.pretrained import RECORD, SUMS
 
 SCHEMA = 1
 DTYPES = ("source", "float32", "bfloat16", "float16")
@@ -79,9 +79,9 @@ def _write_part(part: Part, folder: epath.Path, dtype: str) -> dict[str, Any]:
         for path, shape in part.pairing.target_shapes.items()
     }
     folder.mkdir(parents=True, exist_ok=True)
-    store.write_params(folder / "params", leaves)
-    (folder / "checksums.json").write_text(json.dumps(sums, indent=1) + "\n")
     (folder / "config.json").write_text(json.dumps(part.config, indent=1) + "\n")
+    store.write_params(folder / "params", leaves)
+    (folder / SUMS).write_text(json.dumps(sums, indent=1) + "\n")
     return {
         "dtype": sorted({str(kind) for kind in kinds.values()}),
         "source_dtype": sorted({str(part.tensors[m.key].dtype) for m in part.pairing.moves}),

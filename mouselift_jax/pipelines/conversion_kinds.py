@@ -383,7 +383,7 @@ def _plan_prompts(request: Request) -> ConversionPlan:
             expected="a tensor [6, 77, 1024]",
             found=type(content).__name__,
         )
-    tensors = {"embeddings": content}
+    tensors = {"prompt_embeds": content}
     config = embeddings.config_from_tensors(tensors, request.source)
     part = _part("prompt_embeds", config, Weights(tensors, (request.source,)))
     return ConversionPlan("prompt_embeds", request.source, (part,), {})

@@ -1,8 +1,8 @@
 """Converted and trained weights as networks ready to apply.
 
-A converted folder holds `<component>/{config.json, checksums.json, params/}` and conversion.json; a
-run's folder holds `<component>/config.json` and its checkpoints. `load_pretrained` reads both, and
-refuses what is incomplete, damaged, or of another network.
+A converted folder holds `<component>/{config.json, params/, checksums.json}` and conversion.json; a
+run's folder holds `<component>/config.json` and its checkpoints, or a component in the same form.
+`load_pretrained` reads both, and refuses what is incomplete, damaged, or of another network.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from mouselift_jax.convert.rules import Entry, flatten, unflatten
 from mouselift_jax.errors import CheckpointError, ConfigError, nearest, raise_all
 
 RECORD = "conversion.json"
+SUMS = "checksums.json"  # written last: a component without it is incomplete
 # Fields of a network's config that say how it computes, not what its weights are.
 NOT_OF_THE_WEIGHTS = ("dtype", "remat", "attention", "sample_size", "token_multiple", "n_views")
 
@@ -150,7 +151,7 @@ def param_shapes(component: str, config: Mapping[str, Any]) -> dict[str, Any]:
         CheckpointError: the config is not one of this network.
     """
     if component == "prompt_embeds":
-        return {"embeddings": _f32(*config["shape"])}
+        return {"prompt_embeds": _f32(*config["shape"])}
     entry = network(component)
     try:
         module = entry.make(config, jnp.float32)
@@ -179,15 +180,14 @@ def _read_json(path: epath.Path) -> dict[str, Any]:
 
 def _converted(folder: epath.Path, component: str) -> tuple[dict, dict]:
     """Config and raw parameters of DIR/<component>, checked against their record."""
-    record = _read_json(folder.parent / RECORD)
-    if component not in record.get("components", {}):
-        raise CheckpointError(
-            f"{RECORD} does not list this component",
-            where=folder,
-            found=", ".join(record.get("components", {})),
-        )
+    if (folder.parent / RECORD).exists():
+        listed = _read_json(folder.parent / RECORD).get("components", {})
+        if component not in listed:
+            raise CheckpointError(
+                f"{RECORD} does not list this component", where=folder, found=", ".join(listed)
+            )
     flat = store.read_params(folder / "params")
-    _check_values(flat, _read_json(folder / "checksums.json"), folder)
+    _check_values(flat, _read_json(folder / SUMS), folder)
     return _read_json(folder / "config.json"), flat
 
 
@@ -244,13 +244,15 @@ def find_component(directory: Any, component: str) -> tuple[epath.Path, str]:
             "There is no such folder", where=root, fix="check the path; see docs/checkpoints.md"
         )
     for folder in (root / component, root):
-        if (folder / "params").exists() and (folder.parent / RECORD).exists():
-            if folder is root and root.name != component:
-                continue
+        if folder is root and root.name != component:
+            continue
+        # conversion.json is written last; a component that a run wrote has the run's config.json.
+        complete = (folder.parent / RECORD).exists() or (folder.parent / "config.json").exists()
+        if complete and (folder / "params").exists():
             return folder, "converted"
     if (root / component / "config.json").exists() and (root / "checkpoints").exists():
         return root, "run"
-    if (root / "config.json").exists() and not (root / RECORD).exists():
+    if (root / "config.json").exists():
         start = _read_json(root / "config.json").get("init_from")
         if start:
             return find_component(start, component)
@@ -309,8 +311,32 @@ def load_pretrained(
     # One at a time: each array read is dropped when its copy exists.
     params = {path: jnp.asarray(flat.pop(path), dtype) for path in list(flat)}
     if component == "prompt_embeds":
-        return None, params["embeddings"]
+        return None, params["prompt_embeds"]
     return network(component).make(config, dtype), unflatten(params)
+
+
+def save_component(
+    directory: Any, component: str, config: Mapping[str, Any], params: Mapping[str, Any]
+) -> None:
+    """Write DIR/<component> as a conversion does, for a stage that makes one; replaces the old.
+
+    Raises:
+        CheckpointError: the parameters do not fit the config.
+    """
+    flat = {path: np.asarray(leaf) for path, leaf in flatten(params).items()}
+    folder = epath.Path(directory) / component
+    _check_shapes(flat, component, config, folder)
+    if folder.exists():
+        folder.rmtree()
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n")
+    leaves = {
+        path: store.LazyLeaf(leaf.shape, leaf.dtype, lambda leaf=leaf: leaf)
+        for path, leaf in flat.items()
+    }
+    store.write_params(folder / "params", leaves)
+    sums = {path: store.checksum(leaf) for path, leaf in flat.items()}
+    (folder / SUMS).write_text(json.dumps(sums, indent=1) + "\n")
 
 
 def load_initial(

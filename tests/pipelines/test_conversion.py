@@ -17,7 +17,13 @@ from mouselift_jax.convert.rules import flatten, invert_rules
 from mouselift_jax.errors import CheckpointError, ConfigError
 from mouselift_jax.pipelines.conversion import convert, verify_conversion
 from mouselift_jax.pipelines.conversion_kinds import Request, plan_conversion
-from mouselift_jax.pipelines.pretrained import load_initial, load_pretrained, network, read_raw
+from mouselift_jax.pipelines.pretrained import (
+    load_initial,
+    load_pretrained,
+    network,
+    read_raw,
+    save_component,
+)
 from tests import torch_sources as fake
 
 PERCEPTUAL = "loss_calculator.perceptual_loss_module.net."
@@ -93,6 +99,7 @@ def test_load_pretrained_refuses_what_is_not_sound(converted, tmp_path):
 
     assert "damaged on disk" in broken(damage)
     assert "conversion.json" in broken(lambda c: (c / "conversion.json").unlink())
+    assert "checksums.json" in broken(lambda c: (c / "vae" / "checksums.json").unlink())
     assert "config.json" in broken(lambda c: (c / "vae" / "config.json").unlink())
     assert "no weights of vae" in broken(lambda c: shutil.rmtree(c / "vae"))
     other = '{"block_channels": [8, 24], "layers_per_block": 1, "norm_groups": 4}'
@@ -371,6 +378,18 @@ def test_init_from_is_strict_about_the_network(converted):
     assert {leaf.dtype for leaf in flatten(params).values()} == {np.dtype(np.float32)}
     with pytest.raises(ConfigError, match=r"model.context_dim[\s\S]*expected: 16"):
         load_initial(converted, "unet", {**config, "context_dim": 1024})
+
+
+def test_a_stage_writes_a_component(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    values = np.random.default_rng(0).normal(size=(2, 77, 1024)).astype(np.float32)
+    config = {"shape": [2, 77, 1024], "style": "mouse"}
+    for scale in (1, 2):  # the second replaces the first
+        save_component(tmp_path, "prompt_embeds", config, {"prompt_embeds": scale * values})
+    _, array = load_pretrained(tmp_path, "prompt_embeds")
+    np.testing.assert_array_equal(array, 2 * values)
+    with pytest.raises(CheckpointError, match="do not fit"):
+        save_component(tmp_path, "prompt_embeds", config, {"prompt_embeds": values[0]})
 
 
 def test_the_tool_needs_no_torch_for_safetensors(pipeline, tmp_path):
