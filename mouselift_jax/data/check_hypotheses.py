@@ -1,0 +1,488 @@
+"""Faults a recording may have, each tried: does the correction make the geometry fit?
+
+A `Geometry` is what the pictures say (outlines or keypoints per camera and instant) beside the
+cameras that should explain it; its cost is the mean misfit of all camera pairs in pixels. A
+`Hypothesis` corrects one suspected fault and so changes the cost. Nothing here knows files.
+
+V cameras, T instants, P outline points or M keypoints.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from mouselift_jax.data.hull import tangent_residuals
+from mouselift_jax.geometry.camera import Camera
+
+CLIP = 60.0  # pixels; beyond, a misfit is just "wrong"
+MAX_OFFSET = 15  # frames
+_FIT_INSTANTS = 24  # for the fits of focal length and crop
+_GOLDEN = 0.5 * (np.sqrt(5.0) - 1.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Geometry:
+    """Measurements and cameras that should agree.
+
+    Attributes:
+        kind: `outlines` (convex outlines [V,T,P,2]) or `keypoints` (points [V,T,M,2]).
+        xy: the measurements, NaN where missing; pixel centres at +0.5.
+        cameras: one each.
+        window: number of the run of consecutive frames each instant belongs to [T].
+    """
+
+    kind: str
+    xy: np.ndarray
+    cameras: tuple[Camera, ...]
+    window: np.ndarray
+
+    @property
+    def n_views(self) -> int:
+        """Number of cameras."""
+        return len(self.cameras)
+
+    def thinned(self, n: int) -> Geometry:
+        """At most about n instants, evenly chosen; for fits, not for offsets in time."""
+        step = max(1, -(-self.xy.shape[1] // n))
+        return dataclasses.replace(self, xy=self.xy[:, ::step], window=self.window[::step])
+
+    def pair(self, i: int, j: int) -> np.ndarray:
+        """Misfits of two cameras [T,n] in pixels, NaN where nothing can be compared."""
+        if self.kind == "outlines":
+            return tangent_residuals(self.xy[i], self.xy[j], self.cameras[i], self.cameras[j])
+        return epipolar_distance(self.xy[i], self.xy[j], self.cameras[i], self.cameras[j])
+
+    def replaced(self, v: int, *, xy: np.ndarray | None = None, camera: Camera | None = None):  # noqa: ANN201
+        """The same with one camera's measurements or calibration exchanged."""
+        new_xy, cameras = self.xy, list(self.cameras)
+        if xy is not None:
+            new_xy = self.xy.copy()
+            new_xy[v] = xy
+        if camera is not None:
+            cameras[v] = camera
+        return dataclasses.replace(self, xy=new_xy, cameras=tuple(cameras))
+
+
+def epipolar_distance(
+    xy_a: np.ndarray, xy_b: np.ndarray, camera_a: Camera, camera_b: Camera
+) -> np.ndarray:
+    """Distance [T,M] of matched points [T,M,2] from each other's epipolar lines, pixels."""
+    b_from_a = np.asarray(camera_b.w2c) @ np.asarray(camera_a.c2w)
+    t, R = b_from_a[:3, 3], b_from_a[:3, :3]
+    cross = np.array([[0, -t[2], t[1]], [t[2], 0, -t[0]], [-t[1], t[0], 0]])
+    F = np.linalg.inv(camera_b.K).T @ cross @ R @ np.linalg.inv(camera_a.K)
+    a = np.concatenate([xy_a, np.ones_like(xy_a[..., :1])], -1)
+    b = np.concatenate([xy_b, np.ones_like(xy_b[..., :1])], -1)
+    line_b, line_a = a @ F.T, b @ F
+    product = np.abs((b * line_b).sum(-1))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        in_b = product / np.linalg.norm(line_b[..., :2], axis=-1)
+        in_a = product / np.linalg.norm(line_a[..., :2], axis=-1)
+    return 0.5 * (in_a + in_b)
+
+
+def pair_costs(geometry: Geometry, only: int | None = None) -> np.ndarray:
+    """Mean clipped misfit [V,V] of each pair in pixels; NaN where too little can be compared.
+
+    Args:
+        geometry: measurements and cameras.
+        only: evaluate pairs with this camera alone.
+    """
+    n = geometry.n_views
+    costs = np.full((n, n), np.nan)
+    for i, j in itertools.combinations(range(n), 2):
+        if only is not None and only not in (i, j):
+            continue
+        misfit = geometry.pair(i, j)
+        known = np.isfinite(misfit)
+        if known.sum() >= 4:
+            costs[i, j] = costs[j, i] = np.minimum(misfit[known], CLIP).mean()
+    return costs
+
+
+def cost(geometry: Geometry) -> float:
+    """Mean misfit of all pairs in pixels."""
+    costs = pair_costs(geometry)
+    return float(np.nanmean(costs)) if np.isfinite(costs).any() else float("nan")
+
+
+@dataclasses.dataclass(frozen=True)
+class Hypothesis:
+    """One suspected fault and its correction.
+
+    Attributes:
+        code: the finding's code.
+        cameras: indices of the cameras at fault.
+        family: `pixels` (of the pictures or masks), `calibration`, or `either`.
+        parameters: numbers that describe it, e.g. {"frames": 3}.
+        complexity: how many free numbers the correction has; simple explanations come first.
+        apply: corrects a geometry.
+    """
+
+    code: str
+    cameras: tuple[int, ...]
+    family: str
+    parameters: dict[str, float]
+    complexity: float
+    apply: Callable[[Geometry], Geometry]
+
+    def same_fault(self, other: Hypothesis | None) -> bool:
+        """Whether both say the same of the same cameras (numbers may differ a little)."""
+        return (
+            other is not None
+            and self.code == other.code
+            and set(self.cameras) == set(other.cameras)
+            and all(abs(v - other.parameters.get(k, v)) < 0.5 for k, v in self.parameters.items())
+        )
+
+
+# --- corrections ------------------------------------------------------------------------------
+
+
+def with_extrinsics(camera: Camera, R: np.ndarray, T: np.ndarray) -> Camera:
+    """The camera with another world-to-camera rotation and translation."""
+    c2w = np.eye(4)
+    c2w[:3, :3], c2w[:3, 3] = R.T, -R.T @ T
+    return dataclasses.replace(camera, c2w=c2w)
+
+
+def _extrinsics(camera: Camera) -> tuple[np.ndarray, np.ndarray]:
+    w2c = np.asarray(camera.w2c, np.float64)
+    return w2c[:3, :3], w2c[:3, 3]
+
+
+def transpose_rotation(camera: Camera) -> Camera:
+    """R given transposed, T right."""
+    R, T = _extrinsics(camera)
+    return with_extrinsics(camera, R.T, T)
+
+
+def invert_extrinsics(camera: Camera) -> Camera:
+    """Camera-to-world given where world-to-camera is meant."""
+    R, T = _extrinsics(camera)
+    return with_extrinsics(camera, R.T, -R.T @ T)
+
+
+def centre_as_translation(camera: Camera) -> Camera:
+    """The camera's centre given in place of T."""
+    R, T = _extrinsics(camera)
+    return with_extrinsics(camera, R, -R @ T)
+
+
+def opengl_axes(camera: Camera) -> Camera:
+    """OpenGL camera axes given in place of OpenCV's."""
+    R, T = _extrinsics(camera)
+    flip = np.diag([1.0, -1.0, -1.0])
+    return with_extrinsics(camera, flip @ R, flip @ T)
+
+
+def scale_translation(camera: Camera, factor: float) -> Camera:
+    """T divided by `factor`."""
+    R, T = _extrinsics(camera)
+    return with_extrinsics(camera, R, T / factor)
+
+
+def scale_focal(camera: Camera, factor: float, *, whole: bool = False) -> Camera:
+    """Focal lengths (with `whole` also cx, cy) divided by `factor`."""
+    K = np.array(camera.K, np.float64)
+    K[0, :2] /= factor
+    K[1, 1] /= factor
+    if whole:
+        K[:2, 2] = (K[:2, 2] - 0.5) / factor + 0.5
+    return dataclasses.replace(camera, K=K)
+
+
+def shifted(geometry: Geometry, v: int, frames: int) -> np.ndarray:
+    """Measurements of camera v as they are `frames` later, NaN where that leaves the window."""
+    xy = np.full_like(geometry.xy[v], np.nan)
+    n = xy.shape[0]
+    rows = np.arange(n)
+    source = rows + frames
+    ok = (source >= 0) & (source < n)
+    ok[ok] = geometry.window[rows[ok]] == geometry.window[source[ok]]
+    xy[rows[ok]] = geometry.xy[v][source[ok]]
+    return xy
+
+
+def _swap(geometry: Geometry, i: int, j: int) -> Geometry:
+    order = list(range(geometry.n_views))
+    order[i], order[j] = order[j], order[i]
+    return dataclasses.replace(geometry, xy=geometry.xy[order])
+
+
+def _mirror(geometry: Geometry, v: int, axis: int) -> Geometry:
+    side = (geometry.cameras[v].width, geometry.cameras[v].height)[axis]
+    xy = geometry.xy[v].copy()
+    xy[..., axis] = side - xy[..., axis]
+    return geometry.replaced(v, xy=xy)
+
+
+def _mirror_all(geometry: Geometry) -> Geometry:
+    for v in range(geometry.n_views):
+        geometry = _mirror(geometry, v, 0)
+    return geometry
+
+
+def _affine(geometry: Geometry, v: int, scale: np.ndarray, shift: np.ndarray) -> Geometry:
+    return geometry.replaced(v, xy=geometry.xy[v] * scale + shift)
+
+
+# --- the list of suspects -----------------------------------------------------------------------
+
+
+def discrete_hypotheses(geometry: Geometry, suspects: list[int]) -> Iterator[Hypothesis]:
+    """Every fault without a continuous parameter, for the suspected cameras."""
+    n = geometry.n_views
+    for i, j in itertools.combinations(range(n), 2):
+        if i in suspects or j in suspects:
+            yield Hypothesis("cameras_swapped", (i, j), "either", {}, 1,
+                             lambda g, i=i, j=j: _swap(g, i, j))  # fmt: skip
+    for v in suspects:
+        for factor in (1000.0, 0.001):
+            yield _of_camera("translation_units", v, {"factor": factor},
+                             lambda c, f=factor: scale_translation(c, f))  # fmt: skip
+        yield _of_camera("rotation_transposed", v, {}, transpose_rotation)
+        for name, change in (("camera_to_world", invert_extrinsics),
+                             ("centre_as_translation", centre_as_translation),
+                             ("opengl_axes", opengl_axes)):  # fmt: skip
+            yield _of_camera("extrinsics_convention", v, {name: 1.0}, change)
+        for axis, name in ((0, "horizontal"), (1, "vertical")):
+            yield Hypothesis("video_mirrored", (v,), "pixels", {name: 1.0}, 1,
+                             lambda g, v=v, a=axis: _mirror(g, v, a))  # fmt: skip
+        for d in [*range(-MAX_OFFSET, 0), *range(1, MAX_OFFSET + 1)]:
+            yield Hypothesis(
+                "video_offset", (v,), "pixels", {"frames": float(d)}, 1 + 0.01 * abs(d),
+                lambda g, v=v, d=d: g.replaced(v, xy=shifted(g, v, -d)),
+            )  # fmt: skip
+    everyone = tuple(range(n))
+    yield Hypothesis("video_mirrored", everyone, "pixels", {"horizontal": 1.0}, 1,
+                     lambda g: _mirror_all(g))  # fmt: skip
+    for code, name, change in (
+        ("rotation_transposed", None, transpose_rotation),
+        ("extrinsics_convention", "camera_to_world", invert_extrinsics),
+        ("extrinsics_convention", "centre_as_translation", centre_as_translation),
+        ("extrinsics_convention", "opengl_axes", opengl_axes),
+    ):
+        yield Hypothesis(code, everyone, "calibration", {name: 1.0} if name else {}, 1,
+                         lambda g, c=change: _all_cameras(g, c))  # fmt: skip
+
+
+def _of_camera(
+    code: str, v: int, parameters: dict[str, float], change: Callable[[Camera], Camera]
+) -> Hypothesis:
+    return Hypothesis(
+        code, (v,), "calibration", parameters, 1,
+        lambda g: g.replaced(v, camera=change(g.cameras[v])),
+    )  # fmt: skip
+
+
+def _all_cameras(geometry: Geometry, change: Callable[[Camera], Camera]) -> Geometry:
+    return dataclasses.replace(geometry, cameras=tuple(change(c) for c in geometry.cameras))
+
+
+def continuous_hypotheses(
+    geometry: Geometry, suspects: list[int], families: tuple[str, ...]
+) -> Iterator[Hypothesis]:
+    """Wrong focal lengths and cropped or resized pictures, fitted to the misfit."""
+    for v in suspects:
+
+        def misfit(g: Geometry, v: int = v) -> float:
+            value = np.nanmean(pair_costs(g, only=v))
+            return float(value) if np.isfinite(value) else CLIP
+
+        for whole, name in ((False, "focal"), (True, "whole_K")) * ("calibration" in families):
+
+            def scaled(g: Geometry, f: float, v: int = v, whole: bool = whole) -> Geometry:
+                return g.replaced(v, camera=scale_focal(g.cameras[v], f, whole=whole))
+
+            factor = _line_search(lambda f, s=scaled: misfit(s(geometry, f)))
+            yield Hypothesis("intrinsics_wrong", (v,), "calibration", {"factor": factor, name: 1.0},
+                             2, lambda g, s=scaled, f=factor: s(g, f))  # fmt: skip
+        for free in (2, 4) * ("pixels" in families):
+            fit = _fit_affine(geometry, v, free, misfit)
+            if fit is not None:
+                scale, shift = fit
+                parameters = {"scale_x": scale[0], "scale_y": scale[1],
+                              "shift_x": shift[0], "shift_y": shift[1]}  # fmt: skip
+                yield Hypothesis(
+                    "video_cropped", (v,), "pixels", {k: float(p) for k, p in parameters.items()},
+                    1 + free, lambda g, v=v, a=scale, b=shift: _affine(g, v, a, b),
+                )  # fmt: skip
+    everyone = tuple(range(geometry.n_views))
+    if "calibration" not in families:
+        return
+
+    def all_scaled(g: Geometry, f: float) -> Geometry:
+        return _all_cameras(g, lambda c: scale_focal(c, f))
+
+    factor = _line_search(lambda f: cost(all_scaled(geometry, f)))
+    yield Hypothesis("intrinsics_wrong", everyone, "calibration", {"factor": factor}, 2,
+                     lambda g, f=factor: all_scaled(g, f))  # fmt: skip
+
+
+def _line_search(value: Callable[[float], float]) -> float:
+    """Factor in 0.6 .. 1.7 with the smallest value: a coarse scan, then golden section."""
+    logs = np.linspace(np.log(0.6), np.log(1.7), 23)
+    best = int(np.argmin([value(float(np.exp(x))) for x in logs]))
+    low, high = logs[max(best - 1, 0)], logs[min(best + 1, len(logs) - 1)]
+    a, b = high - _GOLDEN * (high - low), low + _GOLDEN * (high - low)
+    fa, fb = value(float(np.exp(a))), value(float(np.exp(b)))
+    for _ in range(14):
+        if fa < fb:
+            high, b, fb = b, a, fa
+            a = high - _GOLDEN * (high - low)
+            fa = value(float(np.exp(a)))
+        else:
+            low, a, fa = a, b, fb
+            b = low + _GOLDEN * (high - low)
+            fb = value(float(np.exp(b)))
+    return float(np.exp(0.5 * (low + high)))
+
+
+def _fit_affine(
+    geometry: Geometry, v: int, free: int, misfit: Callable[[Geometry], float]
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Scale and shift [2] each of camera v's pixels that fit it to the others, or None."""
+    from scipy.optimize import minimize
+
+    start = _predicted_shift(geometry, v)
+    if start is None:
+        return None
+    size = np.array([geometry.cameras[v].width, geometry.cameras[v].height], np.float64)
+    half = size / 2
+
+    def unpack(p: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        scale = np.exp(p[2:4]) if free == 4 else np.ones(2)
+        # Scaling acts about the picture's middle, which keeps the parameters independent.
+        return scale, p[:2] * 100.0 + half - scale * half
+
+    def objective(p: np.ndarray) -> float:
+        if np.abs(p[2:]).max(initial=0.0) > 1.2:
+            return CLIP
+        return misfit(_affine(geometry, v, *unpack(p)))
+
+    best = None
+    for log_scale in (0.0,) if free == 2 else (0.0, -0.25, 0.25):
+        p0 = np.concatenate([start / 100.0, np.full(free - 2, log_scale)])
+        simplex = np.vstack([p0, p0 + np.diag([0.15, 0.15, 0.05, 0.05][:free])])
+        options = {"initial_simplex": simplex, "maxfev": 120 * free, "xatol": 1e-4, "fatol": 1e-3}
+        result = minimize(objective, p0, method="Nelder-Mead", options=options)
+        if best is None or result.fun < best.fun:
+            best = result
+    return unpack(best.x)
+
+
+def _predicted_shift(geometry: Geometry, v: int) -> np.ndarray | None:
+    """Where the other cameras expect camera v's measurements, minus where they are [2]."""
+    from mouselift_jax.geometry.align import triangulate
+    from mouselift_jax.geometry.camera import stack_cameras
+
+    others = [i for i in range(geometry.n_views) if i != v]
+    with np.errstate(all="ignore"):
+        if geometry.kind == "outlines":
+            centre = 0.5 * (np.nanmin(geometry.xy, 2) + np.nanmax(geometry.xy, 2))
+        else:
+            centre = geometry.xy.reshape(geometry.n_views, -1, 2)
+    pick = slice(None, None, max(1, centre.shape[1] // 64))
+    centre = centre[:, pick]
+    cameras = [dataclasses.replace(c, width=1, height=1) for c in geometry.cameras]
+    points = triangulate(centre[others], stack_cameras([cameras[i] for i in others]))
+    if not np.isfinite(points).all(-1).any():
+        return None
+    expected, depth = geometry.cameras[v].project(points)
+    gap = np.where(depth[:, None] > 0, expected - centre[v], np.nan)
+    return np.nanmedian(gap, 0) if np.isfinite(gap).all(-1).any() else None
+
+
+# --- the search -----------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass
+class Verdict:
+    """What a search found.
+
+    Attributes:
+        before: cost of the geometry as given, pixels.
+        after: cost with the best correction.
+        best: the best hypothesis, None if none helps enough.
+        others: (hypothesis, cost) of the runners-up.
+        pairs: pair costs as given [V,V].
+        corrected: the geometry with the best correction applied.
+    """
+
+    before: float
+    after: float
+    best: Hypothesis | None
+    others: list[tuple[Hypothesis, float]]
+    pairs: np.ndarray
+    corrected: Geometry
+
+
+def suspects_of(pairs: np.ndarray) -> list[int]:
+    """Cameras in order of suspicion: how much better the rest fits without each."""
+    n = len(pairs)
+    gain = [
+        np.nanmean(pairs[i]) - (np.nanmean(np.delete(np.delete(pairs, i, 0), i, 1)) if n > 2 else 0)
+        for i in range(n)
+    ]
+    return [int(i) for i in np.argsort(-np.nan_to_num(np.array(gain), nan=-1e9))]
+
+
+def _costs_after(h: Hypothesis, geometry: Geometry, pairs: np.ndarray) -> np.ndarray:
+    """Pair costs with a correction applied; pairs it does not touch are taken from `pairs`."""
+    corrected = h.apply(geometry)
+    if len(h.cameras) > 1:
+        return pair_costs(corrected)
+    v = h.cameras[0]
+    new = pairs.copy()
+    row = pair_costs(corrected, only=v)
+    new[v], new[:, v] = row[v], row[v]
+    return new
+
+
+def explain(
+    geometry: Geometry, *, floor: float, families: tuple[str, ...] = ("pixels", "calibration")
+) -> Verdict:
+    """Find the one fault whose correction makes the geometry fit.
+
+    Args:
+        geometry: measurements and cameras.
+        floor: misfit in pixels that honest measurements have; below, nothing is looked for.
+        families: which kinds of fault to consider (`either` is always considered).
+    """
+    pairs = pair_costs(geometry)
+    before = float(np.nanmean(pairs)) if np.isfinite(pairs).any() else float("nan")
+    none = Verdict(before, before, None, [], pairs, geometry)
+    if not np.isfinite(before) or np.nanmax(pairs) <= floor:
+        return none
+    known = np.isfinite(pairs).sum()
+    suspects = suspects_of(pairs)[: max(3, geometry.n_views // 2)]
+    tried: list[tuple[Hypothesis, float]] = []
+
+    def attempt(hypotheses: Iterator[Hypothesis]) -> None:
+        for h in hypotheses:
+            if h.family != "either" and h.family not in families:
+                continue
+            new = _costs_after(h, geometry, pairs)
+            if np.isfinite(new).sum() >= 0.7 * known:
+                tried.append((h, float(np.nanmean(new))))
+
+    attempt(discrete_hypotheses(geometry, suspects))
+    if not tried or min(c for _, c in tried) > max(0.5 * floor, 0.15 * before):
+        attempt(continuous_hypotheses(geometry.thinned(_FIT_INSTANTS), suspects[:2], families))
+    if not tried:
+        return none
+    tried.sort(key=lambda item: item[1])
+    least = tried[0][1]
+    if least > 0.67 * before or before - least < 0.1 * floor:
+        none.others = tried[:4]
+        return none
+    # Among those that explain about as much, the simplest.
+    close = [t for t in tried if t[1] <= 1.2 * least + 0.1 * floor]
+    best, after = min(close, key=lambda item: (item[0].complexity, item[1]))
+    others = [t for t in tried if t[0] is not best and t[1] < 0.8 * before][:4]
+    return Verdict(before, after, best, others, pairs, best.apply(geometry))
