@@ -18,10 +18,11 @@ from typing import Any
 from mouselift_jax.errors import BackendError, ConfigError, MouseLiftError, nearest
 from mouselift_jax.stages import workdir as workdirs
 from mouselift_jax.stages.stage import STAGES, find_stage
+from mouselift_jax.training.preempt import AGAIN, INTERRUPTED, StopRequested
 
 log = logging.getLogger("mouselift_jax")
 
-DONE, BUG, USER, AGAIN, INTERRUPTED = 0, 1, 2, 75, 130
+DONE, USER = 0, 2  # a bug is a traceback and 1; 75 and 130 see training/preempt.py
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,10 +37,6 @@ class Options:
     coordinator: str | None = None
     processes: int | None = None
     process_id: int | None = None
-
-
-class Terminated(BaseException):
-    """SIGTERM arrived while no training loop was there to save at the next step."""
 
 
 # --- flags that are wrong ---------------------------------------------------------------------
@@ -133,12 +130,13 @@ def run(config: Any, path: str, options: Options) -> int:
             traceback.print_exc()
         say(error)
         return USER
-    except (KeyboardInterrupt, Terminated) as stop:
-        interrupted = isinstance(stop, KeyboardInterrupt)
-        why = "interrupted" if interrupted else "stopped on request"
-        said = getattr(stop, "said", "") or "what is finished is kept"
-        say(f"{why}: {said}. Resume: {same_command()}")
-        return INTERRUPTED if interrupted else AGAIN
+    except StopRequested as stop:
+        why = "interrupted" if stop.code == INTERRUPTED else "stopped on request"
+        say(f"{why}: {stop.said}. Resume: {same_command()}")
+        return stop.code
+    except KeyboardInterrupt:
+        say(f"interrupted: what is finished is kept. Resume: {same_command()}")
+        return INTERRUPTED
     except OSError as error:
         if error.errno != 28:
             raise
@@ -226,7 +224,7 @@ def _terminable() -> Iterator[None]:
     """SIGTERM unwinds the stage like Ctrl-C does, so that locks and temporary files go."""
 
     def stop(signum: int, frame: object) -> None:
-        raise Terminated
+        raise StopRequested(AGAIN, "what is finished is kept")
 
     old = signal.signal(signal.SIGTERM, stop)
     try:

@@ -1,0 +1,201 @@
+"""The stages one after the other on a procedural recording, judged from cameras of no video."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mouselift_jax.data.loader import composite
+from mouselift_jax.data.png import read_picture
+from mouselift_jax.data.samples import SampleSet, parse_cameras
+from mouselift_jax.data.synthetic import write_recording
+from mouselift_jax.geometry.align import Similarity
+from mouselift_jax.geometry.camera import Camera
+from mouselift_jax.report.html import (
+    Finding,
+    Picture,
+    Section,
+    Splats,
+    Table,
+    Text,
+    Video,
+    write_report,
+)
+from mouselift_jax.report.pictures import comparison_rows
+from mouselift_jax.stages import gslrm, infer, prepare
+from mouselift_jax.stages.stage import Plan
+from mouselift_jax.stages.workdir import Workdir, read_json, read_summary
+from mouselift_jax.training import metrics as metric
+
+log = logging.getLogger("mouselift_jax")
+
+STAGES = {"prepare": prepare, "gslrm": gslrm, "infer": infer}
+# What each stage reads of the others: key -> folder in the demo's workdir.
+WIRES = {
+    "prepare": {"recording": "recording"},
+    "gslrm": {"samples": "prepare"},
+    "infer": {"samples": "prepare", "gslrm": "gslrm"},
+}
+GOALS = {"iou": 0.80, "gain": 2.0}
+
+
+def wired(config: Any, workdir: Path) -> dict[str, Any]:
+    """The config of every stage, with its inputs in the demo's folder."""
+    configs = {}
+    for name, wires in WIRES.items():
+        configs[name] = config[name].copy_and_resolve_references()
+        for key, folder in wires.items():
+            configs[name][key] = str(workdir / folder)
+    return configs
+
+
+def plan(config: Any, workdir: Path) -> Plan:
+    """What a run would do."""
+    done = [n for n in WIRES if read_summary(workdir / n).get("finished")]
+    return Plan(
+        stage="demo",
+        writes=[f"{workdir}/{n}/" for n in ("recording", *WIRES)] + [f"{workdir}/report.html"],
+        steps=f"a recording of {config.recording.frames} frames, then {', '.join(WIRES)}",
+        memory="below 8 GiB",
+        skipped=[f"{name}: finished" for name in done],
+    )
+
+
+def run(config: Any, workdir: Workdir) -> None:
+    """Every stage that is not finished, then the judgement."""
+    r = config.recording
+    if not (workdir / "recording" / "recording.json").exists():
+        log.info("recording: %d frames by six cameras", r.frames)
+        write_recording(
+            workdir / "recording",
+            frames=r.frames,
+            size=(r.width, r.height),
+            seed=config.seed,
+            n_heldout=r.heldout_cameras,
+        )
+    seconds = {}
+    for name, sub in wired(config, workdir.path.absolute()).items():
+        log.info("stage %s", name)
+        with Workdir(workdir / name, sub, workdir.options) as folder:
+            STAGES[name].run(sub, folder)
+        seconds[name] = read_summary(workdir / name)["wall_s"]
+    figures, pictures = judge(config, workdir.path)
+    finish(config, workdir, figures, pictures, seconds)
+
+
+def judge(config: Any, workdir: Path) -> tuple[list[dict[str, float]], list[np.ndarray]]:
+    """Figures of every held-out view of every held-out frame, and pictures of the first frames."""
+    sub = wired(config, workdir)["infer"]
+    sub.limit, sub.split = 0, "val"
+    items = infer.FromSamples(sub)
+    lifter = infer.make_lifter(sub)
+    from mouselift_jax.render import render
+
+    draw = jax.jit(lambda g, c: render(g, c, implementation=sub.render))
+    samples = SampleSet.open(workdir / "prepare" / "samples")
+    rows, pictures = [], []
+    for item_id in items.ids:
+        item = items.load(item_id)
+        gaussians, _ = lifter(item)
+        record = samples.camera_file(item_id)
+        camera, images, masks = heldout_views(
+            workdir / "recording", item.about["frame"], record["scene_from_recording"]
+        )
+        out = jax.device_get(draw(gaussians, camera))
+        inside = metric.interior_psnr(out.rgb, out.alpha, images, masks)
+        figures = {
+            "iou": metric.mask_iou(out.alpha, masks),
+            "interior_psnr": inside.psnr,
+            "mean_color_psnr": inside.mean_color_psnr,
+            "psnr": metric.psnr(out.rgb, images),
+            "ssim": metric.ssim(out.rgb, images),
+        }
+        for v in range(len(images)):
+            row = {k: float(x[v]) for k, x in figures.items()}
+            rows.append({"frame": item.about["frame"], "view": v, **row})
+        if len(pictures) < 3:
+            labels = [f"frame {item.about['frame']}, camera {v + 1}" for v in range(len(images))]
+            rgb = np.clip(out.rgb, 0, 1)
+            pictures.append(comparison_rows(images, rgb, masks, out.alpha, labels=labels))
+    return rows, pictures
+
+
+def heldout_views(
+    recording: Path, frame: int, similarity: dict[str, Any]
+) -> tuple[Camera, np.ndarray, np.ndarray]:
+    """Cameras [V] in the sample's scene, pictures on white and masks of cameras of no video."""
+    folder = recording / "heldout" / f"frame_{frame:06d}"
+    record = read_json(folder / "opencv_cameras.json")
+    s = {k: np.asarray(similarity[k], np.float64) for k in ("scale", "R", "t")}
+    camera = parse_cameras(record, folder).transformed(Similarity(**s))
+    rgba = np.stack([read_picture(folder / f["file_path"]) for f in record["frames"]])
+    images, masks = composite(rgba, np.ones(3, np.float32))
+    K, c2w = (jnp.asarray(x, jnp.float32) for x in (camera.K, camera.c2w))
+    return Camera(K, c2w, camera.width, camera.height), images, masks
+
+
+def finish(
+    config: Any,
+    workdir: Workdir,
+    rows: list[dict[str, float]],
+    pictures: list[np.ndarray],
+    seconds: dict[str, float],
+) -> None:
+    """Summary and report with the figures that count."""
+    means = {
+        k: float(np.nanmean([r[k] for r in rows])) for k in rows[0] if k not in ("frame", "view")
+    }
+    gain = means["interior_psnr"] - means["mean_color_psnr"]
+    reached = means["iou"] >= GOALS["iou"] and gain >= GOALS["gain"]
+    metrics = {f"heldout/{k}": v for k, v in means.items()} | {"heldout/gain_db": gain}
+    inner = read_summary(workdir / "infer")["artefacts"]
+    artefacts = {k: f"infer/{v}" for k, v in inner.items() if k in ("ply", "turntable", "views")}
+    artefacts |= {"samples": "prepare/samples", "checkpoint": "gslrm/checkpoints"}
+    table = Table(
+        ["frame", "camera", "silhouette IoU", "interior PSNR", "mean colour", "gain, dB"],
+        [
+            [r["frame"], r["view"] + 1, r["iou"], r["interior_psnr"], r["mean_color_psnr"],
+             r["interior_psnr"] - r["mean_color_psnr"]]
+            for r in rows
+        ],
+        "interior: pixels that are foreground in both pictures and 2 px from either outline; "
+        "mean colour: the PSNR of painting them with their true mean colour",
+    )  # fmt: skip
+    verdict = (
+        f"Held-out cameras of {len({r['frame'] for r in rows})} held-out frames: silhouette IoU "
+        f"{means['iou']:.3f} (goal {GOALS['iou']:.2f}), interior PSNR "
+        f"{means['interior_psnr']:.2f} dB, {gain:+.2f} dB against the mean colour "
+        f"(goal {GOALS['gain']:+.1f})."
+    )
+    blocks: list[Any] = [Text(verdict), table, *[Picture(p) for p in pictures]]
+    if not reached:
+        why = f"{config.gslrm.train.steps} steps of a small network; more steps help"
+        blocks.insert(1, Finding("the goals were not reached", why, "--config.gslrm.train.steps=N"))
+        workdir.warn(f"the goals were not reached: {verdict}")
+    splats = [Splats(artefacts["ply"], "drag to turn")]
+    if "turntable" in artefacts:
+        splats.insert(0, Video(artefacts["turntable"], "turntable"))
+    times = Table(["stage", "seconds"], [[k, v] for k, v in seconds.items()])
+    sections = [
+        Section("Seen from cameras of no video", blocks),
+        Section("3D Gaussians", [*splats, Picture(artefacts["views"], "input views and renders")]),
+        Section("Samples", [Picture("prepare/views.png", "six views of one instant")]),
+        Section("Time", [times]),
+    ]
+    workdir.summary(
+        finished=True,
+        steps=config.gslrm.train.steps,
+        metrics=metrics,
+        artefacts={**artefacts, "report": "report.html"},
+        inputs={"recording": "recording"},
+    )
+    intro = "A procedural recording, prepared, learned from and lifted. " + verdict
+    write_report(workdir.path, title="Demo", intro=intro, sections=sections)
+    if reached:
+        log.info("%s", verdict)
+    log.info("report: %s", workdir / "report.html")
