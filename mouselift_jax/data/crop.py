@@ -250,8 +250,7 @@ def cutout(
     ring = warped[edge].astype(np.float32)
     color = ring[:, :3] * (255.0 / ring[:, 3:]) + 0.5
     warped[edge] = np.concatenate([np.minimum(color, 255), ring[:, 3:]], axis=1).astype(np.uint8)
-    warped[warped[..., 3] == 0] = 0
-    out[top:bottom, left:right] = warped
+    out[top:bottom, left:right] = cv2.bitwise_and(warped, warped, mask=warped[..., 3].copy())
     return out
 
 

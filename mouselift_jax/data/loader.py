@@ -169,7 +169,7 @@ def make_loader(
     ds = ds.repeat(None) if repeat else ds
     ds = ds.map_with_index(_Ticket(len(source)))[shard[0] :: n_hosts].map(read)
     per_host = batch_size // n_hosts
-    ds = ds.batch(per_host, drop_remainder=repeat, batch_fn=_stack)
+    ds = ds.batch(per_host, drop_remainder=repeat, batch_fn=_assemble)
 
     def iterate(step: int) -> Iterator[Batch]:
         part = ds[step:] if step else ds
@@ -187,22 +187,42 @@ def make_loader(
     return Loader(source.ids, max(steps, 1), iterate, start_step)
 
 
-def composite(rgba: np.ndarray, background: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Straight-alpha pictures [...,4] uint8 on a colour [3]: images [...,3], masks [...,1]."""
-    shape = rgba.shape[:-1]
-    flat = rgba.reshape(-1, shape[-1], 4)
+def composite(
+    rgba: np.ndarray,
+    background: np.ndarray,
+    images: np.ndarray | None = None,
+    masks: np.ndarray | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Straight-alpha pictures on a colour.
+
+    Args:
+        rgba: [*B,H,W,4] uint8.
+        background: [3] in [0,1].
+        images: [*B,H,W,3] float32 to write into; None makes a new array.
+        masks: [*B,H,W,1] float32, likewise.
+
+    Returns:
+        Images and masks, float32 in [0,1].
+    """
+    images = np.empty(rgba.shape[:-1] + (3,), np.float32) if images is None else images
+    masks = np.empty(rgba.shape[:-1] + (1,), np.float32) if masks is None else masks
+    height, width = rgba.shape[-3:-1]
+    row = np.tile(np.asarray(background, np.float32), (width, 1))
     scale = np.float32(1 / 255)
-    alpha = cv2.extractChannel(flat, 3)
-    mask = alpha.astype(np.float32) * scale
-    image = np.empty(flat.shape[:2] + (3,), np.float32)
-    image[:] = np.asarray(background, np.float32)
-    # Most of a cut-out is empty: only the box around the animal is blended.
-    rows, columns = np.flatnonzero(alpha.max(axis=1)), np.flatnonzero(alpha.max(axis=0))
-    if len(rows):
-        box = (slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1))
-        m = mask[box][..., None]
-        image[box] = image[box] * (1 - m) + flat[box][..., :3].astype(np.float32) * (m * scale)
-    return image.reshape(*shape, 3), mask.reshape(*shape, 1)
+    for index in np.ndindex(rgba.shape[:-3]):
+        picture, image = rgba[index], images[index]
+        alpha = cv2.extractChannel(picture, 3)
+        np.multiply(alpha, scale, out=masks[index][..., 0], dtype=np.float32)
+        image[:] = row  # whole rows at once: filling pixel by pixel is several times slower
+        # Most of a cut-out is empty: only the box around the animal is blended.
+        x, y, w, h = cv2.boundingRect(alpha)
+        if w and h:
+            box = (slice(y, y + h), slice(x, x + w))
+            m = masks[index][box]
+            color = cv2.cvtColor(picture[box], cv2.COLOR_RGBA2RGB).astype(np.float32)
+            weight = cv2.merge((m, m, m))
+            image[box] += weight * (color * scale - image[box])
+    return images, masks
 
 
 # --- inside --------------------------------------------------------------------------------------
@@ -298,17 +318,16 @@ class _Read:
         slots = self._slots(index, rng)
         sample = self.source.load(index, slots)
         images, cameras = resized(sample.images_rgba, sample.cameras, self.size)
-        images, cameras = _augmented(images, cameras, self.augment, rng)
-        color = background_color(self.background, rng)
-        rgb, masks = composite(images, color)
+        images, cameras = augmented(images, cameras, self.augment, rng)
+        # Pictures stay bytes until the batch is put together: floats are copied once, not twice.
         return Batch(
-            rgb,
-            masks,
+            images,
+            None,
             None if cameras is None else np.asarray(cameras.K, np.float32),
             None if cameras is None else np.asarray(cameras.c2w, np.float32),
             np.int32(index),
             np.asarray(sample.camera_ids, np.int32),
-            color,
+            background_color(self.background, rng),
         )
 
     def _slots(self, index: int, rng: np.random.Generator) -> np.ndarray | None:
@@ -373,9 +392,10 @@ def resized(
     return small, None if cameras is None else cameras.resized(size, size)[0]
 
 
-def _augmented(
+def augmented(
     images: np.ndarray, cameras: Camera | None, augment: Augment, rng: np.random.Generator
 ) -> tuple[np.ndarray, Camera | None]:
+    """All views [V,H,W,4] of a sample changed alike, with their cameras."""
     b, c, f = rng.uniform(-1, 1), rng.uniform(-1, 1), rng.random()  # drawn always: one stream
     if augment.brightness or augment.contrast:
         images = _recolored(images, 1 + b * augment.brightness, 1 + c * augment.contrast)
@@ -396,5 +416,18 @@ def _recolored(images: np.ndarray, brightness: float, contrast: float) -> np.nda
     return out
 
 
-def _stack(elements: Sequence[Batch]) -> Batch:
-    return Batch(*(None if c[0] is None else np.stack(c) for c in zip(*elements, strict=True)))
+def _assemble(elements: Sequence[Batch]) -> Batch:
+    """One batch of `_Read`'s elements: composited and stacked."""
+    shapes = {e.images.shape for e in elements}
+    if len(shapes) > 1:
+        raise ConfigError(
+            "samples of one batch differ in their number or size of views",
+            found=sorted(shapes),
+            fix="give views.n_views and size",
+        )
+    shape = (len(elements), *shapes.pop()[:-1])
+    images, masks = np.empty((*shape, 3), np.float32), np.empty((*shape, 1), np.float32)
+    for i, e in enumerate(elements):
+        composite(e.images, e.background, images[i], masks[i])
+    rest = (None if c[0] is None else np.stack(c) for c in list(zip(*elements, strict=True))[2:])
+    return Batch(images, masks, *rest)
