@@ -12,13 +12,9 @@ import numpy as np
 
 from mouselift_jax.errors import ShapeError
 from mouselift_jax.geometry.camera import Camera
-from mouselift_jax.splats.gaussians import Gaussians
-from mouselift_jax.splats.sh import C0
 
 EXTENT = 1.2  # half side of the cube that is carved, scene units
-COARSE, FINE = 48, 88  # cells along the longest side: to find the animal, then to carve it
-OPACITY_LOGIT = 4.0
-PAD = 4096  # numbers of Gaussians are rounded up to this, so that few shapes are compiled
+COARSE, FINE = 48, 128  # cells along the longest side: to find the animal, then to carve it
 
 
 class Prediction(NamedTuple):
@@ -50,23 +46,6 @@ def visual_hull(
 
     Arguments as those of `nearest_view`.
     """
-    from mouselift_jax.render import render
-
-    gaussians = hull_gaussians(images, masks, cameras, heldout)
-    one = Camera(
-        np.asarray(heldout.K, np.float32)[None],
-        np.asarray(heldout.c2w, np.float32)[None],
-        heldout.width,
-        heldout.height,
-    )
-    drawn = render(gaussians, one)
-    return Prediction(np.clip(np.asarray(drawn.rgb[0]), 0, 1), np.asarray(drawn.alpha[0]))
-
-
-def hull_gaussians(
-    images: np.ndarray, masks: np.ndarray, cameras: Camera, heldout: Camera
-) -> Gaussians:
-    """The surface cells of the hull as round Gaussians, coloured for the view of `heldout`."""
     masks = np.asarray(masks)[..., 0]
     if len(images) != len(masks) or cameras.batch_shape != (len(images),):
         raise ShapeError(
@@ -74,16 +53,23 @@ def hull_gaussians(
             expected=f"V = {len(images)}",
             found=f"{len(masks)} masks, cameras {cameras.batch_shape}",
         )
+    size = (heldout.height, heldout.width)
+    rgb, alpha = np.ones((*size, 3), np.float32), np.zeros((*size, 1), np.float32)
     cell = 2 * EXTENT / COARSE
-    centres = _carve(np.full(3, -EXTENT), np.full(3, COARSE), cell, masks, cameras)[0]
-    if len(centres) == 0:  # the masks have nothing in common
-        return _padded(np.zeros((0, 3)), np.zeros((0, 3)), 1.0)
-    low, high = centres.min(0) - cell, centres.max(0) + cell
+    body = _carve(np.full(3, -EXTENT), np.full(3, COARSE), cell, masks, cameras)[0]
+    if len(body) == 0:  # the masks have nothing in common
+        return Prediction(rgb, alpha)
+    low, high = body.min(0) - cell, body.max(0) + cell
     cell = float((high - low).max()) / FINE
-    counts = np.ceil((high - low) / cell).astype(int)
-    centres, surface = _carve(low, counts, cell, masks, cameras)
-    colours = _paint(centres[surface], centres, cell, images, cameras, heldout)
-    return _padded(centres[surface], colours, cell)
+    body, is_surface = _carve(low, np.ceil((high - low) / cell).astype(int), cell, masks, cameras)
+    surface = body[is_surface]
+    if len(surface) == 0:
+        return Prediction(rgb, alpha)
+    colours = _paint(surface, cell, images, masks, cameras, heldout)
+    first = _front(*_project(heldout, surface), cell, heldout)[1]
+    hit = first >= 0
+    rgb[hit], alpha[hit] = colours[first[hit]], 1.0
+    return Prediction(rgb, alpha)
 
 
 def _carve(
@@ -95,7 +81,7 @@ def _carve(
     full = np.ones(points.shape[:3], bool)
     for v in range(len(masks)):
         left = np.flatnonzero(full.reshape(-1))
-        xy, depth = _project(cameras, v, points.reshape(-1, 3)[left])
+        xy, depth = _project(cameras[v], points.reshape(-1, 3)[left])
         inside = (depth > 0) & (_look_up(masks[v], xy) > 0.5)
         full.reshape(-1)[left[~inside]] = False
     solid = np.pad(full, 1)
@@ -110,65 +96,62 @@ def _carve(
 
 def _paint(
     points: np.ndarray,
-    body: np.ndarray,
     cell: float,
     images: np.ndarray,
+    masks: np.ndarray,
     cameras: Camera,
     heldout: Camera,
 ) -> np.ndarray:
-    """Colours [M,3]: of the input whose direction is nearest, among those that see the point."""
-    order = np.argsort(-(_forward(cameras) @ _forward(heldout)))
-    colours = np.zeros((len(points), 3))
+    """Colours [M,3]: of the input whose direction is nearest, among those that see the point.
+
+    A pixel that is partly background tells the wrong colour, so it counts as not seeing.
+    """
+    colours = np.zeros((len(points), 3), np.float32)
     left = np.ones(len(points), bool)
-    for v in order:
-        xy, depth = _project(cameras, v, points)
-        front = _depth_map(*_project(cameras, v, body), cell, cameras, v)
-        seen = left & (depth <= _look_up(front, xy) + 3 * cell)
+    for v in np.argsort(-(_forward(cameras) @ _forward(heldout))):
+        xy, depth = _project(cameras[v], points)
+        front = _front(xy, depth, cell, cameras[v])[0]
+        seen = left & (depth <= _look_up(front, xy) + 3 * cell) & (_look_up(masks[v], xy) > 0.98)
         colours[seen] = _look_up(np.asarray(images[v]), xy[seen])
         left &= ~seen
-    first = order[0]
-    xy, _ = _project(cameras, first, points[left])
-    colours[left] = _look_up(np.asarray(images[first]), xy)
+    colours[left] = colours[~left].mean(0) if (~left).any() else 0.5
     return colours
 
 
-def _depth_map(
-    xy: np.ndarray, depth: np.ndarray, cell: float, cameras: Camera, v: int
-) -> np.ndarray:
-    """Depth of the nearest cell at each pixel [H,W]; cells are drawn as squares of their size."""
-    front = np.full((cameras.height, cameras.width), np.inf)
-    reach = int(np.ceil(cell * float(cameras.K[v, 0, 0]) / max(depth.min(), 1e-6) / 2))
+def _front(
+    xy: np.ndarray, depth: np.ndarray, cell: float, camera: Camera
+) -> tuple[np.ndarray, np.ndarray]:
+    """At each pixel [H,W] the depth of the nearest cell and its index (-1 = none).
+
+    A cell is drawn as a square of its projected size, at least one pixel.
+    """
+    height, width = camera.height, camera.width
+    front, first = np.full(height * width, np.inf), np.full(height * width, -1)
+    side = cell * float(camera.K[0, 0]) / max(float(np.median(depth)), 1e-6)
+    reach = max(0, int(np.ceil((side - 1) / 2)))
+    order = np.argsort(-depth, kind="stable")  # near ones are written last
+    x0, y0 = np.floor(xy[order, 0]).astype(int), np.floor(xy[order, 1]).astype(int)
+    pixels, owners = [], []
     for dy in range(-reach, reach + 1):
         for dx in range(-reach, reach + 1):
-            x, y = np.floor(xy[:, 0]).astype(int) + dx, np.floor(xy[:, 1]).astype(int) + dy
-            good = (x >= 0) & (x < cameras.width) & (y >= 0) & (y < cameras.height)
-            np.minimum.at(front, (y[good], x[good]), depth[good])
-    return front
+            x, y = x0 + dx, y0 + dy
+            good = (x >= 0) & (x < width) & (y >= 0) & (y < height) & (depth[order] > 0)
+            pixels.append(y[good] * width + x[good])
+            owners.append(order[good])
+    pixel, owner = np.concatenate(pixels), np.concatenate(owners)
+    last = np.argsort(-depth[owner], kind="stable")
+    front[pixel[last]], first[pixel[last]] = depth[owner[last]], owner[last]
+    return front.reshape(height, width), first.reshape(height, width)
 
 
-def _padded(means: np.ndarray, colours: np.ndarray, cell: float) -> Gaussians:
-    """Round Gaussians, with invisible ones up to a multiple of `PAD`."""
-    n = len(means)
-    total = max(1, -(-n // PAD)) * PAD
-    place = np.zeros((total, 3), np.float32)
-    place[:n] = means
-    sh = np.zeros((total, 1, 3), np.float32)
-    sh[:n, 0] = (colours - 0.5) / C0
-    logits = np.full(total, -20.0, np.float32)
-    logits[:n] = OPACITY_LOGIT
-    quats = np.tile(np.array([1, 0, 0, 0], np.float32), (total, 1))
-    # Half a cell as standard deviation: neighbours close the gaps, the outline grows little.
-    scales = np.full((total, 3), np.log(0.5 * cell), np.float32)
-    return Gaussians(place, quats, scales, logits, sh)
-
-
-def _project(cameras: Camera, v: int, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    xy, depth = Camera(
-        np.asarray(cameras.K[v], np.float64),
-        np.asarray(cameras.c2w[v], np.float64),
-        cameras.width,
-        cameras.height,
-    ).project(np.asarray(points, np.float64))
+def _project(camera: Camera, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    exact = Camera(
+        np.asarray(camera.K, np.float64),
+        np.asarray(camera.c2w, np.float64),
+        camera.width,
+        camera.height,
+    )
+    xy, depth = exact.project(np.asarray(points, np.float64))
     return np.asarray(xy), np.asarray(depth)
 
 

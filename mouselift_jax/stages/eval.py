@@ -32,6 +32,7 @@ log = logging.getLogger("mouselift_jax")
 
 FIGURES = ("psnr", "ssim", "iou", "interior_psnr")
 COLUMNS = ("sample", "frame", "camera", "method", *FIGURES, "mean_color_psnr")
+MIN_BLOCKS = 5  # fewer blocks make no interval
 NAMES = {"visual hull": "hull", "nearest view": "nearest"}  # of baselines in summary.json
 
 
@@ -221,6 +222,12 @@ def finish(config: Any, workdir: Workdir, folds: Folds) -> None:
     writer.writerows(rows)
     write_text_atomic(workdir / "scores.csv", text.getvalue())
     block = _block(folds, config.block_s)
+    if len(folds.ids) < MIN_BLOCKS * block:
+        workdir.warn(
+            f"{len(folds.ids)} samples are less than {MIN_BLOCKS} blocks of {config.block_s:g} s: "
+            "neighbouring frames resemble one another, so the intervals are too narrow"
+        )
+        block = max(1, len(folds.ids) // MIN_BLOCKS)
     table, metrics = summarise(rows, block)
     if config.split != "val":
         workdir.warn(
