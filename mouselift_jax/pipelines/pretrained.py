@@ -226,13 +226,16 @@ def _check_shapes(flat: Mapping[str, Any], component: str, config: Mapping, wher
         )
 
 
-def find_component(directory: Any, component: str) -> tuple[epath.Path, str]:
+def find_component(
+    directory: Any, component: str, *, follow: bool = True
+) -> tuple[epath.Path, str]:
     """Where a component's weights are: (folder, "converted" | "run").
 
     Args:
         directory: a converted folder, DIR/<component> of one, or the folder of a run. A component
             that a run did not train is looked up in what the run started from.
         component: a key of `networks()`.
+        follow: look in what a run started from; False = only in the folder itself.
 
     Raises:
         CheckpointError: it is not there.
@@ -252,7 +255,7 @@ def find_component(directory: Any, component: str) -> tuple[epath.Path, str]:
             return folder, "converted"
     if (root / component / "config.json").exists() and (root / "checkpoints").exists():
         return root, "run"
-    if (root / "config.json").exists():
+    if follow and (root / "config.json").exists():
         start = _read_json(root / "config.json").get("init_from")
         if start:
             return find_component(start, component)
