@@ -16,10 +16,10 @@ from configs import common
 
 VARIANTS = {
     "base": {},
-    "fill": {"prepare.fov": "fill"},
+    "fill": {"prepare.fov": "fill", "prepare.aim": "box"},
     "crop": {"prepare.mode": "crop"},
     "as_is": {"prepare.mode": "as_is"},
-    "tiny": {"prepare.fov": "fill", "prepare.size": 128},
+    "tiny": {"prepare.fov": "fill", "prepare.aim": "box", "prepare.size": 128},
 }
 
 
@@ -37,6 +37,7 @@ def get_config(name=None):
         c.fov = "pretrained"  # pretrained (f = 549 px at 512) | fill (longer f, larger animal)
         c.fill = 0.75  # fill: share of the picture that subject_mm takes
         c.subject_mm = 150.0  # fill: length to make room for, mm, with the tail as usually held
+        c.aim = "centre"  # centre (the 3D centre in the middle) | box (each silhouette's box)
         c.radius = 2.7  # mean camera distance, scene units; the published rig's
         c.scale = 0.0  # scene units per mm; 0 = radius / mean camera distance
         c.equal_size = False  # look_at: longer f for farther cameras

@@ -315,7 +315,11 @@ class Preparer:
         slots = list(self.scene.slots(located.centre, located.heading_deg))
         similarity = self.scene.similarity(located.centre, located.heading_deg)
         if self.settings.is_consistent:
-            views = [self.scene.view(i, located.centre) for i in slots]
+            aim_at_box = self.settings.scene.aim == "box"
+            middles = [_box_middle(located.boxes[i]) if aim_at_box else None for i in slots]
+            views = [
+                self.scene.view(i, located.centre, m) for i, m in zip(slots, middles, strict=True)
+            ]
             written = stack_cameras([c for c, _ in views]).transformed(similarity)
             return slots, [np.asarray(M) for _, M in views], written, similarity
         maps, written = recipe_views(
@@ -458,6 +462,10 @@ def _check_heading(recording: Recording, settings: PrepareSettings) -> None:
                 found="none" if points is None else f"{points.shape[2]} keypoints",
                 fix="--config.prepare.heading=pca or none",
             )
+
+
+def _box_middle(box: tuple[int, int, int, int]) -> np.ndarray:
+    return np.array([box[0] + box[2], box[1] + box[3]]) / 2.0
 
 
 def _azimuth(direction: np.ndarray) -> float:

@@ -19,6 +19,7 @@ from mouselift_jax.geometry.rig import azimuth_elevation, look_at_c2w
 
 MODES = ("look_at", "crop", "as_is")
 FOVS = ("pretrained", "fill")
+AIMS = ("centre", "box")
 PRETRAINED_HALF_FOV_DEG = 25.0  # the published rig: f = 548.99 px at 512 px
 FRONT_AZIMUTH_DEG = 270.0  # where the published rig's front camera stands
 # What the network can represent: Gaussians lie within 1.8 of the ray's point nearest the origin,
@@ -40,6 +41,9 @@ class SceneSettings:
             than any the published weights have seen).
         fill: `fill`: share of the picture that `subject_mm` takes at the mean camera distance.
         subject_mm: `fill`: length to make room for, with the tail as it is usually held.
+        aim: what comes to the middle of the pictures: centre (the animal's 3D centre) | box (the
+            middle of each view's silhouette box: the tail is cut least). Cameras stay true either
+            way.
         radius: mean camera distance in scene units.
         scale: scene units per millimetre; 0 derives it from the rig: radius / mean distance of the
             cameras from the point their axes meet.
@@ -54,6 +58,7 @@ class SceneSettings:
     fov: str = "pretrained"
     fill: float = 0.75
     subject_mm: float = 150.0
+    aim: str = "centre"
     radius: float = 2.7
     scale: float = 0.0
     equal_size: bool = False
@@ -84,8 +89,15 @@ class Scene:
     focal: float
     order: tuple[int, ...]
 
-    def view(self, index: int, centre: np.ndarray) -> tuple[Camera, np.ndarray]:
+    def view(
+        self, index: int, centre: np.ndarray, middle: np.ndarray | None = None
+    ) -> tuple[Camera, np.ndarray]:
         """What a camera becomes for a sample about `centre` (recording's frame), and its map M.
+
+        Args:
+            index: which camera.
+            centre: the animal's centre [3], recording's frame.
+            middle: pixel [2] that comes to the middle of the picture; None takes the centre's.
 
         Returns:
             The new camera, still in the recording's frame, and M [3,3], old to new pixels.
@@ -93,7 +105,7 @@ class Scene:
         s, old = self.settings, self.cameras[index]
         half = s.size / 2
         if s.mode == "look_at":
-            new_c2w = look_at_c2w(old.center, centre)
+            new_c2w = look_at_c2w(old.center, self._target(index, centre, middle))
             turn = new_c2w[:3, :3].T @ old.c2w[:3, :3]
             f = self.focal
             if s.equal_size:
@@ -102,7 +114,7 @@ class Scene:
         K = old.K
         if s.mode == "crop":
             a = self.focal / self._mean_focal()
-            xy, _ = old.project(centre)
+            xy = old.project(centre)[0] if middle is None else middle
             cx, cy = half + a * (K[0, 2] - xy[0]), half + a * (K[1, 2] - xy[1])
         else:
             a = s.size / max(old.width, old.height)
@@ -153,6 +165,14 @@ class Scene:
                 for slot, i in enumerate(self.order)
             ],
         }
+
+    def _target(self, index: int, centre: np.ndarray, middle: np.ndarray | None) -> np.ndarray:
+        """The world point a camera turns to: the centre, or one seen at pixel `middle`."""
+        if middle is None:
+            return centre
+        old = self.cameras[index]
+        ray = old.c2w[:3, :3] @ np.linalg.solve(old.K, np.append(middle, 1.0))
+        return old.center + ray
 
     def _mean_focal(self) -> float:
         return float(np.mean([[c.K[0, 0], c.K[1, 1]] for c in self.cameras]))
@@ -248,7 +268,8 @@ def _reference(number: int, camera_ids: Sequence[int]) -> int:
 
 
 def _check(settings: SceneSettings, camera_ids: Sequence[int]) -> None:
-    for key, value, known in (("mode", settings.mode, MODES), ("fov", settings.fov, FOVS)):
+    for key, known in (("mode", MODES), ("fov", FOVS), ("aim", AIMS)):
+        value = getattr(settings, key)
         if value not in known:
             raise ConfigError(
                 f"no such {key}",

@@ -38,7 +38,11 @@ def prepare(recording: Path, out: Path, *, mode: str = "look_at", frames: int = 
     from mouselift_jax.data.scene import SceneSettings
 
     mode, _, fov = mode.partition(":")
-    settings = PrepareSettings(scene=SceneSettings(mode=mode, fov=fov or "pretrained", size=size))
+    settings = PrepareSettings(
+        scene=SceneSettings(
+            mode=mode, fov=fov or "pretrained", aim="box" if fov else "centre", size=size
+        )
+    )
     source = open_recording(recording)
     preparer = Preparer(source, settings, range(frames or source.n_frames))
     with SampleWriter(out, {"parameters": {"mode": mode}, **preparer.manifest_entries()}) as writer:
