@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib.util
 import logging
+import math
 from collections.abc import Callable, Sequence
 
 import jax
@@ -106,14 +107,16 @@ def _check_shapes(arrays: dict[str, ArrayLike], sh_degree: int | None, size: Seq
             fix="means [*B,N,3], quats [*B,N,4], scales [*B,N,3], opacities [*B,N], colors "
             "[*B,N,3] (or [*B,N,S,3] with sh_degree), w2c [*B,V,4,4], K [*B,V,3,3]",
         )
-    if min(size) < 1:
-        raise ShapeError("a picture needs at least one pixel", found=f"width, height = {size}")
+    if min(size) < 1 or views < 1:
+        raise ShapeError(
+            "nothing to draw", expected="a pixel and a view", found=f"{size} px, {views} views"
+        )
 
 
 def _raise_if_broken(culled: Array) -> None:
     """Raise if any Gaussian was left out; at run time if the values are not known yet."""
 
-    def report(count: np.ndarray) -> None:
+    def report(count: ArrayLike) -> None:
         if np.any(count):
             raise MouseLiftError(
                 "Gaussians with values that are not finite",
@@ -129,17 +132,25 @@ def _raise_if_broken(culled: Array) -> None:
         report(np.asarray(culled))
 
 
+def _mesh_axes(array: Array) -> frozenset[str]:
+    """Axes of a surrounding shard_map over which the array varies (jax renamed the attribute)."""
+    kind = jax.typeof(array)
+    if hasattr(kind, "vma"):
+        return frozenset(kind.vma)
+    return frozenset(getattr(getattr(kind, "manual_axis_type", None), "varying", ()))
+
+
 def _vary_together(arrays: list[Array]) -> list[Array]:
     """Inside shard_map: mark all arrays as varying over the axes that any of them varies over.
 
     Replicated Gaussians seen by sharded views then get their gradients summed over the devices.
     """
-    axes: frozenset = frozenset().union(*(getattr(jax.typeof(a), "vma", ()) for a in arrays))
-    out = []
-    for a in arrays:
-        missing = tuple(sorted(axes - getattr(jax.typeof(a), "vma", frozenset())))
-        out.append(jax.lax.pcast(a, missing, to="varying") if missing else a)
-    return out
+    axes = frozenset().union(*(_mesh_axes(a) for a in arrays))
+    missing = [tuple(sorted(axes - _mesh_axes(a))) for a in arrays]
+    return [
+        jax.lax.pcast(a, names, to="varying") if names else a
+        for a, names in zip(arrays, missing, strict=True)
+    ]
 
 
 def rasterize(  # noqa: PLR0913 - the public signature, fixed by the project's contract
@@ -186,6 +197,8 @@ def rasterize(  # noqa: PLR0913 - the public signature, fixed by the project's c
         MouseLiftError: with `check`, values that are not finite.
     """
     width, height = int(width), int(height)
+    if not near > 0:
+        raise ShapeError("near must be positive: perspective divides by depth", found=near)
     arrays = {"means": means, "quats": quats, "scales": scales, "opacities": opacities,
               "colors": colors, "w2c": w2c, "K": K}  # fmt: skip
     _check_shapes(arrays, sh_degree, (width, height))
@@ -194,8 +207,11 @@ def rasterize(  # noqa: PLR0913 - the public signature, fixed by the project's c
     dtype = jnp.float64 if wide else jnp.float32
     lead = tuple(np.shape(means)[:-2])
     flat = [jnp.asarray(a, dtype) for a in arrays.values()]
-    flat = [a.reshape(-1, *a.shape[len(lead) :]) for a in flat]  # [L,...]
+    flat = [a.reshape(math.prod(lead), *a.shape[len(lead) :]) for a in flat]  # [L,...]
     flat[-1] = jax.lax.stop_gradient(flat[-1])
+    if flat[0].shape[1] == 0:  # one transparent Gaussian stands for an empty scene
+        pads = [[(0, 0), (0, 1), *[(0, 0)] * (a.ndim - 2)] for a in flat[:5]]
+        flat[:5] = [jnp.pad(a, pad) for a, pad in zip(flat[:5], pads, strict=True)]
     if background is None:
         background = jnp.zeros(3, dtype)
     background = jnp.asarray(background, dtype)

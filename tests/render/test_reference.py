@@ -1,5 +1,42 @@
-from tests.render.suite import RasterizerSuite
+"""The reference: the shared suite, and finite differences in float64."""
+
+import jax
+import numpy as np
+import pytest
+
+from mouselift_jax.render import rasterize
+from tests.render.suite import CASES, GAUSSIANS, RasterizerSuite, scene
 
 
 class TestReference(RasterizerSuite):
     implementation = "reference"
+    golden_cases = tuple(c for c in CASES if c != "tiny")
+
+
+@pytest.mark.parametrize("degree", [None, 3])
+def test_finite_differences_in_float64(degree):
+    with jax.enable_x64(True):
+        arrays = scene(n=12, seed=3, views=2, degree=degree, dtype=np.float64)
+        rng = np.random.default_rng(0)
+        K = arrays.pop("K")
+
+        @jax.jit
+        def loss(moving):
+            out = rasterize(
+                **moving, K=K, width=17, height=13, sh_degree=degree, implementation="reference"
+            )
+            assert out.rgb.dtype == np.float64
+            weights = np.random.default_rng(1)
+            return sum((a * weights.normal(size=a.shape)).sum() for a in out[:3])
+
+        gradients = jax.jit(jax.grad(loss))(arrays)
+        for name in (*GAUSSIANS, "w2c"):
+            direction = rng.normal(size=arrays[name].shape)
+            if name == "w2c":
+                direction[:, 3] = 0
+            step = 1e-6
+            there, back = (
+                loss({**arrays, name: arrays[name] + s * step * direction}) for s in (1, -1)
+            )
+            numeric, exact = (there - back) / (2 * step), (gradients[name] * direction).sum()
+            np.testing.assert_allclose(numeric, exact, rtol=2e-5, atol=1e-6, err_msg=name)
