@@ -10,7 +10,7 @@ Writes scores.csv (one row a frame, camera and method), summary.json, report.htm
 
 variant   what                             hours, memory
 base      every validation sample          not measured yet
-tiny      12 samples, float32, CPU         about a minute on 2 cores at 64 px (tests)
+tiny      12 samples, float32, CPU         minutes on 2 cores at 64 px; memory not measured yet
 """
 
 from __future__ import annotations

@@ -53,6 +53,7 @@ def get_config(variant: str = "base") -> ConfigDict:
             0  # pixels of the network's pictures; 0 = what the run was trained on, or as stored
         )
         c.dtype = "bfloat16"  # bfloat16 | float32: of the matrix products
+        c.sequence = True  # several frames also become videos, motion.csv (mm) and sequence.html
         c.filter = "mouse"  # mouse | head | none: which Gaussians are left out of the PLY
         c.axes = "opencv"  # axes of the PLY
         c.render = common.path()  # implementation of the rasterizer; None = the best here

@@ -132,7 +132,8 @@ def write_report(
         steps=summary.get("steps"),
         wall=_duration(summary.get("wall_s")),
         findings=[_finding(w) for w in summary.get("warnings", [])],
-        metrics=[(k, _number(v)) for k, v in summary.get("metrics", {}).items()],
+        metrics=_headline(summary.get("metrics", {})),
+        figures=[(k, _number(v)) for k, v in summary.get("metrics", {}).items()],
         curves=curves_svg(metrics),
         sections=[
             {"title": s.title, "blocks": [_block(workdir, b) for b in s.blocks]} for s in sections
@@ -147,6 +148,16 @@ def write_report(
     path = workdir / name
     write_text_atomic(path, html)
     return path
+
+
+def _headline(metrics: Mapping[str, Any], most: int = 8) -> list[tuple[str, str]]:
+    """The figures for the top of the page; ends of intervals and what is beyond `most` are below.
+
+    Figures on held-out views come first.
+    """
+    names = [k for k in metrics if not k.endswith(("_low", "_high"))]
+    names.sort(key=lambda k: not k.startswith("heldout/"))
+    return [(k, _number(metrics[k])) for k in names[:most]]
 
 
 def _viewer(sections: Sequence[Section]) -> dict[str, str] | None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 import subprocess
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -29,24 +29,43 @@ def write_mp4(path: str | Path, frames: Iterable[Any], fps: float = 30, *, crf: 
     The file appears only when it is complete. Odd sizes get one repeated row or column, because
     4:2:0 colour needs even ones. `frames` may be a generator: one frame is held at a time.
     """
-    frames = iter(frames)
-    first = next(frames, None)
-    if first is None:
-        raise ShapeError("a video has no frames", where=path, expected="at least one", found=0)
-    first = _even(to_uint8(first))
-    with atomic_path(path) as part, _encoder(path, part, first.shape, fps, crf) as pipe:
-        pipe.write(first.tobytes())
+    with mp4_writer(path, fps, crf=crf) as write:
         for frame in frames:
+            write(frame)
+    return Path(path)
+
+
+@contextmanager
+def mp4_writer(
+    path: str | Path, fps: float = 30, *, crf: int = 18
+) -> Iterator[Callable[[Any], None]]:
+    """A function that appends one frame; the file appears when the block ends well.
+
+    For several videos at once; otherwise `write_mp4` is simpler.
+    """
+    with atomic_path(path) as part, ExitStack() as stack:
+        shape: tuple[int, ...] | None = None
+        pipe: IO[bytes] | None = None
+
+        def write(frame: Any) -> None:
+            nonlocal shape, pipe
             frame = _even(to_uint8(frame))
-            if frame.shape != first.shape:
+            if pipe is None:
+                shape = frame.shape
+                pipe = stack.enter_context(_encoder(path, part, shape, fps, crf))
+            if frame.shape != shape:
                 raise ShapeError(
                     "frames of one video differ in size",
                     where=path,
-                    expected=first.shape,
+                    expected=shape,
                     found=frame.shape,
                 )
             pipe.write(frame.tobytes())
-    return Path(path)
+
+        yield write
+        stack.close()
+        if pipe is None:
+            raise ShapeError("a video has no frames", where=path, expected="at least one", found=0)
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from mouselift_jax.pipelines.pretrained import find_component, load_pretrained
 from mouselift_jax.report.html import Picture, Section, Table, Text, write_report
 from mouselift_jax.report.pictures import comparison_rows
 from mouselift_jax.report.statistics import mean_interval
-from mouselift_jax.stages.selection import select
+from mouselift_jax.stages.selection import frame_times, select
 from mouselift_jax.stages.stage import Plan
 from mouselift_jax.stages.workdir import Workdir, must_exist, read_json, resolve_samples
 from mouselift_jax.training.progress import Progress
@@ -197,8 +197,8 @@ def _keep(workdir: Path, folds: Folds, sample_id: str, judged: list[Judged]) -> 
         from mouselift_jax.report.pictures import save_png
 
         labels = [
-            f"camera {o.target.number}, {o.figures[NETWORK]['psnr']:.1f} dB, "
-            f"IoU {o.figures[NETWORK]['iou']:.2f}"
+            f"cam {o.target.number}: {o.figures[NETWORK]['psnr']:.1f} dB, "
+            f"{o.figures[NETWORK]['iou']:.2f}"
             for o in shown
         ]
         picture = comparison_rows(
@@ -256,12 +256,12 @@ def finish(config: Any, workdir: Workdir, folds: Folds) -> None:
 
 
 def _block(folds: Folds, seconds: float) -> int:
-    """How many consecutive samples make `seconds`, at least 1."""
-    frames = sorted(f for f in folds.set.frames("all") if f >= 0)
-    steps = np.diff(frames)
-    fps = float(folds.set.manifest.get("source", {}).get("fps") or 30.0)
-    step = float(np.median(steps[steps > 0])) if (steps > 0).any() else 1.0
-    return max(1, round(seconds * fps / step))
+    """How many consecutive samples make `seconds`, at least 1; 1 where times are unknown."""
+    known = frame_times(folds.set)
+    times = np.sort([known[i][1] for i in folds.ids])
+    steps = np.diff(times[np.isfinite(times)])
+    steps = steps[steps > 0]
+    return max(1, round(seconds / float(np.median(steps)))) if len(steps) else 1
 
 
 def per_sample(rows: Sequence[dict], method: str, figure: str) -> dict[str, float]:
@@ -330,7 +330,12 @@ def _sections(config: Any, folds: Folds, rows: list[dict], table: Table) -> list
         blocks: list[Any] = []
         for i in ids:
             picture = _score_path(Path(), i).with_suffix(".png")
-            blocks += [Picture(picture.as_posix(), f"{i}: {quality[i]:.2f} dB")]
+            blocks += [
+                Picture(
+                    picture.as_posix(),
+                    f"{i}: {quality[i]:.2f} dB; above each: camera, PSNR, mask IoU",
+                )
+            ]
         return blocks
 
     iou = per_sample(rows, NETWORK, "iou")

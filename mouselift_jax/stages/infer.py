@@ -30,6 +30,7 @@ from mouselift_jax.report.pictures import comparison_rows, save_png
 from mouselift_jax.report.turntable import write_turntable
 from mouselift_jax.splats.filters import RECIPES, apply_filters
 from mouselift_jax.splats.ply import save_ply
+from mouselift_jax.stages import sequence
 from mouselift_jax.stages.selection import select
 from mouselift_jax.stages.stage import Plan
 from mouselift_jax.stages.workdir import (
@@ -97,6 +98,15 @@ class FromSamples:
         self.reads = [str(path)]
         self.ids = select(self._set, config.split, config.frames)[: config.limit or None]
         self._size = config.size or trained_size(config.gslrm)
+
+    @property
+    def sample_set(self) -> SampleSet:
+        """Where the items come from."""
+        return self._set
+
+    def is_film(self) -> bool:
+        """Whether the items are frames of one recording."""
+        return sequence.is_film(self._set, self.ids)
 
     def load(self, item_id: str) -> Item:
         """Read one sample; its pictures are resized with their cameras."""
@@ -288,12 +298,17 @@ def finish(
     first = places[items.ids[0]].relative_to(workdir.path)
     names = {"ply": FILES[0], "views": FILES[1], "turntable": FILES[2]}
     artefacts = {k: str(first / v) for k, v in names.items() if (places[items.ids[0]] / v).exists()}
+    motion, film = {}, []
     if not alone:
         artefacts["items"] = "items"
+        if config.sequence and isinstance(items, FromSamples) and items.is_film():
+            side = config.turntable.size
+            motion, made, film = sequence.write(workdir, items.sample_set, places, side)
+            artefacts |= made
     workdir.summary(
         finished=True,
         steps=len(items.ids),
-        metrics={"items": len(items.ids), **means},
+        metrics={"items": len(items.ids), **means, **motion},
         artefacts={**artefacts, "report": "report.html"},
         inputs={k: str(v) for k, v in workdir.config.items() if k in INPUTS and v},
     )
@@ -312,7 +327,7 @@ def finish(
         "item is not broken, not how good an unseen view is."
     )
     overview = Section("Items", [note, table])
-    write_report(workdir.path, title="3D Gaussians", sections=[overview, *sections[:SHOWN]])
+    write_report(workdir.path, title="3D Gaussians", sections=[*film, overview, *sections[:SHOWN]])
     log.info("report: %s", workdir / "report.html")
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from mouselift_jax.data.samples import SampleSet
 from mouselift_jax.errors import ConfigError, nearest
 
@@ -38,3 +40,12 @@ def frame_range(text: str, end: int) -> range:
     if step == 0:
         raise ConfigError("the step of a range is 0", where=f"config.frames={text}")
     return range(a or 0, end if b is None else b, step or 1)
+
+
+def frame_times(sample_set: SampleSet) -> dict[str, tuple[int, float]]:
+    """(frame number, seconds since the recording's start) of each sample; NaN where unknown."""
+    rows = {row["id"]: row for row in sample_set.manifest.get("samples", ())}
+    return {
+        name: (int(rows.get(name, {}).get("frame", -1)), rows.get(name, {}).get("time_s", math.nan))
+        for name in sample_set.ids("all")
+    }

@@ -1,0 +1,264 @@
+"""A film of Gaussians: what moved, how fast, in millimetres; videos; a CSV.
+
+Every frame is measured from its Gaussians alone. Positions are in the recording's own world (its
+calibration's axes, in mm) when the samples say how their world was moved; otherwise relative to
+the frame's own centre, and only shape and size are meaningful.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mouselift_jax.errors import ShapeError
+from mouselift_jax.files import write_text_atomic
+from mouselift_jax.geometry.align import Similarity
+from mouselift_jax.geometry.camera import Camera
+from mouselift_jax.geometry.rig import turntable
+from mouselift_jax.report.pictures import captioned, to_uint8
+from mouselift_jax.report.turntable import mp4_writer
+from mouselift_jax.splats.gaussians import Gaussians
+
+CELL_MM = 2.0  # side of the cells that the enclosed volume is counted in
+TURN_S = 6.0  # the camera of the combined turntable goes once round in so many seconds
+COLUMNS = (
+    "frame", "time_s", "x_mm", "y_mm", "z_mm", "length_mm", "width_mm", "height_mm",
+    "heading_deg", "volume_mm3", "opacity_mass", "gaussians", "speed_mm_s",
+)  # fmt: skip
+
+
+@dataclasses.dataclass
+class Frame:
+    """One frame of the film.
+
+    Attributes:
+        number: of the recording.
+        time_s: since the recording's start.
+        load: reads its Gaussians.
+        to_mm: scene -> recording's world in mm.
+        views: reads true pictures (uint8 RGB), cameras [V] and their names; None without.
+    """
+
+    number: int
+    time_s: float
+    load: Callable[[], Gaussians]
+    to_mm: Similarity
+    views: Callable[[], tuple[list[np.ndarray], Camera, list[str]]] | None = None
+
+
+def to_millimetres(
+    scene_scale: float | None, scene_from_recording: dict[str, Any] | None
+) -> Similarity | None:
+    """Scene -> mm. None when the unit is unknown: no figure in mm can be given then.
+
+    Args:
+        scene_scale: scene units per mm.
+        scene_from_recording: {scale, R, t} of x_scene = scale R x + t, as `prepare` writes it.
+    """
+    if not scene_scale:
+        return None
+    if not scene_from_recording:
+        return Similarity(1.0 / scene_scale, np.eye(3), np.zeros(3))
+    R = np.array(scene_from_recording["R"], float)
+    t = np.array(scene_from_recording["t"], float)
+    # x = R^T (s - t) / scale in the recording's units, each of scale / scene_scale mm.
+    return Similarity(1.0 / scene_scale, R.T, -R.T @ t / scene_scale)
+
+
+def measure(gaussians: Gaussians, to_mm: Similarity) -> dict[str, float]:
+    """Centre, extents, axis, enclosed volume and mass of one frame, mm.
+
+    Length runs along the body's main horizontal axis, width across it, height along z; each spans
+    the middle 96 % of the opacity. `heading_deg` is that axis' azimuth, still ambiguous by 180.
+    """
+    means, _, scales, opacities, _ = (np.asarray(x, np.float64) for x in gaussians.activate())
+    if len(means) == 0 or opacities.sum() <= 0:
+        return {k: float("nan") for k in COLUMNS[2:10]} | {"opacity_mass": 0.0, "gaussians": 0}
+    points = np.asarray(to_mm.apply(means))
+    sizes = scales * float(to_mm.scale)
+    # Weight by what is seen: opacity times cross-section, so that dust and haze count little.
+    weights = opacities * np.sort(sizes, axis=-1)[:, 1:].prod(-1)
+    centre = np.average(points, axis=0, weights=weights)
+    offset = points - centre
+    spread = (offset[:, :2] * weights[:, None]).T @ offset[:, :2] / weights.sum()
+    axis = np.linalg.eigh(spread)[1][:, -1]
+    across = np.array([-axis[1], axis[0]])
+    x, y, z = centre
+    return {
+        "x_mm": x, "y_mm": y, "z_mm": z,
+        "length_mm": _span(offset[:, :2] @ axis, weights),
+        "width_mm": _span(offset[:, :2] @ across, weights),
+        "height_mm": _span(offset[:, 2], weights),
+        "heading_deg": float(np.degrees(np.arctan2(axis[1], axis[0]))),
+        "volume_mm3": _volume(points, sizes, opacities),
+        "opacity_mass": float(opacities.sum()),
+        "gaussians": len(means),
+    }  # fmt: skip
+
+
+def _span(values: np.ndarray, weights: np.ndarray) -> float:
+    """Distance between the weighted 2 % and 98 % quantiles."""
+    order = np.argsort(values)
+    share = np.cumsum(weights[order]) / weights.sum()
+    low, high = (
+        values[order][min(np.searchsorted(share, q), len(values) - 1)] for q in (0.02, 0.98)
+    )
+    return float(high - low)
+
+
+def _volume(points: np.ndarray, sizes: np.ndarray, opacities: np.ndarray) -> float:
+    """Volume enclosed by the visible Gaussians: occupied cells, holes filled, mm^3."""
+    from scipy import ndimage
+
+    solid = (opacities > 0.3) & np.isfinite(points).all(-1)
+    if not solid.any():
+        return 0.0
+    points, reach = points[solid], np.minimum(sizes[solid].max(-1), 4 * CELL_MM)
+    low = points.min(0) - 3 * CELL_MM
+    shape = np.ceil((points.max(0) - low) / CELL_MM).astype(int) + 3
+    if shape.prod() > 5e7:  # strays far away: not a body
+        return float("nan")
+    full = np.zeros(shape, bool)
+    # Centres and one standard deviation to each side close the surface between sparse Gaussians.
+    for step in np.concatenate([np.zeros((1, 3)), np.eye(3), -np.eye(3)]):
+        index = ((points + step * reach[:, None] - low) / CELL_MM).astype(int)
+        full[tuple(np.clip(index, 0, shape - 1).T)] = True
+    closed = ndimage.binary_closing(np.pad(full, 2), iterations=2)
+    return float(ndimage.binary_fill_holes(closed).sum() * CELL_MM**3)
+
+
+def motion(rows: list[dict[str, float]]) -> list[dict[str, float]]:
+    """Speed from neighbouring frames; heading made continuous and turned the way the animal goes.
+
+    The axis of a body has no front. Within a film the one of the two directions is taken that
+    agrees with the walking direction, weighted by speed, over the whole film.
+    """
+    if not rows:
+        raise ShapeError("a film without frames", expected="at least one", found=0)
+    rows = [dict(r) for r in rows]
+    times = np.array([r["time_s"] for r in rows])
+    places = np.array([[r["x_mm"], r["y_mm"], r["z_mm"]] for r in rows])
+    velocity = np.zeros_like(places)
+    if len(rows) > 1:
+        velocity = np.gradient(places, times, axis=0)
+    angles = np.radians([r["heading_deg"] for r in rows])
+    angles = np.unwrap(2 * angles) / 2  # an axis: equal after half a turn
+    ahead = np.stack([np.cos(angles), np.sin(angles)], -1)
+    if np.nansum((ahead * velocity[:, :2]).sum(-1)) < 0:
+        angles = angles + np.pi
+    for row, v, angle in zip(rows, velocity, angles, strict=True):
+        row["speed_mm_s"] = float(np.linalg.norm(v)) if len(rows) > 1 else float("nan")
+        row["heading_deg"] = float(np.degrees(angle) % 360)
+    return rows
+
+
+def write_csv(path: str | Path, rows: Sequence[dict[str, float]]) -> None:
+    """The rows of `motion` as CSV; millimetres, degrees, seconds."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        writer.writerow({k: _rounded(row.get(k, float("nan"))) for k in COLUMNS})
+    write_text_atomic(path, text.getvalue())
+
+
+def _rounded(value: float) -> float | int | str:
+    if isinstance(value, (int, np.integer)):
+        return int(value)
+    return "" if not np.isfinite(value) else round(float(value), 4)
+
+
+def write_videos(
+    folder: Path, frames: Sequence[Frame], *, fps: float, size: int = 384, radius: float = 2.7
+) -> list[Path]:
+    """One video a camera (truth beside render) and one that goes round while time runs.
+
+    Args:
+        folder: where the .mp4 go.
+        frames: in order.
+        fps: of the videos; the recording's over the step plays in real time.
+        size: side of the turntable's pictures.
+        radius: of its camera, scene units.
+    """
+    from mouselift_jax.render import render
+
+    period = max(8, round(TURN_S * fps))
+    round_path = turntable(period, radius=radius, size=size)
+    paths: dict[str, Path] = {}
+    with ExitStack() as stack:
+        writers: dict[str, Callable[[Any], None]] = {}
+
+        def write(name: str, picture: np.ndarray) -> None:
+            if name not in writers:
+                paths[name] = folder / f"{name}.mp4"
+                writers[name] = stack.enter_context(mp4_writer(paths[name], fps))
+            writers[name](picture)
+
+        for i, frame in enumerate(frames):
+            gaussians = frame.load()
+            camera = round_path[np.array([i % period])]
+            around = to_uint8(np.asarray(render(gaussians, camera).rgb[0]))
+            write("turntable", captioned(around, f"frame {frame.number}, {frame.time_s:.2f} s"))
+            if frame.views is None:
+                continue
+            pictures, cameras, names = frame.views()
+            drawn = np.asarray(render(gaussians, cameras).rgb)
+            for truth, image, name in zip(pictures, drawn, names, strict=True):
+                pair = np.concatenate([to_uint8(truth), to_uint8(image)], axis=1)
+                text = f"{name}: truth, render; frame {frame.number}"
+                write(name.replace(" ", "_"), captioned(pair, text))
+    return list(paths.values())
+
+
+def motion_plot(rows: Sequence[dict[str, float]]) -> np.ndarray:
+    """The path from above, and speed, size and volume against time."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    values = {k: np.array([float(r.get(k, np.nan)) for r in rows]) for k in COLUMNS}
+    figure = Figure(figsize=(10, 6), dpi=100, layout="constrained")
+    canvas = FigureCanvasAgg(figure)
+    axes = figure.subplots(2, 2)
+    path = axes[0, 0]
+    path.plot(values["x_mm"], values["y_mm"], "-", color="#5f6b7a", lw=1)
+    dots = path.scatter(values["x_mm"], values["y_mm"], c=values["time_s"], s=14, cmap="viridis")
+    figure.colorbar(dots, ax=path, label="s")
+    path.set(aspect="equal", xlabel="x (mm)", ylabel="y (mm)", title="centre, seen from above")
+    path.set_adjustable("datalim")
+    plots = (
+        (axes[0, 1], ("speed_mm_s",), "speed (mm/s)"),
+        (axes[1, 0], ("length_mm", "width_mm", "height_mm"), "size (mm)"),
+        (axes[1, 1], ("volume_mm3",), "enclosed volume (mm\u00b3)"),
+    )
+    for ax, names, title in plots:
+        for name in names:
+            ax.plot(values["time_s"], values[name], ".-", lw=1, ms=3, label=name.split("_")[0])
+        ax.set(xlabel="time (s)", title=title)
+        ax.set_ylim(bottom=0)
+        ax.grid(alpha=0.25)
+        if len(names) > 1:
+            ax.legend(frameon=False)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+def steadiness(rows: Sequence[dict[str, float]]) -> dict[str, float]:
+    """How much what should stay the same wobbles: robust relative spread of volume and length."""
+    figures = {}
+    for name in ("volume_mm3", "length_mm"):
+        values = np.array([r[name] for r in rows], float)
+        values = values[np.isfinite(values)]
+        if len(values) > 2 and np.median(values) > 0:
+            spread = 1.4826 * np.median(np.abs(values - np.median(values)))
+            figures[f"sequence/{name.split('_')[0]}_wobble"] = float(spread / np.median(values))
+    speeds = np.array([r["speed_mm_s"] for r in rows], float)
+    if np.isfinite(speeds).any():
+        figures["sequence/median_speed_mm_s"] = float(np.nanmedian(speeds))
+    return figures
