@@ -51,7 +51,9 @@ VARIANTS = {
         "model.width": 96,
         "model.head_dim": 32,
         "model.n_layers": 3,
-        "model.log_scale_bias": -3.5,  # at 64 px a pixel is coarse already
+        "model.log_scale_bias": -3.9,  # small and faint at first: no opaque haze to remove,
+        "model.opacity_bias": -3.5,  # and a fifth of the time to draw
+        "model.color_residual": True,
         "data.size": 64,
         "train.steps": 300,
         "train.batch_size": 2,
@@ -60,12 +62,12 @@ VARIANTS = {
         "train.eval_every": 0,
         "train.picture_every": 0,
         "train.save_every": 50,
-        "train.optim.lr": 2e-3,
-        "train.optim.warmup_steps": 20,
+        "train.optim.lr": 3e-3,
+        "train.optim.warmup_steps": 5,
         "loss.perceptual": 0.0,
         "loss.l2_warmup_steps": 0,
-        "loss.ssim": 0.1,
-        "loss.alpha": 0.5,
+        "loss.masked": True,
+        "loss.alpha": 1.0,
     },
 }
 

@@ -26,7 +26,43 @@ def gslrm(size: str) -> ConfigDict:
     c.log_scale_bias = -2.3  # added to the raw log-scales
     c.max_log_scale = -1.2  # upper bound of the log-scales
     c.opacity_bias = -2.0  # added to the raw opacity logits
+    c.color_residual = False  # add each pixel's own colour to its Gaussian's; published: False
     c.mark_source = False  # one learned vector for view 0, another for the others
     c.lock()
     c.update(GSLRM[size])
+    return c
+
+
+MVUNET = {
+    "paper": {},  # 870,184,644 parameters
+    "testing": {
+        "block_channels": (32, 64),
+        "block_attends": (True, True),
+        "heads": (2, 4),
+        "layers_per_block": 1,
+        "context_dim": 32,
+        "class_dim": 64,
+        "norm_groups": 8,
+    },
+}
+
+
+def mvunet(size: str) -> ConfigDict:
+    """The section `model` of a multi-view diffusion config; the names are those of MVUNetConfig."""
+    c = ConfigDict()
+    c.in_channels = 8  # noisy latents, then those of the reference picture
+    c.out_channels = 4
+    c.block_channels = (320, 640, 1280, 1280)
+    c.block_attends = (True, True, True, False)  # levels with attention, on the way down
+    c.heads = (5, 10, 20, 20)  # attention heads of each level
+    c.layers_per_block = 2
+    c.context_dim = 1024  # width of the prompt embeddings
+    c.class_dim = 2048  # twice the width of the image embeddings
+    c.norm_groups = 32
+    c.norm_eps = 1e-5
+    c.n_views = 6
+    c.attention = "sparse"  # sparse (as released: slot 0 and own) | dense | none
+    c.pose_features = 0  # hidden width of the pose input; 0 = none
+    c.lock()
+    c.update(MVUNET[size])
     return c

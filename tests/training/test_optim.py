@@ -37,8 +37,14 @@ def test_adamw_agrees_with_torch():
     named = [(optim.path_of(k), np.array(v)) for k, v in jax.tree_util.tree_leaves_with_path(p)]
     weights = {k: torch.nn.Parameter(torch.tensor(v)) for k, v in named}
     groups = [
-        {"params": [w for k, w in weights.items() if optim.decays(k, w.ndim)], "weight_decay": 0.05},
-        {"params": [w for k, w in weights.items() if not optim.decays(k, w.ndim)], "weight_decay": 0.0},
+        {
+            "params": [w for k, w in weights.items() if optim.decays(k, w.ndim)],
+            "weight_decay": 0.05,
+        },
+        {
+            "params": [w for k, w in weights.items() if not optim.decays(k, w.ndim)],
+            "weight_decay": 0.0,
+        },
     ]
     adam = torch.optim.AdamW(groups, lr=1.0, betas=(0.9, 0.95), eps=1e-8)
     st = state.create(p, tx, ema=False)
@@ -119,9 +125,13 @@ def test_accumulation_is_the_whole_batch():
         results.append(step(state.create(p, tx, ema=False), batch))
     for st, report in results[1:]:
         jax.tree.map(
-            lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), st.params, results[0][0].params
+            lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6),
+            st.params,
+            results[0][0].params,
         )
-        assert float(report["train/l2"]) == pytest.approx(float(results[0][1]["train/l2"]), rel=1e-5)
+        assert float(report["train/l2"]) == pytest.approx(
+            float(results[0][1]["train/l2"]), rel=1e-5
+        )
 
 
 def test_lr_by_path_and_wrong_patterns():

@@ -1,7 +1,9 @@
 """A run so small that it can be repeated many times: two dense layers on random numbers.
 
-Also a program: `python -m tests.training.toy_run DIR [--steps N] [--mesh D,F,T,S] [...]` trains in DIR, resuming
-what is there, and writes DIR/result.json = losses, checksum of the whole state. Tests start it as a process
+Also a program: `python -m tests.training.toy_run DIR [--steps N] [--mesh D,F,T,S] [...]` trains
+in DIR, resuming
+what is there, and writes DIR/result.json = losses, checksum of the whole state. Tests start it
+as a process
 of its own to kill it, to give it other devices, or to join it with others.
 """
 
@@ -87,9 +89,7 @@ def run(folder: Path, steps: int = 20, *, wait_s: float = 0.0, loss=None, **chan
     feed = functools.partial(batches, rows=trainer.rows, wait_s=wait_s)
     import jax
 
-    state, metrics = trainer.fit(
-        Path(folder), feed, style="none", primary=jax.process_index() == 0
-    )
+    state, metrics = trainer.fit(Path(folder), feed, style="none", primary=jax.process_index() == 0)
     return trainer, state, metrics
 
 
@@ -113,7 +113,9 @@ def main() -> int:
     from mouselift_jax.training.preempt import StopRequested
 
     distributed.initialise(a.coordinator, a.processes, a.process_id)
-    sizes = dict(zip(("data", "fsdp", "tensor", "sequence"), map(int, a.mesh.split(",")), strict=True))
+    sizes = dict(
+        zip(("data", "fsdp", "tensor", "sequence"), map(int, a.mesh.split(",")), strict=True)
+    )
     changes = {f"mesh.{k}": v for k, v in sizes.items()} | {"save_every": a.save_every}
     a.folder.mkdir(parents=True, exist_ok=True)
     try:

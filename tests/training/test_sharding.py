@@ -1,0 +1,162 @@
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec as P
+
+from mouselift_jax.errors import ConfigError
+from mouselift_jax.models.layers import LOGICAL_AXES
+from mouselift_jax.training import sharding
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_every_logical_axis_has_a_rule_and_the_other_way_round():
+    rules = dict(sharding.RULES)
+    assert set(LOGICAL_AXES) <= set(rules)
+    for axes in rules.values():
+        for axis in (axes,) if isinstance(axes, str) else axes or ():
+            assert axis in sharding.AXES
+
+
+def test_mesh_sizes():
+    devices = jax.devices()[:2]
+    assert dict(sharding.make_mesh(None, devices).shape)["data"] == 2
+    mesh = sharding.make_mesh({"data": 1, "fsdp": -1}, devices)
+    assert dict(mesh.shape) == {"data": 1, "fsdp": 2, "tensor": 1, "sequence": 1}
+    for wrong in ({"data": 3}, {"data": -1, "fsdp": -1}, {"data": 0}, {"fsdp": 4}):
+        with pytest.raises(ConfigError, match="mesh"):
+            sharding.make_mesh(wrong, devices)
+    with pytest.raises(ConfigError, match="accum_steps x data x fsdp = 1 x 2"):
+        sharding.check_batch(3, 1, mesh)
+
+
+def test_fallback_splits_the_largest_divisible_dimension():
+    mesh = sharding.make_mesh({"data": 1, "fsdp": 2}, jax.devices()[:2])
+    assert sharding.infer_spec((3, 1024, 2048), 4, mesh) == P(None, None, "fsdp")
+    assert sharding.infer_spec((1023, 2048), 4, mesh) == P(None, "fsdp")
+    assert sharding.infer_spec((1025, 2047), 4, mesh) == P()
+    assert sharding.infer_spec((64, 64), 4, mesh) == P()  # small ones are copied
+
+
+def test_named_axes_that_do_not_divide_stay_whole():
+    mesh = sharding.make_mesh({"data": 1, "fsdp": 2}, jax.devices()[:2])
+    shape = jax.ShapeDtypeStruct
+    tree = {
+        "a": nn.LogicallyPartitioned(shape((6, 8), jnp.float32), ("embed", "mlp")),
+        "b": nn.LogicallyPartitioned(shape((7, 8), jnp.float32), ("embed", "mlp")),
+    }
+    found = sharding.param_shardings(tree, mesh)
+    assert found["a"].spec == P("fsdp", "tensor") and found["b"].spec == P(None, "tensor")
+
+
+def test_optimiser_state_goes_where_its_weight_is():
+    from mouselift_jax.training.trainer import Trainer
+    from tests.training import toy_run
+
+    config = toy_run.config(3, **{"mesh.data": 1, "mesh.fsdp": 2})
+    trainer = Trainer(toy_run.task(), config, devices=jax.devices()[:2])
+    state = trainer.create()
+    weight = state.params["up"]["kernel"]
+    assert weight.sharding.shard_shape(weight.shape) == (8, 64)
+    moments = [x for x in jax.tree.leaves(state.opt_state) if x.shape == weight.shape]
+    assert len(moments) == 2 and all(m.sharding == weight.sharding for m in moments)
+    assert state.ema["up"]["kernel"].sharding == weight.sharding
+
+
+# --- the same run on any mesh and any number of processes ---
+
+MESHES = ("1,1,1,1", "2,1,1,1", "1,4,1,1", "2,2,2,1", "1,2,2,2", "8,1,1,1")
+
+
+def launch(folder, devices, *flags):
+    env = dict(os.environ, XLA_FLAGS=f"--xla_force_host_platform_device_count={devices}")
+    env |= {"JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, "-m", "tests.training.toy_run", str(folder), *map(str, flags)]
+    return subprocess.Popen(command, cwd=ROOT, env=env, stderr=subprocess.PIPE, text=True)
+
+
+def result(process, folder):
+    _, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err[-3000:]
+    return json.loads((folder / "result.json").read_text())
+
+
+def agree(found, wanted):
+    np.testing.assert_allclose(found["losses"][0], wanted["losses"][0], rtol=1e-5)
+    np.testing.assert_allclose(found["norms"][0], wanted["norms"][0], rtol=1e-4)
+    np.testing.assert_allclose(found["losses"][19], wanted["losses"][19], rtol=1e-4)
+
+
+def size_of(mesh):
+    return int(np.prod([int(n) for n in mesh.split(",")]))
+
+
+@pytest.fixture(scope="module")
+def single(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("single")
+    return result(launch(folder, 1), folder)
+
+
+@pytest.mark.parametrize("mesh", ["2,2,2,1", "1,2,1,1"])
+def test_same_result_on_every_mesh(tmp_path, single, mesh):
+    agree(result(launch(tmp_path, size_of(mesh), "--mesh", mesh), tmp_path), single)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mesh", MESHES)
+def test_same_result_on_every_mesh_long(tmp_path, single, mesh):
+    first = result(launch(tmp_path / "a", size_of(mesh), "--mesh", mesh), tmp_path / "a")
+    agree(first, single)
+    again = result(launch(tmp_path / "b", size_of(mesh), "--mesh", mesh), tmp_path / "b")
+    assert first == again  # bit for bit on the same mesh
+
+
+def together(folder, n, devices, *flags):
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    flags = [*flags, "--coordinator", f"127.0.0.1:{port}", "--processes", n]
+    return [launch(folder, devices, *flags, "--process-id", i) for i in range(n)]
+
+
+def wait_all(processes):
+    errors = [p.communicate(timeout=300)[1] for p in processes]
+    assert [p.returncode for p in processes] == [0] * len(processes), errors[0][-3000:]
+
+
+def test_two_processes_give_the_same_run(tmp_path, single):
+    wait_all(together(tmp_path, 2, 2, "--mesh", "2,2,1,1"))
+    agree(json.loads((tmp_path / "result.json").read_text()), single)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "n, devices, mesh", [(2, 1, "1,2,1,1"), (4, 1, "2,2,1,1"), (4, 2, "4,1,2,1")]
+)
+def test_more_processes_give_the_same_run(tmp_path, single, n, devices, mesh):
+    wait_all(together(tmp_path, n, devices, "--mesh", mesh))
+    agree(json.loads((tmp_path / "result.json").read_text()), single)
+
+
+@pytest.mark.slow
+def test_all_processes_stop_together_and_resume_on_another_mesh(tmp_path, single):
+    import signal
+    import time
+
+    processes = together(tmp_path, 2, 1, "--mesh", "2,1,1,1", "--wait-s", "0.3")
+    while not (tmp_path / "metrics.jsonl").exists() or not (tmp_path / "metrics.jsonl").read_text():
+        time.sleep(0.1)
+    processes[1].send_signal(signal.SIGTERM)  # one is told, all stop
+    for p in processes:
+        p.communicate(timeout=120)
+    assert [p.returncode for p in processes] == [75, 75]
+    agree(result(launch(tmp_path, 4, "--mesh", "1,4,1,1"), tmp_path), single)
