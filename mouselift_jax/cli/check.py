@@ -1,0 +1,122 @@
+"""`python -m mouselift_jax check PATH`: is this recording, or sample set, what it claims to be?"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+
+from mouselift_jax.data.check import CheckResult, check_recording
+from mouselift_jax.data.check_samples import check_samples, is_sample_set
+from mouselift_jax.data.grade import grade_table
+from mouselift_jax.errors import ConfigError
+from mouselift_jax.files import write_json_atomic
+from mouselift_jax.report.grades import grade_plot
+from mouselift_jax.report.pictures import contact_sheet, save_png
+
+EXIT_USABLE, EXIT_UNUSABLE = 0, 2
+HELP = "check a recording or a sample set: every problem at once, each with its likely cause"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The verb's arguments."""
+    parser.add_argument("paths", nargs="+", metavar="PATH", help="recording or sample set folder")
+    parser.add_argument(
+        "--out", metavar="DIR", help="where check.json and the contact sheet go [./check_<name>]"
+    )
+    parser.add_argument(
+        "--max-frames", type=int, default=120, help="frames of a recording to look at [%(default)s]"
+    )
+    parser.add_argument(
+        "--max-samples", type=int, default=24, help="samples of a set to look at [%(default)s]"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Check, write, print; 0 if all are usable, 2 if one is not."""
+    paths = [Path(p) for p in args.paths]
+    results = [_check(path, args) for path in paths]
+    for path, result in zip(paths, results, strict=True):
+        out = Path(args.out) if args.out else Path(f"check_{path.resolve().name}")
+        out = out / path.resolve().name if args.out and len(paths) > 1 else out
+        if out.resolve() == path.resolve() or path.resolve() in out.resolve().parents:
+            raise ConfigError(
+                "check never writes into what it checks",
+                where=out,
+                fix="give --out=DIR outside the checked folder",
+            )
+        _write(out, result)
+        _print(out, result)
+    graded = [(str(r.path), r.measures["grade"]) for r in results if "grade" in r.measures]
+    if graded:
+        print(grade_table(graded))  # noqa: T201
+    if len(graded) > 1:
+        place = Path(args.out or ".") / "grades.png"
+        save_png(place, grade_plot(graded))
+        print(f"wrote {place}")  # noqa: T201
+    return EXIT_USABLE if all(r.usable for r in results) else EXIT_UNUSABLE
+
+
+def _check(path: Path, args: argparse.Namespace) -> CheckResult:
+    if is_sample_set(path):
+        return check_samples(path, max_samples=args.max_samples)
+    return check_recording(path, max_frames=args.max_frames)
+
+
+def _write(out: Path, result: CheckResult) -> None:
+    write_json_atomic(out / "check.json", result.to_json())
+    pictures, labels = _sheet(result)
+    if pictures:
+        sheet = contact_sheet(
+            pictures, labels=labels, columns=len(result.camera_ids) or None, size=(240, 214),
+            title=f"{result.path.name}: {_summary(result)}",
+        )  # fmt: skip
+        save_png(out / "contact_sheet.png", sheet)
+
+
+def _sheet(result: CheckResult) -> tuple[list[np.ndarray], list[str]]:
+    """Rows of instants, columns of cameras."""
+    if result.seen is None:
+        return [], []
+    pictures, labels = [], []
+    rows = result.seen.mask_rows[:: max(1, len(result.seen.mask_rows) // 4)]
+    for k, row in enumerate(result.seen.mask_rows):
+        if row not in rows:
+            continue
+        for v, number in enumerate(result.camera_ids):
+            thumbnails = result.seen.thumbnails[v]
+            blank = np.full((8, 8, 3), 128, np.uint8)
+            pictures.append(thumbnails[k] if k < len(thumbnails) else blank)
+            labels.append(f"camera {number}, frame {result.seen.frames[row]}")
+    return pictures, labels
+
+
+def _summary(result: CheckResult) -> str:
+    if result.clean:
+        return "clean"
+    counts = {s: sum(f.severity == s for f in result.findings) for s in ("error", "warning")}
+    return ", ".join(f"{n} {s}(s)" for s, n in counts.items() if n)
+
+
+def _print(out: Path, result: CheckResult) -> None:
+    print(f"{result.path}: {_summary(result)}")  # noqa: T201
+    for finding in result.findings:
+        print(f"  {finding.severity}: {finding.message}  [{finding.code}]")  # noqa: T201
+        if finding.where:
+            print(f"    in: {finding.where}")  # noqa: T201
+        if finding.fix:
+            print(f"    Fix: {finding.fix}")  # noqa: T201
+        for consequence in finding.consequences:
+            print(f"    hence: {consequence.message}")  # noqa: T201
+    for key, name in (
+        ("hull_cover_mean", "hull cover"),
+        ("keypoint_reprojection_px", "keypoint px"),
+    ):
+        values = result.measures.get(key)
+        if values is not None:
+            cells = "  ".join(
+                f"{n}: {v:.3f}" for n, v in zip(result.camera_ids, values, strict=False)
+            )
+            print(f"  {name} per camera  {cells}")  # noqa: T201
+    print(f"  wrote {out / 'check.json'}")  # noqa: T201

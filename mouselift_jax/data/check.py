@@ -1,0 +1,416 @@
+"""Is a recording what it claims to be? Findings with their likely causes, each cause tried.
+
+Four things must agree: the calibration, the masks, the pictures and (where present) the keypoints.
+Masks and keypoints are each held against the calibration (`check_hypotheses`), pictures against the
+masks (`check_colour`); which of them disagree, and which correction makes them agree, tells what is
+wrong. Only data here: the command line prints and draws.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mouselift_jax.data.check_colour import ColourTest, Fit
+from mouselift_jax.data.check_hypotheses import Geometry, Hypothesis, Verdict, explain, pair_costs
+from mouselift_jax.data.check_observe import MAX_FRAMES, Observations, observe
+from mouselift_jax.data.check_words import CAUSED_BY, describe
+from mouselift_jax.data.findings import SEVERITIES, Finding
+from mouselift_jax.data.hull import hull_cover
+from mouselift_jax.data.jumps import content_jumps
+from mouselift_jax.data.layout import inspect_recording
+from mouselift_jax.data.recording import Recording
+from mouselift_jax.geometry.align import reprojection_error, triangulate
+from mouselift_jax.geometry.camera import Camera, stack_cameras
+from mouselift_jax.geometry.rig import azimuth_elevation
+
+# Misfit that honest data have, in pixels of a picture 1152 wide: silhouettes of this rig measured
+# 0.3, keypoints with 1.5 px of noise 1.4. Narrower pictures still have the pixel grid's own error.
+OUTLINE_FLOOR, KEYPOINT_FLOOR = (1.0, 0.8), (4.0, 1.5)
+UNEXPLAINED = 6.0  # silhouette misfit without a cause, from which on it is reported
+COVER_LIMIT = 0.97  # hull cover below which the same holds
+_MAX_FAULTS = 3
+_SURE = 0.5  # keypoint confidence that counts
+_FLICKER = 0.15  # change of a mask's area from one frame to the next and back
+
+
+@dataclasses.dataclass
+class CheckResult:
+    """What a check found.
+
+    Attributes:
+        path: what was checked.
+        kind: `recording` or `samples`.
+        findings: root causes, most severe and most likely first.
+        measures: the numbers behind them, JSON-able.
+        seen: pictures for the contact sheet, None where none could be read.
+        camera_ids: camera numbers, in the order of the measures.
+    """
+
+    path: Path
+    kind: str
+    findings: list[Finding]
+    measures: dict[str, Any]
+    seen: Observations | None = None
+    camera_ids: tuple[int, ...] = ()
+
+    @property
+    def clean(self) -> bool:
+        """No error and no warning."""
+        return all(f.severity == "info" for f in self.findings)
+
+    @property
+    def usable(self) -> bool:
+        """No error."""
+        return all(f.severity != "error" for f in self.findings)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON types, NaN as null."""
+        return {
+            "path": str(self.path),
+            "kind": self.kind,
+            "clean": self.clean,
+            "usable": self.usable,
+            "findings": [plain(f.to_json()) for f in self.findings],
+            "cameras": list(self.camera_ids),
+            "measures": plain(self.measures),
+        }
+
+
+def plain(value: Any) -> Any:
+    """Numbers and arrays as JSON types, rounded; non-finite numbers as None."""
+    if isinstance(value, dict):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, np.ndarray):
+        return plain(value.tolist())
+    if isinstance(value, (list, tuple)):
+        return [plain(v) for v in value]
+    if isinstance(value, (float, np.floating)):
+        return round(float(value), 6) if np.isfinite(value) else None
+    return int(value) if isinstance(value, np.integer) else value
+
+
+def check_recording(path: str | Path, *, max_frames: int = MAX_FRAMES) -> CheckResult:
+    """Check layout, calibration, synchrony, masks and keypoints of a recording.
+
+    Args:
+        path: the recording's folder; it is only read.
+        max_frames: frames to look at; longer recordings are sampled in runs.
+
+    Raises:
+        LayoutError: there is no such folder.
+    """
+    recording, findings = inspect_recording(path)
+    if recording is None:
+        return CheckResult(Path(path), "recording", ordered(findings), {})
+    seen = observe(recording, findings, max_frames=max_frames)
+    measures: dict[str, Any] = {"rig": _rig(recording), "frames": recording.n_frames}
+    outlines, keypoints = _geometries(recording, seen)
+    masks_say = _explain_all(outlines, OUTLINE_FLOOR, keypoints)
+    keypoints_say = _explain(keypoints, KEYPOINT_FLOOR) if keypoints else None
+    fits = ColourTest(seen).fits() if seen.has_masks else []
+    measures |= _measures(recording, seen, outlines, masks_say, keypoints_say, fits)
+    found = _conclude(recording, masks_say, keypoints_say, fits)
+    cover = measures.get("hull_cover_mean")
+    if masks_say and not found and cover is not None and np.nanmin(cover) < COVER_LIMIT:
+        worst = int(np.nanargmin(cover))
+        found.append(describe("hull_cover", (recording.camera_ids[worst],), {"cover": cover}))
+    found += _mask_findings(recording, seen)
+    found += _jump_findings(recording, seen, outlines, measures)
+    return CheckResult(
+        Path(path), "recording", ordered(link(found, findings)), measures, seen,
+        recording.camera_ids,
+    )  # fmt: skip
+
+
+def ordered(findings: list[Finding]) -> list[Finding]:
+    """Most severe first; within a severity the order given (likelihood)."""
+    return sorted(findings, key=lambda f: SEVERITIES.index(f.severity))
+
+
+def link(causes: list[Finding], others: list[Finding]) -> list[Finding]:
+    """Put findings that follow from a cause beneath it instead of beside it."""
+    left = []
+    for finding in others:
+        for cause in causes:
+            same = not finding.cameras or set(finding.cameras) & set(cause.cameras)
+            if finding.code in CAUSED_BY.get(cause.code, ()) and same:
+                cause.consequences.append(finding)
+                break
+        else:
+            left.append(finding)
+    return causes + left
+
+
+def _rig(recording: Recording) -> list[dict[str, Any]]:
+    centres = np.stack([c.center for c in recording.cameras])
+    axes = np.stack([np.asarray(c.c2w)[:3, 2] for c in recording.cameras])
+    A = np.eye(3) - axes[:, :, None] * axes[:, None, :]
+    point = np.linalg.lstsq(A.sum(0), (A @ centres[..., None]).sum(0)[:, 0], rcond=None)[0]
+    c2w = np.stack([c.c2w for c in recording.cameras])
+    azimuth, elevation = azimuth_elevation(c2w, point)
+    rows = []
+    for v, camera in enumerate(recording.cameras):
+        K = np.asarray(camera.K)
+        rows.append(
+            {
+                "camera": recording.camera_ids[v],
+                "distance": np.linalg.norm(centres[v] - point),
+                "azimuth_deg": azimuth[v], "elevation_deg": elevation[v],
+                "fx": K[0, 0], "fy": K[1, 1], "cx": K[0, 2], "cy": K[1, 2],
+                "width": camera.width, "height": camera.height,
+                "frames": recording.videos[v].n_frames, "fps": recording.videos[v].fps,
+            }
+        )  # fmt: skip
+    return rows
+
+
+def _geometries(
+    recording: Recording, seen: Observations
+) -> tuple[Geometry | None, Geometry | None]:
+    outlines = keypoints = None
+    if seen.has_masks and np.isfinite(seen.outlines).any():
+        cameras = list(recording.cameras)
+        for v, frames in enumerate(recording.masks or ()):
+            # Where pictures and masks differ in size, outlines live in the mask's pixels.
+            cameras[v] = dataclasses.replace(cameras[v], width=frames.width, height=frames.height)
+        outlines = Geometry("outlines", seen.outlines, tuple(cameras), seen.window)
+    if recording.keypoints is not None:
+        rows = recording.keypoints[:, seen.frames]
+        xy = np.where(rows[..., 2:] > _SURE, rows[..., :2], np.nan)
+        if np.isfinite(xy).any():
+            keypoints = Geometry("keypoints", xy, recording.cameras, seen.window)
+    return outlines, keypoints
+
+
+def floor_of(geometry: Geometry, floor: tuple[float, float]) -> float:
+    """The honest misfit in pixels of these pictures."""
+    width = np.median([c.width for c in geometry.cameras])
+    return float(max(floor[0] * width / 1152.0, floor[1]))
+
+
+def _explain(geometry: Geometry, floor: tuple[float, float], **more: Any) -> Verdict:
+    return explain(geometry, floor=floor_of(geometry, floor), **more)
+
+
+def _explain_all(
+    outlines: Geometry | None, floor: tuple[float, float], keypoints: Geometry | None
+) -> list[Verdict]:
+    """One verdict per fault of the masks' geometry, the last without a fault found."""
+    if outlines is None:
+        return []
+    families: tuple[str, ...] = ("pixels", "calibration")
+    if keypoints is not None:
+        pairs = pair_costs(keypoints)
+        if np.isfinite(pairs).any() and np.nanmax(pairs) <= floor_of(keypoints, KEYPOINT_FLOOR):
+            families = ("pixels",)  # keypoints agree with the calibration: it is not at fault
+    verdicts = [_explain(outlines, floor, families=families)]
+    while verdicts[-1].best is not None and len(verdicts) <= _MAX_FAULTS:
+        verdicts.append(_explain(verdicts[-1].corrected, floor, families=families))
+    return verdicts
+
+
+def _conclude(
+    recording: Recording, masks_say: list[Verdict], keypoints_say: Verdict | None, fits: list[Fit]
+) -> list[Finding]:
+    """From who disagrees with whom to what is wrong."""
+    found, explained = [], set()
+    for verdict in masks_say:
+        if verdict.best is not None:
+            found.append(_fault(recording, verdict, keypoints_say, fits))
+            explained |= set(verdict.best.cameras)
+    found += _colour_findings(recording, fits, explained)
+    if masks_say and masks_say[-1].best is None:
+        left = masks_say[-1]
+        limit = UNEXPLAINED * np.median([c.width for c in recording.cameras]) / 1152.0
+        if np.isfinite(left.before) and left.before > max(limit, 2.0):
+            worst = int(np.nanargmax(np.nanmean(left.pairs, 0)))
+            evidence = {"tangent_px": left.before, "tried": _tried(left)}
+            found.append(describe("masks_inconsistent", (recording.camera_ids[worst],), evidence))
+    if keypoints_say is not None and keypoints_say.best is not None:
+        if not any(v.best for v in masks_say):
+            code = "keypoints_inconsistent" if masks_say else keypoints_say.best.code
+            found.append(_from_keypoints(recording, keypoints_say, code))
+    return found
+
+
+def _fault(
+    recording: Recording, verdict: Verdict, keypoints_say: Verdict | None, fits: list[Fit]
+) -> Finding:
+    best = verdict.best
+    numbers = tuple(recording.camera_ids[v] for v in best.cameras)
+    partners = {v: fits[v].partner for v in best.cameras if fits}
+    code, altered = best.code, "pictures and masks"
+    if code == "cameras_swapped":
+        i, j = best.cameras
+        if partners.get(i) == j or partners.get(j) == i:
+            code, altered = "masks_swapped", "masks"
+    elif best.family == "pixels" and len(best.cameras) == 1 and fits:
+        if fits[best.cameras[0]].code == code:
+            altered = "masks"
+    evidence = {
+        **best.parameters,
+        "tangent_px_before": verdict.before,
+        "tangent_px_after": verdict.after,
+        "altered": altered if best.family != "calibration" else "calibration",
+        "alternatives": _tried(verdict),
+    }
+    if keypoints_say is not None:
+        agree = best.same_fault(keypoints_say.best)
+        evidence["keypoints_say_the_same"] = agree
+        evidence["keypoint_px_before"] = keypoints_say.before
+        evidence["keypoint_px_after"] = keypoints_say.after if agree else None
+    return describe(code, numbers, evidence)
+
+
+def _tried(verdict: Verdict) -> list[dict[str, Any]]:
+    return [
+        {"code": h.code, "cameras": list(h.cameras), **h.parameters, "tangent_px_after": c}
+        for h, c in verdict.others
+    ]
+
+
+def _colour_findings(recording: Recording, fits: list[Fit], explained: set[int]) -> list[Finding]:
+    found, done = [], set(explained)
+    for v, fit in enumerate(fits):
+        if not fit.code or v in done:
+            continue
+        done.add(v)
+        numbers = [recording.camera_ids[v]]
+        if fit.partner >= 0:
+            numbers.append(recording.camera_ids[fit.partner])
+            done.add(fit.partner)
+        evidence = {
+            **fit.parameters,
+            "altered": "pictures",
+            "edge_strength_before": fit.before,
+            "edge_strength_after": fit.after,
+        }
+        found.append(describe(fit.code, tuple(sorted(numbers)), evidence))
+    return found
+
+
+def _from_keypoints(recording: Recording, verdict: Verdict, code: str) -> Finding:
+    best: Hypothesis = verdict.best
+    numbers = tuple(recording.camera_ids[v] for v in best.cameras)
+    evidence = {
+        **best.parameters,
+        "likely": best.code,
+        "keypoint_px_before": verdict.before,
+        "keypoint_px_after": verdict.after,
+        "altered": "keypoints" if code == "keypoints_inconsistent" else "pictures or calibration",
+    }
+    return describe(code, numbers, evidence)
+
+
+def _measures(
+    recording: Recording,
+    seen: Observations,
+    outlines: Geometry | None,
+    masks_say: list[Verdict],
+    keypoints_say: Verdict | None,
+    fits: list[Fit],
+) -> dict[str, Any]:
+    out: dict[str, Any] = {"looked_at_frames": len(seen.frames)}
+    if outlines is not None:
+        cover = covers(seen.masks, outlines.cameras)
+        out["hull_cover_mean"] = np.nanmean(cover, 0) if len(cover) else None
+        out["hull_cover_min"] = np.nanmin(cover, 0) if len(cover) else None
+        out["tangent_px"] = masks_say[0].pairs
+        out["mask_share"] = np.nanmean(seen.areas, 1) / [
+            c.width * c.height for c in outlines.cameras
+        ]
+        out["picture_mask_edge_strength"] = [f.before for f in fits]
+        out["brightness_of_animal"] = np.nanmean(seen.colours, 1)
+        best = masks_say[0].best
+        if best is not None and best.family == "calibration":
+            after = covers(seen.masks, masks_say[0].corrected.cameras)
+            out["hull_cover_mean_if_corrected"] = np.nanmean(after, 0)
+    if keypoints_say is not None:
+        out["keypoint_epipolar_px"] = keypoints_say.pairs
+        out["keypoint_reprojection_px"] = _reprojection(recording, seen)
+    return out
+
+
+def covers(masks: list[np.ndarray], cameras: tuple[Camera, ...]) -> np.ndarray:
+    """Hull cover [k,V] of k instants; masks per camera [k,H,W]."""
+    n = min((len(m) for m in masks), default=0)
+    if not n:
+        return np.full((1, len(cameras)), np.nan)
+    return np.stack([hull_cover([m[k] for m in masks], cameras) for k in range(n)])
+
+
+def _reprojection(recording: Recording, seen: Observations) -> list[float]:
+    """Median reprojection error of the keypoints per camera, pixels."""
+    rows = recording.keypoints[:, seen.frames[:: max(1, len(seen.frames) // 20)]]
+    flat = rows.reshape(recording.n_views, -1, 3)
+    cameras = stack_cameras([dataclasses.replace(c, width=1, height=1) for c in recording.cameras])
+    weights = np.where(flat[..., 2] > _SURE, 1.0, 0.0)
+    points = triangulate(flat[..., :2], cameras, weights)
+    with np.errstate(invalid="ignore"):
+        error = np.asarray(reprojection_error(points, flat[..., :2], cameras))
+    error = np.where(weights > 0, error, np.nan)
+    return [float(np.nanmedian(e)) if np.isfinite(e).any() else float("nan") for e in error]
+
+
+def _mask_findings(recording: Recording, seen: Observations) -> list[Finding]:
+    if not seen.has_masks:
+        return [describe("masks_absent", recording.camera_ids, {})]
+    found = []
+    for v, number in enumerate(recording.camera_ids):
+        areas = seen.areas[v]
+        empty = seen.frames[areas < 16]
+        if len(empty):
+            share = len(empty) / len(areas)
+            evidence = {"frames": empty[:50], "count": len(empty), "share": share}
+            found.append(describe("mask_empty", (number,), evidence))
+            if share > 0.5:
+                found[-1].severity = "error"
+        # A flicker is a mask whose area differs from the frames on both sides.
+        middle = 0.5 * (areas[:-2] + areas[2:])
+        with np.errstate(invalid="ignore", divide="ignore"):
+            wobble = np.abs(areas[1:-1] - middle) / middle - np.abs(areas[2:] - areas[:-2]) / middle
+        flickers = seen.frames[1:-1][(wobble > _FLICKER) & (middle > 16) & (areas[1:-1] >= 16)]
+        if len(flickers):
+            evidence = {"frames": flickers[:50], "count": len(flickers)}
+            found.append(describe("mask_flicker", (number,), evidence))
+    return found
+
+
+def _jump_findings(
+    recording: Recording,
+    seen: Observations,
+    outlines: Geometry | None,
+    measures: dict[str, Any],
+) -> list[Finding]:
+    """Cuts in the animal's track; they are seen by all cameras at once."""
+    frames, track = _track(recording, seen, outlines)
+    jumps: list[int] = []
+    for window in np.unique(seen.window) if len(frames) == len(seen.frames) else [None]:
+        rows = np.arange(len(frames)) if window is None else np.flatnonzero(seen.window == window)
+        jumps += [int(frames[rows[j]]) for j in content_jumps(track[rows])]
+    measures["content_jumps"] = jumps
+    if not jumps:
+        return []
+    return [describe("content_jump", recording.camera_ids, {"frames": jumps})]
+
+
+def _track(
+    recording: Recording, seen: Observations, outlines: Geometry | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """A point on the animal over time: (frame numbers, positions [F,3])."""
+    cameras = stack_cameras([dataclasses.replace(c, width=1, height=1) for c in recording.cameras])
+    if outlines is not None:
+        with np.errstate(all="ignore"):
+            centre = 0.5 * (np.nanmin(seen.outlines, 2) + np.nanmax(seen.outlines, 2))
+        return seen.frames, triangulate(centre, cameras)
+    if recording.keypoints is not None:
+        sure = np.nanmean(recording.keypoints[..., 2], axis=(0, 1))
+        point = recording.keypoints[:, :, int(np.argmax(sure))]
+        return np.arange(recording.n_frames), triangulate(
+            point[..., :2], cameras, np.where(point[..., 2] > _SURE, 1.0, 0.0)
+        )
+    return seen.frames, np.full((len(seen.frames), 3), np.nan)

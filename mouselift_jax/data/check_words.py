@@ -1,0 +1,178 @@
+"""What each finding is called, how bad it is, what to do about it, and what follows from it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mouselift_jax.data.findings import Finding
+
+# Findings that vanish when their cause is mended.
+CAUSED_BY = {
+    "video_offset": ("frame_count", "frame_rate", "keypoints_inconsistent", "mask_flicker"),
+    "video_cropped": ("picture_size", "intrinsics", "keypoints_inconsistent"),
+    "video_mirrored": ("keypoints_inconsistent",),
+    "cameras_swapped": ("keypoints_inconsistent", "picture_size", "intrinsics", "looks_away"),
+    "masks_swapped": ("keypoints_inconsistent", "picture_size"),
+    "translation_units": ("translation_units", "looks_away", "keypoints_inconsistent"),
+    "rotation_transposed": ("looks_away", "translation_units", "keypoints_inconsistent"),
+    "extrinsics_convention": ("looks_away", "translation_units", "keypoints_inconsistent"),
+    "intrinsics_wrong": ("intrinsics", "picture_size", "keypoints_inconsistent"),
+    "masks_inconsistent": ("keypoints_inconsistent",),
+}
+
+
+def describe(code: str, cameras: tuple[int, ...], evidence: dict[str, Any]) -> Finding:
+    """The finding for a fault, in words."""
+    severity, message, fix = _WORDS[code](cameras, evidence)
+    return Finding(code, severity, message, tuple(cameras), fix, evidence)
+
+
+def _names(cameras: tuple[int, ...]) -> str:
+    if len(cameras) == 1:
+        return f"camera {cameras[0]}"
+    return "cameras " + ", ".join(map(str, cameras[:-1])) + f" and {cameras[-1]}"
+
+
+def _gain(e: dict[str, Any]) -> str:
+    """How much the correction would help."""
+    for before, after, what in (
+        ("tangent_px_before", "tangent_px_after", "silhouettes miss each other by {:.2f} px, "),
+        ("keypoint_px_before", "keypoint_px_after", "keypoints miss by {:.2f} px, "),
+        ("edge_strength_before", "edge_strength_after", "mask outlines on edges {:.1f}, "),
+    ):
+        if e.get(before) is not None and e.get(after) is not None:
+            return " (" + what.format(e[before]) + f"{e[after]:.2f} once corrected)"
+    return ""
+
+
+def _swapped(cameras: tuple[int, ...], e: dict[str, Any]) -> tuple[str, str, str]:
+    what = "the colour videos" if e.get("altered") == "pictures" else "the videos (or calibrations)"
+    fix = "exchange the two video files, or their entries in the calibration"
+    return "error", f"{what} of {_names(cameras)} are exchanged{_gain(e)}", fix
+
+
+def _masks_swapped(cameras: tuple[int, ...], e: dict[str, Any]) -> tuple[str, str, str]:
+    message = f"the masks of {_names(cameras)} are exchanged{_gain(e)}"
+    return "error", message, "exchange the two mask files"
+
+
+def _units(cameras: tuple[int, ...], e: dict[str, Any]) -> tuple[str, str, str]:
+    factor = e["factor"]
+    message = f"T of {_names(cameras)} is {factor:g} times too large{_gain(e)}"
+    return "error", message, f"divide T by {factor:g} (millimetres and metres are mixed)"
+
+
+def _transposed(cameras: tuple[int, ...], e: dict[str, Any]) -> tuple[str, str, str]:
+    message = f"R of {_names(cameras)} is transposed{_gain(e)}"
+    return "error", message, "transpose R back: it must take world to camera, x_cam = R X + T"
+
+
+def _convention(cameras: tuple[int, ...], e: dict[str, Any]) -> tuple[str, str, str]:
+    names = {
+        "camera_to_world": "is camera-to-world instead of world-to-camera",
+        "centre_as_translation": "has the camera's centre in place of T",
+        "opengl_axes": "has OpenGL camera axes instead of OpenCV's",
+    }
+    which = next(text for key, text in names.items() if key in e)
+    message = f"the pose of {_names(cameras)} {which}{_gain(e)}"
+    return "error", message, "export the calibration as x_cam = R X + T with OpenCV axes"
+
+
+def _offset(cameras: tuple[int, ...], e: dict[str, Any]) -> tuple[str, str, str]:
+    n = round(e["frames"])
+    what = {"pictures": "the pictures", "masks": "the masks"}.get(e.get("altered"), "the videos")
+    sense = f"{abs(n)} frame(s) {'ahead of' if n > 0 else 'behind'}"
+    other = {"pictures": "its masks", "masks": "its pictures"}.get(e.get("altered"), "the others")
+    message = f"{what} of {_names(cameras)} run {sense} {other}{_gain(e)}"
+    way = "drop the first {} frame(s) of all others" if n > 0 else "drop its first {} frame(s)"
+    return "error", message, way.format(abs(n)) + ", or export it again from the trigger's start"
+
+
+def _mirrored(cameras: tuple[int, ...], e: dict[str, Any]) -> tuple[str, str, str]:
+    how = "upside down" if "vertical" in e else "left to right"
+    what = {"pictures": "the pictures", "masks": "the masks"}.get(e.get("altered"), "the videos")
+    fix = "export without mirroring (ffmpeg -vf hflip mirrors back)"
+    return "error", f"{what} of {_names(cameras)} are mirrored {how}{_gain(e)}", fix
+
+
+def _cropped(cameras: tuple[int, ...], e: dict[str, Any]) -> tuple[str, str, str]:
+    what = {"pictures": "the pictures", "masks": "the masks"}.get(e.get("altered"), "the videos")
+    scale = abs(e.get("scale_x", 1.0) - 1) > 0.02 or abs(e.get("scale_y", 1.0) - 1) > 0.02
+    how = "cropped and resized" if scale else "cropped or shifted"
+    by = f"shift ({e['shift_x']:.0f}, {e['shift_y']:.0f}) px"
+    by += f", scale ({e['scale_x']:.3f}, {e['scale_y']:.3f})" if scale else ""
+    message = f"{what} of {_names(cameras)} are {how}: {by} brings them back{_gain(e)}"
+    return "error", message, "export whole frames, or shift and scale K of this camera to match"
+
+
+def _intrinsics(cameras: tuple[int, ...], e: dict[str, Any]) -> tuple[str, str, str]:
+    factor = e["factor"]
+    message = f"the focal length of {_names(cameras)} is {factor:.3f} times the true one{_gain(e)}"
+    fix = f"divide fx and fy by {factor:.4f}, or calibrate again"
+    if len(cameras) > 2:
+        message += "; all cameras alike, as when K and pictures come from different undistortions"
+        fix += "; K must be the new camera matrix (alpha) that the videos were undistorted with"
+    return "error", message, fix
+
+
+def _inconsistent(cameras: tuple[int, ...], e: dict[str, Any]) -> tuple[str, str, str]:
+    message = (
+        f"silhouettes and calibration disagree by {e['tangent_px']:.1f} px, most in "
+        f"{_names(cameras)}, and no single correction explains it"
+    )
+    return "error", message, "look at the contact sheet: masks, calibration of this camera, timing"
+
+
+def _hull(cameras: tuple[int, ...], e: dict[str, Any]) -> tuple[str, str, str]:
+    message = (
+        f"the other cameras' visual hull leaves part of the mask of {_names(cameras)} uncovered"
+    )
+    return "warning", message, "are masks cut off or holey? is the animal outside some picture?"
+
+
+def _keypoints(cameras: tuple[int, ...], e: dict[str, Any]) -> tuple[str, str, str]:
+    message = (
+        f"keypoints of {_names(cameras)} disagree with the calibration while masks agree{_gain(e)};"
+        f" likely {e['likely']}, or keypoints older than the videos"
+    )
+    return "warning", message, "detect the keypoints again; prepare does not need them"
+
+
+def _absent(cameras: tuple[int, ...], e: dict[str, Any]) -> tuple[str, str, str]:
+    message = "no masks: silhouettes cannot be held against the calibration"
+    return "info", message, "prepare.masks= can make them"
+
+
+def _empty(cameras: tuple[int, ...], e: dict[str, Any]) -> tuple[str, str, str]:
+    message = f"{_names(cameras)}: the mask is empty in {e['count']} of the frames looked at"
+    return "warning", message, "prepare skips these frames; segment them again to keep them"
+
+
+def _flicker(cameras: tuple[int, ...], e: dict[str, Any]) -> tuple[str, str, str]:
+    message = f"{_names(cameras)}: the mask flickers in {e['count']} frame(s)"
+    return "warning", message, "look at these frames; parts of the animal may be missing"
+
+
+def _jump(cameras: tuple[int, ...], e: dict[str, Any]) -> tuple[str, str, str]:
+    message = f"the recording was cut: the animal jumps at frame {', '.join(map(str, e['frames']))}"
+    return "warning", message, "prepare keeps blocks of frames from crossing these places"
+
+
+_WORDS = {
+    "cameras_swapped": _swapped,
+    "masks_swapped": _masks_swapped,
+    "translation_units": _units,
+    "rotation_transposed": _transposed,
+    "extrinsics_convention": _convention,
+    "video_offset": _offset,
+    "video_mirrored": _mirrored,
+    "video_cropped": _cropped,
+    "intrinsics_wrong": _intrinsics,
+    "masks_inconsistent": _inconsistent,
+    "hull_cover": _hull,
+    "keypoints_inconsistent": _keypoints,
+    "masks_absent": _absent,
+    "mask_empty": _empty,
+    "mask_flicker": _flicker,
+    "content_jump": _jump,
+}

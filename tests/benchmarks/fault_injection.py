@@ -1,0 +1,243 @@
+"""Does `check` name the right fault? Plants each fault in a copy of a recording and asks.
+
+    python -m tests.benchmarks.fault_injection [RECORDING] [--only NAME] [--json FILE]
+
+RECORDING defaults to recordings/mouse_a in the folder MOUSELIFT_SHARED (../shared). Each fault is
+planted in different depths: in the colour video alone, in colour and masks, or in the calibration;
+keypoints stay as they are, as they would if they had been made before the mishap.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import pickle
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from mouselift_jax.data.check import check_recording
+from mouselift_jax.data.synthetic import video_writer
+
+COLOUR, MASKS = "videos_undist", "simpleclick_undist"
+
+
+def link_copy(source: Path, target: Path) -> Path:
+    """A copy whose files are links to the original's, to be replaced one by one."""
+    for path in source.rglob("*"):
+        if path.is_file() and "heldout" not in path.parts:
+            place = target / path.relative_to(source)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.symlink_to(path.resolve())
+    return target
+
+
+def rewrite(path: Path, change: Callable[[np.ndarray], np.ndarray]) -> None:
+    """Pass all frames [F,H,W,3] of a video through `change` and encode them again."""
+    capture = cv2.VideoCapture(str(path))
+    fps, frames = capture.get(cv2.CAP_PROP_FPS), []
+    while True:
+        ok, frame = capture.read()
+        if not ok:
+            break
+        frames.append(frame[..., ::-1])
+    capture.release()
+    frames = change(np.stack(frames))
+    path.unlink()
+    writer = video_writer(path, (frames.shape[2], frames.shape[1]), fps)
+    for frame in frames:
+        writer.send(np.ascontiguousarray(frame))
+    writer.close()
+
+
+def exchange(a: Path, b: Path) -> None:
+    """Exchange two files."""
+    spare = a.with_name("spare" + a.suffix)
+    a.rename(spare)
+    b.rename(a)
+    spare.rename(b)
+
+
+def calibration(path: Path, change: Callable[[list[dict]], None]) -> None:
+    """Change new_cam.pkl."""
+    file = path / "new_cam.pkl"
+    rows = pickle.loads(file.read_bytes())
+    change(rows)
+    file.unlink()
+    file.write_bytes(pickle.dumps(rows))
+
+
+def videos(path: Path, camera: int, depth: str, change: Callable[[np.ndarray], np.ndarray]) -> None:
+    """Rewrite the colour video, the masks, or both of one camera."""
+    for folder in {"colour": [COLOUR], "both": [COLOUR, MASKS], "masks": [MASKS]}[depth]:
+        rewrite(path / folder / f"{camera}.mp4", change)
+
+
+def shift(frames: int) -> Callable[[np.ndarray], np.ndarray]:
+    """Run ahead by `frames`; the last frame is repeated so that the count stays."""
+    return lambda x: np.concatenate([x[frames:], np.repeat(x[-1:], frames, 0)])
+
+
+def mirror(x: np.ndarray) -> np.ndarray:
+    """Left to right."""
+    return x[:, :, ::-1]
+
+
+def crop(x: np.ndarray) -> np.ndarray:
+    """Cut 10 % off left and top, 4 % off right and bottom."""
+    h, w = x.shape[1:3]
+    y0, y1, x0, x1 = (2 * round(v / 2) for v in (0.1 * h, 0.96 * h, 0.1 * w, 0.96 * w))
+    return x[:, y0:y1, x0:x1]
+
+
+def crop_resized(x: np.ndarray) -> np.ndarray:
+    """The same, blown up to the old size."""
+    h, w = x.shape[1:3]
+    return np.stack([cv2.resize(f, (w, h)) for f in crop(x)])
+
+
+def swap_rows(rows: list[dict], i: int, j: int) -> None:
+    """Exchange two calibrations."""
+    rows[i], rows[j] = rows[j], rows[i]
+
+
+def scale_K(rows: list[dict], camera: int, factor: float, whole: bool = False) -> None:
+    """Scale the focal lengths, or all of K."""
+    K = np.array(rows[camera]["K"])
+    if whole:
+        K[:2] *= factor
+    else:
+        K[0, 0] *= factor
+        K[1, 1] *= factor
+    rows[camera]["K"] = K
+
+
+def scale_T(rows: list[dict], cameras: list[int], factor: float) -> None:
+    """Scale translations."""
+    for c in cameras:
+        rows[c]["T"] = np.asarray(rows[c]["T"]) * factor
+
+
+@dataclasses.dataclass(frozen=True)
+class Fault:
+    """One row of the table: what is planted, what must be said."""
+
+    name: str
+    plant: Callable[[Path], None]
+    code: str
+    cameras: tuple[int, ...]
+    number: tuple[str, float, float] | None = None  # evidence key, value, tolerance
+
+
+def faults() -> list[Fault]:
+    """All faults of the table."""
+    everyone = (0, 1, 2, 3, 4, 5)
+    rows = [
+        Fault("swap 1,4 in calibration", lambda p: calibration(p, lambda r: swap_rows(r, 1, 4)),
+              "cameras_swapped", (1, 4)),
+        Fault("swap colour+masks 2,5", lambda p: [
+            exchange(p / f / "2.mp4", p / f / "5.mp4") for f in (COLOUR, MASKS)],
+              "cameras_swapped", (2, 5)),
+        Fault("swap colour 0,3", lambda p: exchange(p / COLOUR / "0.mp4", p / COLOUR / "3.mp4"),
+              "cameras_swapped", (0, 3)),
+        Fault("swap masks 1,2", lambda p: exchange(p / MASKS / "1.mp4", p / MASKS / "2.mp4"),
+              "masks_swapped", (1, 2)),
+        Fault("T x 1000, all", lambda p: calibration(p, lambda r: scale_T(r, list(everyone), 1e3)),
+              "translation_units", everyone, ("factor", 1000, 1)),
+        Fault("T / 1000, all", lambda p: calibration(p, lambda r: scale_T(r, list(everyone), 1e-3)),
+              "translation_units", everyone, ("factor", 0.001, 1e-4)),
+        Fault("T x 1000, camera 2", lambda p: calibration(p, lambda r: scale_T(r, [2], 1e3)),
+              "translation_units", (2,), ("factor", 1000, 1)),
+        Fault("transpose R 3", lambda p: calibration(
+            p, lambda r: r[3].update(R=np.array(r[3]["R"]).T.copy())),
+              "rotation_transposed", (3,)),
+        Fault("K 5 % off, camera 4", lambda p: calibration(p, lambda r: scale_K(r, 4, 1.05)),
+              "intrinsics_wrong", (4,), ("factor", 1.05, 0.005)),
+        Fault("K -5 %, camera 0", lambda p: calibration(p, lambda r: scale_K(r, 0, 0.95)),
+              "intrinsics_wrong", (0,), ("factor", 0.95, 0.005)),
+        Fault("whole K 5 % off, camera 1", lambda p: calibration(
+            p, lambda r: scale_K(r, 1, 1.05, True)),
+              "intrinsics_wrong", (1,), ("factor", 1.05, 0.005)),
+        Fault("mirrored world (det R = -1)", lambda p: calibration(
+            p, lambda r: [x.update(R=x["R"] @ np.diag([1.0, 1.0, -1.0])) for x in r]),
+              "handedness", (0,)),
+    ]  # fmt: skip
+    for depth in ("colour", "both"):
+        for n in (1, 3, 10):
+            rows.append(
+                Fault(f"shift {n}, {depth} 2", lambda p, n=n, d=depth: videos(p, 2, d, shift(n)),
+                      "video_offset", (2,), ("frames", n, 0.5))
+            )  # fmt: skip
+        rows.append(
+            Fault(f"drop first 3, {depth} 5", lambda p, d=depth: videos(p, 5, d, lambda x: x[3:]),
+                  "video_offset", (5,), ("frames", 3, 0.5))
+        )  # fmt: skip
+        for name, change in (("cropped", crop), ("cropped+resized", crop_resized)):
+            rows.append(
+                Fault(f"{name}, {depth} 1", lambda p, c=change, d=depth: videos(p, 1, d, c),
+                      "video_cropped", (1,))
+            )  # fmt: skip
+        rows.append(
+            Fault(f"mirrored, {depth} 4", lambda p, d=depth: videos(p, 4, d, mirror),
+                  "video_mirrored", (4,))
+        )  # fmt: skip
+    return [Fault("clean", lambda p: None, "", ()), *rows]
+
+
+def examine(source: Path, fault: Fault, folder: Path) -> dict:
+    """Plant one fault, check, compare."""
+    path = link_copy(source, folder / "recording")
+    fault.plant(path)
+    started = time.process_time()
+    result = check_recording(path)
+    first = result.findings[0] if result.findings else None
+    right = first is None and not fault.code
+    if first is not None:
+        right = first.code == fault.code and set(fault.cameras) <= set(first.cameras)
+        if fault.number is not None and right:
+            key, value, tolerance = fault.number
+            right = abs(first.evidence[key] - value) <= tolerance
+    alarms = [f.code for f in result.findings[1:] if f.severity != "info"]
+    return {
+        "fault": fault.name,
+        "expected": fault.code or "nothing",
+        "named": f"{first.code} {list(first.cameras)}" if first else "nothing",
+        "says": first.message if first else "",
+        "right": bool(right),
+        "other alarms": alarms,
+        "cpu_s": round(time.process_time() - started, 1),
+    }
+
+
+def main() -> None:
+    """Print the table."""
+    shared = Path(os.environ.get("MOUSELIFT_SHARED", "../shared"))
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("recording", nargs="?", default=shared / "recordings/mouse_a", type=Path)
+    parser.add_argument("--only", default="", help="faults whose name contains this")
+    parser.add_argument("--json", type=Path, help="write the rows here too")
+    args = parser.parse_args()
+    rows = []
+    for fault in faults():
+        if args.only not in fault.name:
+            continue
+        with tempfile.TemporaryDirectory() as folder:
+            row = examine(args.recording, fault, Path(folder))
+        rows.append(row)
+        more = f"  (+ {', '.join(row['other alarms'])})" if row["other alarms"] else ""
+        mark = "right" if row["right"] else "WRONG"
+        print(f"{mark}  {row['fault']:28s} -> {row['named']}{more}  [{row['cpu_s']} s]", flush=True)
+        print(f"       {row['says']}", flush=True)
+    print(f"{sum(r['right'] for r in rows)} of {len(rows)} right")
+    if args.json:
+        args.json.write_text(json.dumps(rows, indent=1))
+
+
+if __name__ == "__main__":
+    main()
