@@ -187,15 +187,16 @@ def finish(
         Section("Samples", [Picture("prepare/views.png", "six views of one instant")]),
         Section("Time", [times]),
     ]
-    workdir.summary(
-        finished=True,
-        steps=config.gslrm.train.steps,
-        metrics=metrics,
-        artefacts={**artefacts, "report": "report.html"},
-        inputs={"recording": "recording"},
-    )
+    summary = {
+        "steps": config.gslrm.train.steps,
+        "metrics": metrics,
+        "artefacts": {**artefacts, "report": "report.html"},
+        "inputs": {"recording": "recording"},
+    }
+    workdir.summary(finished=False, **summary)  # the report reads it
     intro = "A procedural recording, prepared, learned from and lifted. " + verdict
     write_report(workdir.path, title="Demo", intro=intro, sections=sections)
+    workdir.summary(finished=True, **summary)
     if reached:
         log.info("%s", verdict)
     log.info("report: %s", workdir / "report.html")

@@ -428,16 +428,15 @@ def finish(
         *findings,
     ]
     sections = [Section("Held-out views", blocks), Section("Data", _data_blocks(sample_set))]
-    artefacts = {"checkpoint": "checkpoints", "report": "report.html"}
-    inputs = {"samples": str(sample_set.path), "init_from": config.init_from, **started}
-    workdir.summary(
-        finished=True,
-        steps=config.train.steps,
-        metrics=metrics,
-        artefacts=artefacts,
-        inputs=inputs,
-    )
+    record = {
+        "steps": config.train.steps,
+        "metrics": metrics,
+        "artefacts": {"checkpoint": "checkpoints", "report": "report.html"},
+        "inputs": {"samples": str(sample_set.path), "init_from": config.init_from, **started},
+    }
+    workdir.summary(finished=False, **record)  # the report reads it
     write_report(workdir.path, title="GS-LRM training", sections=sections)
+    workdir.summary(finished=True, **record)
     log.info("report: %s", workdir / "report.html")
 
 

@@ -328,6 +328,7 @@ def finish(
     )
     overview = Section("Items", [note, table])
     write_report(workdir.path, title="3D Gaussians", sections=[*film, overview, *sections[:SHOWN]])
+    workdir.summary(finished=True, **summary)
     log.info("report: %s", workdir / "report.html")
 
 

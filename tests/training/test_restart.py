@@ -16,13 +16,16 @@ from tests.training.test_sharding import launch, result
 STEPS = 40
 
 
-def killed(folder: Path, kills: int, seed: int) -> dict:
-    """Run, kill, run again...; the last run is left alone. Returns its result and the kills."""
+def killed(folder: Path, kills: int, seed: int, span_s: float) -> dict:
+    """Run, kill, run again...; the last run is left alone. Returns its result and the kills.
+
+    `span_s` is what a whole run takes: kills fall from the start of Python to the last step.
+    """
     rng, done = random.Random(seed), 0
     while done < kills:
         process = launch(folder, 1, "--steps", STEPS, "--save-every", 3, "--wait-s", 0.05)
         try:
-            process.communicate(timeout=rng.uniform(0.5, 7.0))
+            process.communicate(timeout=rng.uniform(0.1, 1.0) * span_s)
         except subprocess.TimeoutExpired:
             process.kill()
             process.communicate()
@@ -35,9 +38,16 @@ def killed(folder: Path, kills: int, seed: int) -> dict:
     ) | {"kills": done}
 
 
+def uninterrupted(folder: Path) -> tuple[dict, float]:
+    """The result of a run that nobody kills, and how long it took."""
+    started = time.time()
+    process = launch(folder, 1, "--steps", STEPS, "--save-every", 3, "--wait-s", 0.05)
+    return result(process, folder), time.time() - started
+
+
 def test_killed_runs_end_like_the_whole_one(tmp_path):
-    whole = result(launch(tmp_path / "whole", 1, "--steps", STEPS), tmp_path / "whole")
-    found = killed(tmp_path / "cut", 2, seed=0)
+    whole, took = uninterrupted(tmp_path / "whole")
+    found = killed(tmp_path / "cut", 2, 0, took)
     assert found["checksum"] == whole["checksum"] and found["losses"] == whole["losses"]
 
 
@@ -45,9 +55,9 @@ def main(kills: int) -> int:
     started, total, runs = time.time(), 0, 0
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
-        whole = result(launch(root / "whole", 1, "--steps", STEPS), root / "whole")
+        whole, took = uninterrupted(root / "whole")
         while total < kills:
-            found = killed(root / str(runs), min(6, kills - total), seed=runs)
+            found = killed(root / str(runs), min(6, kills - total), runs, took)
             total, runs = total + found["kills"], runs + 1
             same = found["checksum"] == whole["checksum"] and found["losses"] == whole["losses"]
             print(json.dumps({"run": runs, "kills": total, "same": same}), flush=True)
