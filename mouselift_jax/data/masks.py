@@ -194,7 +194,7 @@ def _background_masker(
 
     def make(view: int, picture: np.ndarray, stored: np.ndarray | None) -> np.ndarray:
         apart = cv2.absdiff(picture[..., :3], scenes[view]).max(axis=2)
-        alpha = cv2.LUT(cv2.GaussianBlur(apart, (0, 0), 1.0), table)
+        alpha = cv2.LUT(cv2.GaussianBlur(apart, (0, 0), 0.7), table)
         alpha = cv2.morphologyEx(alpha, cv2.MORPH_OPEN, kernel)
         return clean_mask(cv2.morphologyEx(alpha, cv2.MORPH_CLOSE, kernel), settings.min_blob)
 

@@ -1,0 +1,548 @@
+"""Preparation end to end on a small procedural recording, and its parts."""
+
+import dataclasses
+import json
+import shutil
+import subprocess
+import sys
+
+import cv2
+import numpy as np
+import pytest
+
+from mouselift_jax.data.hull import hull_cover
+from mouselift_jax.data.masks import (
+    MaskSettings,
+    clean_mask,
+    make_masker,
+    mask_box,
+    mask_centroid,
+    ramp_table,
+    resolve_source,
+    soft_threshold,
+)
+from mouselift_jax.data.prepare import Preparer, PrepareSettings
+from mouselift_jax.data.recording import open_recording
+from mouselift_jax.data.sample_writer import SampleWriter
+from mouselift_jax.data.samples import SampleSet
+from mouselift_jax.data.scene import SceneSettings, axes_meeting_point, build_scene, clockwise
+from mouselift_jax.data.synthetic import write_recording
+from mouselift_jax.data.video import FrameStream, count_frames, read_instants
+from mouselift_jax.errors import CalibrationError, ConfigError, LayoutError, MouseLiftError
+from mouselift_jax.geometry.align import Similarity
+from mouselift_jax.geometry.rig import azimuth_elevation
+
+FRAMES = 6
+SMALL = {"min_mask_px": 20.0, "max_speed_mm_s": 0.0}
+
+
+@pytest.fixture(scope="module")
+def recording_dir(tmp_path_factory):
+    path = tmp_path_factory.mktemp("rec") / "rec"
+    return write_recording(path, frames=FRAMES, size=(288, 256), n_heldout=0, workers=2)
+
+
+@pytest.fixture(scope="module")
+def recording(recording_dir):
+    return open_recording(recording_dir)
+
+
+def run(recording, path, frames=None, first=0, **settings):
+    scene = {k: settings.pop(k) for k in list(settings) if hasattr(SceneSettings(), k)}
+    chosen = PrepareSettings(scene=SceneSettings(**{"size": 96, **scene}), **{**SMALL, **settings})
+    preparer = Preparer(recording, chosen, range(FRAMES) if frames is None else frames, first)
+    with SampleWriter(path, {"parameters": {}, **preparer.manifest_entries()}) as writer:
+        preparer.run(writer, threads=2)
+        manifest = writer.finish(lambda rows: ["train"] * len(rows), numbers=preparer.numbers())
+    return SampleSet.open(path), manifest, preparer
+
+
+@pytest.mark.parametrize(
+    "scene",
+    [
+        {"mode": "look_at"},
+        {"mode": "look_at", "fov": "fill", "aim": "box"},
+        {"mode": "look_at", "equal_size": True},
+        {"mode": "crop"},
+        {"mode": "crop", "fov": "fill", "aim": "box"},
+        {"mode": "as_is"},
+    ],
+    ids=lambda s: "-".join(map(str, s.values())),
+)
+def test_pictures_and_cameras_agree(recording, tmp_path, scene):
+    samples, manifest, _ = run(recording, tmp_path / "set", **scene)
+    assert manifest["counts"] == {"written": FRAMES, "skipped": {}}
+    for row in manifest["samples"]:
+        assert row["warp_error_px"] <= 0.05
+        assert row["keypoint_px"]["sample"] <= row["keypoint_px"]["raw"] + 0.1
+    cover = []
+    for name in samples.ids("all")[::3]:
+        sample = samples.load(name)
+        cover.append(
+            hull_cover(list(sample.images_rgba[..., 3]), [sample.cameras[i] for i in range(6)])
+        )
+        assert (sample.images_rgba[sample.images_rgba[..., 3] == 0] == 0).all()
+    assert np.nanmean(cover) >= 0.99
+
+
+def test_sample_frame(recording, tmp_path):
+    """The animal is at the origin, one scale for all, and the way back to millimetres is there."""
+    samples, manifest, preparer = run(recording, tmp_path / "set")
+    scale = manifest["scene_scale"]
+    for name, row in zip(samples.ids("all"), manifest["samples"], strict=True):
+        sample = samples.load(name)
+        moved = sample.info["scene_from_recording"]
+        similarity = Similarity(moved["scale"], np.array(moved["R"]), np.array(moved["t"]))
+        np.testing.assert_allclose(similarity.apply(np.array(row["centre"])), 0, atol=1e-5)
+        for slot, number in enumerate(sample.camera_ids):
+            true = recording.cameras[recording.camera_ids.index(number)]
+            np.testing.assert_allclose(
+                sample.cameras[slot].center, scale * (true.center - row["centre"]), atol=1e-4
+            )
+            xy, _ = sample.cameras[slot].project(np.zeros(3))
+            np.testing.assert_allclose(xy, 48, atol=1e-3)  # look_at: the centre is in the middle
+        assert len({tuple(k.ravel()) for k in sample.cameras.K}) == 1  # one K for all
+    distances = [v["distance"] for v in manifest["views"]]
+    assert np.mean(distances) == pytest.approx(2.7, abs=1e-3)
+
+
+def test_views_go_clockwise_with_their_camera_numbers(recording, tmp_path):
+    samples, manifest, _ = run(recording, tmp_path / "set", frames=[0], reference_camera=2)
+    sample = samples.load(samples.ids("all")[0])
+    assert sample.camera_ids.tolist() == [v["camera"] for v in manifest["views"]]
+    assert sample.camera_ids[0] == 2
+    azimuth, _ = azimuth_elevation(sample.cameras.c2w)
+    steps = (azimuth - np.roll(azimuth, -1)) % 360
+    assert (steps > 0).all() and steps.sum() == pytest.approx(360)
+    # Around this rig the order is 1, 2, 4, 0, 5, 3 counter-clockwise.
+    assert sample.camera_ids.tolist() == [2, 1, 3, 5, 0, 4]
+
+
+def test_original_recipes_are_measured_as_inconsistent(recording, tmp_path):
+    for mode in ("original", "original_boxes", "original_centered", "original_uniform",
+                 "original_pixels"):  # fmt: skip
+        _, manifest, _ = run(recording, tmp_path / mode, mode=mode, frames=[0, 3])
+        assert "inconsistent" in manifest["scene"]
+        assert min(r["warp_error_px"] for r in manifest["samples"]) > 3
+
+
+@pytest.mark.parametrize("heading", ["keypoints", "pca"])
+def test_heading_turns_the_animal_to_the_front(recording, tmp_path, heading):
+    samples, manifest, _ = run(recording, tmp_path / "set", heading=heading)
+    truth = recording.keypoints
+    for name in samples.ids("all"):
+        sample = samples.load(name)
+        m = sample.info["scene_from_recording"]
+        similarity = Similarity(m["scale"], np.array(m["R"]), np.array(m["t"]))
+        nose, tail = animal_axis(recording, truth[:, sample.frame])
+        direction = similarity.apply(nose) - similarity.apply(tail)
+        azimuth = np.degrees(np.arctan2(direction[1], direction[0])) % 180
+        assert abs(azimuth - 90) < (6 if heading == "keypoints" else 35)
+        if heading == "keypoints":
+            assert direction[1] < 0  # faces azimuth 270
+        first, _ = azimuth_elevation(sample.cameras.c2w[:1])
+        assert abs((first[0] - 270 + 180) % 360 - 180) <= 35
+
+
+def animal_axis(recording, points):
+    from mouselift_jax.data.scene import triangulate_centre
+
+    return [triangulate_centre(recording.cameras, points[:, k, :2]) for k in (2, 5)]
+
+
+def test_resumes_to_the_same_set(recording, tmp_path):
+    whole, manifest, _ = run(recording, tmp_path / "whole")
+    part = PrepareSettings(scene=SceneSettings(size=96), **SMALL)
+    preparer = Preparer(recording, part, range(FRAMES))
+
+    class Stop(Exception):
+        pass
+
+    def stop(n):
+        if n == 2:
+            raise Stop
+
+    writer = SampleWriter(tmp_path / "set", {"parameters": {}, **preparer.manifest_entries()})
+    with pytest.raises(Stop):
+        preparer.run(writer, threads=1, on_done=stop)
+    writer.close()
+    with pytest.raises(LayoutError, match="not finished"):
+        SampleSet.open(tmp_path / "set")
+    again, second, _ = run(recording, tmp_path / "set")
+    assert second["samples"] == manifest["samples"]
+    for name in whole.ids("all"):
+        assert np.array_equal(whole.load(name).images_rgba, again.load(name).images_rgba)
+
+
+def test_memory_holds_few_instants(recording, tmp_path, monkeypatch):
+    """However many frames: decoded pictures alive at once stay below a bound."""
+    import gc
+
+    from mouselift_jax.data import prepare as module
+    from mouselift_jax.data.video import Instant
+
+    most = 0
+    finish = module.Preparer._finish
+
+    def counting(self, *args):
+        nonlocal most
+        gc.collect()
+        most = max(most, sum(isinstance(o, Instant | module._Located) for o in gc.get_objects()))
+        return finish(self, *args)
+
+    monkeypatch.setattr(module.Preparer, "_finish", counting)
+    run(recording, tmp_path / "set")
+    assert most <= 6
+
+
+def test_empty_masks_are_counted_and_named(recording, tmp_path):
+    masks = list(recording.masks)
+    folder = tmp_path / "masks"
+    folder.mkdir()
+    stream = FrameStream(masks[3], grey=True)
+    for k in range(FRAMES):
+        picture = stream.read()
+        cv2.imwrite(str(folder / f"{k}.png"), picture * (k not in (1, 4)))
+    files = tuple(folder / f"{k}.png" for k in range(FRAMES))
+    masks[3] = dataclasses.replace(masks[3], kind="folder", path=folder, files=files)
+    broken = dataclasses.replace(recording, masks=tuple(masks))
+    _, manifest, _ = run(broken, tmp_path / "set")
+    assert manifest["counts"] == {"written": 4, "skipped": {"empty mask": 2}}
+    skipped = [r for r in manifest["samples"] if r["status"] == "skipped"]
+    assert [(r["frame"], r["cameras"]) for r in skipped] == [(1, [3]), (4, [3])]
+
+
+def test_jumps_and_blur_are_left_out(recording, tmp_path):
+    _, manifest, _ = run(recording, tmp_path / "jump", max_speed_mm_s=1e-3)
+    assert manifest["counts"]["skipped"] == {"jump": FRAMES - 1}
+    with pytest.raises(LayoutError, match="no sample was written"):
+        run(recording, tmp_path / "blur", min_sharpness=1e9)
+
+
+def test_gain_matching_brings_cameras_together(recording, tmp_path):
+    def spread(**settings):
+        samples, *_ = run(recording, tmp_path / str(settings), frames=[0, 1], **settings)
+        images = samples.load(samples.ids("all")[0]).images_rgba
+        means = np.array([im[im[..., 3] > 200][:, :3].mean(0) for im in images])
+        return (means.std(0) / means.mean(0)).mean()
+
+    assert spread(match_gain=True) < 0.5 * spread(match_gain=False)
+
+
+# --- bad input --------------------------------------------------------------------------------
+
+
+def test_truncated_video_says_where(recording_dir, recording, tmp_path):
+    short = tmp_path / "2.mp4"
+    data = recording.videos[2].path.read_bytes()
+    short.write_bytes(data[: len(data) // 2])
+    videos = list(recording.videos)
+    videos[2] = dataclasses.replace(videos[2], path=short)
+    with pytest.raises(MouseLiftError, match=r"2\.mp4(.|\n)*(truncated|damaged)"):
+        run(dataclasses.replace(recording, videos=tuple(videos)), tmp_path / "set")
+
+
+def test_damaged_video_is_not_silently_shifted(recording, tmp_path):
+    """Bytes zeroed in the middle must not end as frames out of step."""
+    data = bytearray(recording.videos[1].path.read_bytes())
+    middle = len(data) // 2
+    data[middle : middle + 300] = bytes(300)
+    bad = tmp_path / "1.mp4"
+    bad.write_bytes(data)
+    frames = dataclasses.replace(recording.videos[1], path=bad)
+    try:
+        n = count_frames(frames)
+    except LayoutError:
+        return
+    videos = [frames if i == 1 else v for i, v in enumerate(recording.videos)]
+    if n == FRAMES:  # concealed by the decoder: as many frames as before, still in step
+        assert len(list(read_instants(videos, None, range(FRAMES)))) == FRAMES
+    else:
+        with pytest.raises(MouseLiftError, match=r"1\.mp4"):
+            list(read_instants(videos, None, range(FRAMES)))
+
+
+def test_lost_frame_is_noticed(tmp_path):
+    """A file whose clock skips a frame that the others have is named."""
+    import imageio_ffmpeg
+
+    from mouselift_jax.data.recording import Frames
+
+    rng = np.random.default_rng(0)
+    noise = rng.integers(0, 255, (20, 64, 64, 3)).astype(np.uint8)
+    streams = []
+    for name, keep in (("a", range(20)), ("b", range(20)), ("c", [k for k in range(20) if k != 9])):
+        folder = tmp_path / name
+        folder.mkdir()
+        lines = []
+        for k in range(20):
+            cv2.imwrite(str(folder / f"{k:02d}.png"), noise[k])
+        for a, b in zip(
+            keep, [*keep[1:], 20] if isinstance(keep, list) else [*range(1, 20), 20], strict=True
+        ):
+            lines.append(f"file '{a:02d}.png'\nduration {(b - a) / 25}\n")
+        (folder / "list.txt").write_text("".join(lines))
+        out = tmp_path / f"{name}.mp4"
+        subprocess.run(
+            [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-f", "concat", "-i",
+             str(folder / "list.txt"), "-fps_mode", "vfr", "-pix_fmt", "yuv420p", str(out)],
+            check=True,
+        )  # fmt: skip
+        streams.append(Frames("video", out, 20, 25.0, 64, 64))
+    with pytest.raises(LayoutError, match=r"frame is lost just before frame 9(.|\n)*c\.mp4"):
+        list(read_instants(streams, None, range(18)))
+    assert len(list(read_instants(streams[:2], None, range(18)))) == 18
+
+
+def test_no_seeks_one_pass(recording):
+    """Skipping frames and reading them all give the same pictures."""
+    every = [i.pictures[0] for i in read_instants(recording.videos, None, range(FRAMES))]
+    some = list(read_instants(recording.videos, recording.masks, [1, 4]))
+    assert [i.frame for i in some] == [1, 4]
+    assert np.array_equal(some[0].pictures[0], every[1])
+    assert np.array_equal(some[1].pictures[0], every[4])
+
+
+def test_luma_masks_equal_converted_masks(recording):
+    plain = FrameStream(recording.masks[0], grey=True)
+    colour = FrameStream(dataclasses.replace(recording.masks[0]), grey=False)
+    a, b = plain.read(), colour.read()[..., 0]
+    assert np.abs(a.astype(int) - b).max() <= 3
+
+
+def test_cameras_that_do_not_look_at_a_common_place(recording):
+    away = recording.cameras[0]
+    c2w = away.c2w.copy()
+    c2w[:3, :3] = c2w[:3, :3] @ np.diag([-1.0, 1.0, -1.0])
+    cameras = [dataclasses.replace(away, c2w=c2w), *recording.cameras[1:]]
+    with pytest.raises(CalibrationError, match=r"cameras \[0\]"):
+        build_scene(cameras, recording.camera_ids, 1.0, SceneSettings())
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"mode": "lookat"}, "did you mean 'look_at'"),
+        ({"fov": "full"}, "no such fov"),
+        ({"reference_camera": 9}, "not in the recording"),
+        ({"size": 0}, "positive"),
+        ({"heading": "nose"}, "no such heading"),
+        ({"masks": MaskSettings(source="file")}, "did you mean 'files'"),
+        ({"masks": MaskSettings(source="alpha")}, "the recording has none"),
+    ],
+)
+def test_settings_that_do_not_fit(recording, tmp_path, settings, message):
+    with pytest.raises(MouseLiftError, match=message):
+        run(recording, tmp_path / "set", **settings)
+
+
+def test_recording_without_masks(recording, tmp_path):
+    bare = dataclasses.replace(recording, masks=None, mask_kind="none")
+    with pytest.raises(LayoutError, match="no masks(.|\n)*background_model"):
+        run(bare, tmp_path / "set")
+
+
+# --- masks, scene -----------------------------------------------------------------------------
+
+
+def test_ramp_is_anti_aliased_and_drops_ringing():
+    table = ramp_table()
+    assert table[:79].max() == 0 and table[176:].min() == 255 and 100 < table[127] < 155
+    grey = np.arange(256, dtype=np.uint8)[None]
+    assert np.abs(soft_threshold(grey)[0].astype(int) - table).max() <= 1
+
+
+def test_soft_masks_keep_the_edge_where_it_is():
+    """A disc stored lossily and shrunk has the area of the disc, better than nearest pixels."""
+    from mouselift_jax.data.crop import apply_map
+
+    x, y = np.meshgrid(np.arange(200) + 0.5, np.arange(200) + 0.5)
+    disc = (np.hypot(x - 100.3, y - 99.6) < 55).astype(np.float32) * 255
+    lossy = np.clip(
+        cv2.GaussianBlur(disc, (0, 0), 0.8) + np.random.default_rng(0).normal(0, 12, disc.shape),
+        0,
+        255,
+    )
+    small = apply_map(soft_threshold(lossy.astype(np.uint8)), np.diag([0.3, 0.3, 1]), 60, 60)
+    assert small.sum() / 255 == pytest.approx(np.pi * (55 * 0.3) ** 2, rel=0.01)
+    assert ((small > 10) & (small < 245)).sum() > 60  # an edge with grey levels
+
+
+def test_clean_mask_keeps_the_animal_and_fills_it():
+    alpha = np.zeros((60, 80), np.uint8)
+    alpha[10:40, 10:50] = 255
+    alpha[20:25, 20:25] = 0  # a hole
+    alpha[50:54, 70:74] = 255  # a speck
+    out = clean_mask(alpha)
+    assert out[22, 22] == 255 and out[51, 71] == 0 and (out[10:40, 10:50] == 255).all()
+    assert not clean_mask(np.zeros((5, 5), np.uint8)).any()
+
+
+def test_box_and_centroid():
+    alpha = np.zeros((30, 40), np.uint8)
+    alpha[5:9, 10:20] = 255
+    assert mask_box(alpha) == (10, 5, 20, 9)
+    xy, area = mask_centroid(alpha, mask_box(alpha))
+    np.testing.assert_allclose(xy, [15, 7])
+    assert area == 40
+    assert mask_box(alpha * 0) == (0, 0, 0, 0) and mask_centroid(alpha * 0, (0, 0, 0, 0))[1] == 0
+
+
+@pytest.mark.parametrize("source", ["threshold", "background_model"])
+def test_masks_made_on_the_spot(source):
+    """A dark animal walks over a bright, static scene."""
+    from mouselift_jax.data.recording import Frames
+
+    class Fake:
+        masks, path = None, "fake"
+
+    scene = np.full((80, 120, 3), 200, np.uint8)
+    frames, truth = [], []
+    for k in range(12):
+        picture = scene.copy()
+        cv2.ellipse(picture, (15 + 8 * k, 40), (12, 8), 0, 0, 360, (30, 32, 35), -1)
+        frames.append(picture)
+        truth.append(picture[..., 0] < 100)
+    import tempfile
+    from pathlib import Path
+
+    with tempfile.TemporaryDirectory() as folder:
+        files = []
+        for k, f in enumerate(frames):
+            files.append(Path(folder) / f"{k}.png")
+            cv2.imwrite(str(files[-1]), f)
+        fake = Fake()
+        fake.videos = (Frames("folder", Path(folder), 12, 0.0, 120, 80, tuple(files)),)
+        make = make_masker(fake, MaskSettings(source=source, difference=60), range(12))
+        for k in (0, 5, 11):
+            made = make(0, frames[k], None) > 127
+            assert (made & truth[k]).sum() / (made | truth[k]).sum() > 0.85
+
+
+def test_rembg_is_an_extra(recording, monkeypatch):
+    monkeypatch.setitem(sys.modules, "rembg", None)
+    with pytest.raises(MouseLiftError, match="mouselift_jax\\[matte\\]"):
+        make_masker(recording, MaskSettings(source="rembg"), range(3))
+    assert resolve_source(recording, "auto") == "files"
+
+
+def test_axes_and_order():
+    centers = np.array([[3.0, 0, 1], [0, 3.0, 1], [-3.0, 0, 1], [0, -3.0, 1]]) + [5, 5, 0]
+    axes = np.array([5.0, 5, 0]) - centers
+    axes /= np.linalg.norm(axes, axis=1, keepdims=True)
+    np.testing.assert_allclose(axes_meeting_point(centers, axes), [5, 5, 0], atol=1e-9)
+    assert clockwise(centers, np.array([5.0, 5, 0]), 260.0) == (3, 2, 1, 0)
+
+
+# --- the stage --------------------------------------------------------------------------------
+
+
+def launch(*args):
+    return subprocess.run(
+        [sys.executable, "launch.py", "--progress=none", *args], capture_output=True, text=True
+    )
+
+
+def test_stage_plans_runs_and_resumes(recording_dir, tmp_path):
+    from configs.prepare import get_config
+    from mouselift_jax.stages import prepare as stage
+    from mouselift_jax.stages.workdir import Options, Workdir, resolve_samples
+
+    config = get_config("tiny")
+    config.recording = str(recording_dir)
+    config.prepare.size = 64
+    config.prepare.min_mask_px = 20.0
+    config.split.gap_s = 0.02
+    text = stage.plan(config, tmp_path / "run").describe()
+    assert "6 samples x 6 views" in text and not (tmp_path / "run").exists()
+    with Workdir(tmp_path / "run", config, Options(progress="none")) as workdir:
+        stage.run(config, workdir)
+    summary = json.loads((tmp_path / "run/summary.json").read_text())
+    assert summary["finished"] and summary["metrics"]["samples"] == FRAMES
+    assert summary["metrics"]["warp_error_px/max"] <= 0.05
+    samples = SampleSet.open(resolve_samples(tmp_path / "run"))
+    assert samples.frames("all") == list(range(FRAMES)) and len(samples.ids("val")) == 1
+    assert samples.manifest["source"]["rec"]["hashes"]
+    assert (tmp_path / "run/report.html").exists() and (tmp_path / "run/views.png").exists()
+    before = (tmp_path / "run/samples/sample_000000/opencv_cameras.json").stat().st_mtime_ns
+    with Workdir(tmp_path / "run", config, Options(progress="none")) as workdir:
+        stage.run(config, workdir)
+    after = (tmp_path / "run/samples/sample_000000/opencv_cameras.json").stat().st_mtime_ns
+    assert before == after
+
+
+def test_two_recordings_split_by_recording(recording_dir, tmp_path):
+    from configs.prepare import get_config
+    from mouselift_jax.stages import prepare as stage
+    from mouselift_jax.stages.workdir import Options, Workdir
+
+    other = tmp_path / "other"
+    shutil.copytree(recording_dir, other)
+    config = get_config("tiny")
+    config.recording = f"{recording_dir},{other}"
+    config.prepare.size, config.prepare.min_mask_px, config.prepare.n_samples = 64, 20.0, 2
+    config.split.by, config.split.val_recordings = "recording", ("other",)
+    with Workdir(tmp_path / "run", config, Options(progress="none")) as workdir:
+        stage.run(config, workdir)
+    samples = SampleSet.open(tmp_path / "run/samples")
+    assert len(samples.ids("train")) == 2 and len(samples.ids("val")) == 2
+
+
+def test_stage_names_a_missing_recording(tmp_path):
+    from configs.prepare import get_config
+    from mouselift_jax.stages import prepare as stage
+
+    config = get_config()
+    with pytest.raises(ConfigError, match="--config.recording=PATH"):
+        stage.plan(config, tmp_path)
+    config.recording = str(tmp_path / "nothing")
+    with pytest.raises(MouseLiftError, match="no such file or folder"):
+        stage.plan(config, tmp_path)
+
+
+@pytest.mark.slow
+def test_killed_run_is_completed_by_the_same_command(recording_dir, tmp_path):
+    """SIGKILL in the middle; the second run ends with what one run would have written."""
+    import time
+
+    command = [
+        sys.executable, "launch.py", "--progress=none", "--config=configs/prepare.py:tiny",
+        f"--config.recording={recording_dir}", "--config.prepare.min_mask_px=20",
+        "--config.prepare.size=512", "--config.split.gap_s=0.02",
+    ]  # fmt: skip
+    once = subprocess.run(
+        [*command, f"--workdir={tmp_path / 'once'}"], capture_output=True, text=True
+    )
+    assert once.returncode == 0, once.stderr
+    process = subprocess.Popen([*command, f"--workdir={tmp_path / 'run'}"])
+    journal = tmp_path / "run/samples/journal.jsonl"
+    for _ in range(3000):
+        if journal.exists() and journal.read_text().count("\n") >= 2:
+            break
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    again = subprocess.run(
+        [*command, f"--workdir={tmp_path / 'run'}"], capture_output=True, text=True
+    )
+    assert again.returncode == 0, again.stderr
+    a, b = (SampleSet.open(tmp_path / f"{name}/samples") for name in ("once", "run"))
+    assert a.manifest["samples"] == b.manifest["samples"]
+    for name in a.ids("all"):
+        assert np.array_equal(a.load(name).images_rgba, b.load(name).images_rgba)
+
+
+@pytest.mark.slow
+def test_the_shared_recording_is_true(shared, tmp_path):
+    """The numbers of the issue on six frames of the shared recording."""
+    recording = open_recording(shared / "recordings/mouse_a")
+    samples, manifest, _ = run(recording, tmp_path / "set", frames=range(0, 90, 15), size=512)
+    cover = []
+    for name, row in zip(samples.ids("all"), manifest["samples"], strict=True):
+        assert row["warp_error_px"] <= 0.05
+        assert row["keypoint_px"]["sample"] <= row["keypoint_px"]["raw"] + 0.1
+        sample = samples.load(name)
+        cover.append(
+            hull_cover(list(sample.images_rgba[..., 3]), [sample.cameras[i] for i in range(6)])
+        )
+    assert np.mean(cover) >= 0.99
