@@ -1,0 +1,30 @@
+"""The canonical rig that travels with the project."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from mouselift_jax.data.rig_file import load_rig
+from mouselift_jax.geometry.rig import azimuth_elevation
+
+FILE = Path(__file__).resolve().parents[2] / "data/rigs/canonical.json"
+
+
+def test_canonical_rig():
+    rig, _ = load_rig(FILE)
+    azimuth, elevation = azimuth_elevation(rig.cameras.c2w)
+    np.testing.assert_allclose(azimuth, [270, 225, 180, 90, 0, 315], atol=1e-6)
+    np.testing.assert_allclose(elevation, 0, atol=1e-6)
+    np.testing.assert_allclose(np.linalg.norm(rig.cameras.center, axis=-1), 2.7)
+    np.testing.assert_allclose(rig.cameras.K[:, 0, 0], 256 / np.tan(np.radians(25)), rtol=1e-6)
+    xy, depth = rig.cameras.project(np.array([[0.0, 0.0, 0.5]]))
+    assert (xy[..., 1] < 256).all() and (depth > 0).all()  # z is up in every picture
+
+
+def test_canonical_rig_is_the_published_one(shared):
+    """The published file lists the cameras in another order: [2, 1, 0, 5, 4, 3]."""
+    record = json.loads((shared / "data/facelift_sample/six_view_cameras.json").read_text())
+    published = np.array([f["w2c"] for f in record["frames"]])[[2, 1, 0, 5, 4, 3]]
+    rig, _ = load_rig(FILE)
+    np.testing.assert_allclose(rig.cameras.w2c, published, atol=1e-5)
