@@ -253,11 +253,10 @@ class Correspondence:
         moves = self.by_path[path]
         if moves[0].index is None:
             return pack(moves[0].forward(source[moves[0].key]), dtype)
-        out = None
+        first = moves[0].forward(source[moves[0].key])
+        out = np.empty(moves[0].target_shape, first.dtype if dtype is None else dtype)
         for move in moves:
-            part = pack(move.forward(source[move.key]), dtype)
-            out = np.empty(move.target_shape, part.dtype) if out is None else out
-            out[move.index] = part
+            pack(move.forward(source[move.key]), out=out[move.index])
         return out
 
     def describe(self) -> str:
@@ -294,21 +293,29 @@ def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
     return out
 
 
-def pack(array: Array, dtype: Any | None = None) -> Array:
-    """A contiguous copy; transposed views go in blocks, several times faster than NumPy's copy."""
+def pack(array: Array, dtype: Any | None = None, out: Array | None = None) -> Array:
+    """A contiguous copy; transposed views go in blocks, several times faster than NumPy's copy.
+
+    Args:
+        array: any view.
+        dtype: of the copy; None keeps the array's.
+        out: where to copy to; without it an array that is already right is returned as it is.
+    """
     dtype = array.dtype if dtype is None else np.dtype(dtype)
-    if array.flags.c_contiguous:
-        return array.astype(dtype, copy=False)
-    if array.ndim == 2 and array.flags.f_contiguous:
+    if out is None:
+        if array.flags.c_contiguous:
+            return array.astype(dtype, copy=False)
         out = np.empty(array.shape, dtype)
+    if array.ndim == 2 and array.flags.f_contiguous and not array.flags.c_contiguous:
         for i in range(0, array.shape[1], 64):
             out[:, i : i + 64] = array[:, i : i + 64]
-        return out
-    if array.ndim == 4 and array.transpose(3, 2, 0, 1).flags.c_contiguous:  # OIHW seen as HWIO
+    elif array.ndim == 4 and array.transpose(3, 2, 0, 1).flags.c_contiguous:  # OIHW seen as HWIO
         h, w, i, o = array.shape
         rows = pack(array.transpose(3, 2, 0, 1).reshape(o, i * h * w).T, dtype)
-        return np.ascontiguousarray(rows.reshape(i, h * w, o).swapaxes(0, 1)).reshape(h, w, i, o)
-    return np.ascontiguousarray(array, dtype=dtype)
+        out[...] = rows.reshape(i, h, w, o).transpose(1, 2, 0, 3)
+    else:
+        out[...] = array
+    return out
 
 
 def _shape(leaf: Any) -> tuple[int, ...]:

@@ -6,6 +6,7 @@ the result is an ordinary orbax PyTree checkpoint. Paths may be local or gs:// (
 
 from __future__ import annotations
 
+import asyncio
 import zlib
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -53,12 +54,16 @@ def _handler_registry() -> Any:
     import orbax.checkpoint as ocp
 
     class OneByOne(ocp.type_handlers.NumpyHandler):
-        """Writes LazyLeaf values as NumPy arrays, each made, written and dropped in turn."""
+        """Writes LazyLeaf values as NumPy arrays; while one is written, the next is made."""
 
         async def serialize(self, values: Any, infos: Any, args: Any = None) -> Any:
             args = args or [ocp.type_handlers.SaveArgs()] * len(values)
-            for leaf, info, arg in zip(values, infos, args, strict=True):
-                await self._background_serialize([leaf.make()], [info], [arg])
+            coming = asyncio.to_thread(values[0].make)
+            for i, (info, arg) in enumerate(zip(infos, args, strict=True)):
+                value = await coming
+                if i + 1 < len(values):
+                    coming = asyncio.create_task(asyncio.to_thread(values[i + 1].make))
+                await self._background_serialize([value], [info], [arg])
             return []
 
     return ocp.type_handlers.create_type_handler_registry(

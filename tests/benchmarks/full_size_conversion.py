@@ -110,23 +110,29 @@ for i, name in enumerate(sys.argv[2:]):
 """
 
 
-def make_sources(root: Path, manifests: Path) -> dict[str, Path]:
-    """Both sources, in their real layouts."""
+def make_pipeline(root: Path, manifests: Path) -> Path:
+    """A pipeline folder in its real layout."""
     for component, settings in SETTINGS.items():
         name = MANIFESTS.get(component)
         shapes = manifest(manifests / name) if name else {"mean": (1, 1024), "std": (1, 1024)}
-        fake.write_component(
-            root / "pipe" / component, component, settings, fake.random_state(shapes)
-        )
+        state = fake.random_state(shapes)
+        fake.write_component(root / "pipe" / component, component, settings, state)
     fake.write_settings(root / "pipe")
-    rows = [r.split("\t") for r in (manifests / "gslrm_keys.tsv").read_text().splitlines()[1:]]
-    shapes = {r[0]: tuple(json.loads(r[1])) for r in rows}
-    state = fake.random_state(shapes)
+    return root / "pipe"
+
+
+def make_gslrm(root: Path, manifests: Path) -> Path:
+    """A folder with a GS-LRM checkpoint, VGG-19 included; beside it the same as safetensors."""
     from safetensors.numpy import save_file
 
-    save_file(state, root / "gslrm.safetensors")  # what the rewriting of the same bytes reads
+    rows = [r.split("\t") for r in (manifests / "gslrm_keys.tsv").read_text().splitlines()[1:]]
+    state = fake.random_state({r[0]: tuple(json.loads(r[1])) for r in rows})
+    save_file(state, root / "gslrm.safetensors")
     fake.save_torch(root / "gslrm" / "ckpt_0000000000021125.pt", {"model": state})
-    return {"gslrm": root / "gslrm", "mvdiffusion": root / "pipe"}
+    return root / "gslrm"
+
+
+MAKERS = {"gslrm": make_gslrm, "mvdiffusion": make_pipeline}
 
 
 def main() -> None:
@@ -135,13 +141,14 @@ def main() -> None:
     parser.add_argument("--manifests", type=Path, required=True)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--parity", action="store_true")
-    parser.add_argument("--kind", choices=("gslrm", "mvdiffusion"))
+    parser.add_argument("--kind", choices=MAKERS, help="only this one")
     args = parser.parse_args()
     root = Path(tempfile.mkdtemp(prefix="full_size_"))
     try:
-        for kind, source in make_sources(root, args.manifests).items():
-            if args.kind in (None, kind):
-                print(json.dumps({kind: measure(kind, source, root, args)}), flush=True)
+        for kind in [args.kind] if args.kind else MAKERS:
+            source = MAKERS[kind](root, args.manifests)
+            print(json.dumps({kind: measure(kind, source, root, args)}), flush=True)
+            shutil.rmtree(source)
     finally:
         shutil.rmtree(root)
 
