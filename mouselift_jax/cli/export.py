@@ -1,15 +1,24 @@
-"""Write trained or converted weights in another program's format.
+"""Write weights, Gaussians or cameras in another program's format.
 
 Formats:
-  torch   GS-LRM as ckpt_<step>.pt {"model": ...}, networks of diffusion as diffusers folders
+  torch       GS-LRM as ckpt_<step>.pt {"model": ...}, networks of diffusion as diffusers folders
+  ply         Gaussians in other axes or in millimetres (3DGS fields; SuperSplat, Blender, Unity)
+  splat       Gaussians at 32 bytes each, for web viewers
+  html        Gaussians in a page that needs no server
+  mesh        triangles by fusion of rendered depth: .ply .obj .glb (extra [mesh])
+  transforms  cameras and pictures of a sample as transforms.json (NeRF's convention)
+  card        a model card for trained weights: data, figures, licence
 
 Examples:
   python -m mouselift_jax export --to=torch runs/gslrm out/              out/ckpt_<step>.pt
   python -m mouselift_jax export --to=torch runs/mvdiff out/             out/unet/
   python -m mouselift_jax export --to=torch checkpoints/facelift out/ --component unet
+  python -m mouselift_jax export --to=ply runs/infer out/ --axes unity --scale m
+  python -m mouselift_jax export --to=mesh runs/infer/splats.ply mouse.glb --scale mm
+  python -m mouselift_jax export --to=transforms runs/prepare out/ --sample sample_000012
 
-Values are exact: converting the result again gives the same bits. It stays under the licence of the
-weights that the training started from.
+torch: values are exact; converting the result again gives the same bits. It stays under the licence
+of the weights that the training started from.
 
 Exit code: 0 done, 2 something to correct
 """
@@ -21,6 +30,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from mouselift_jax.cli import _export_splats
 from mouselift_jax.errors import MouseLiftError, nearest
 
 
@@ -36,6 +46,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="torch: name FaceLift's own classes in unet/config.json, not diffusers' stock ones",
     )
     parser.add_argument("--vgg19", metavar="DIR", help="torch: VGG-19 to put beside GS-LRM")
+    parser.add_argument(
+        "--axes", default="opencv", help="of Gaussians: opencv, opengl, blender, unity"
+    )
+    parser.add_argument(
+        "--scale", default="scene", choices=("scene", "mm", "m"), help="unit of coordinates"
+    )
+    parser.add_argument("--sample", metavar="ID", help="transforms: which sample")
+    parser.add_argument("--all", action="store_true", help="transforms: every sample, in folders")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -62,4 +80,12 @@ def _to_torch(args: argparse.Namespace) -> list[str]:
 
 
 # Another format is one more entry: a function of the parsed arguments that returns lines to print.
-FORMATS: dict[str, Callable[[argparse.Namespace], list[str]]] = {"torch": _to_torch}
+FORMATS: dict[str, Callable[[argparse.Namespace], list[str]]] = {
+    "torch": _to_torch,
+    "ply": _export_splats.to_ply,
+    "splat": _export_splats.to_splat,
+    "html": _export_splats.to_html,
+    "mesh": _export_splats.to_mesh,
+    "transforms": _export_splats.to_transforms,
+    "card": _export_splats.to_card,
+}

@@ -133,7 +133,7 @@ def write_report(
         wall=_duration(summary.get("wall_s")),
         findings=[_finding(w) for w in summary.get("warnings", [])],
         metrics=_headline(summary.get("metrics", {})),
-        figures=[(k, _number(v)) for k, v in summary.get("metrics", {}).items()],
+        figures=[(k, number(v)) for k, v in summary.get("metrics", {}).items()],
         curves=curves_svg(metrics),
         sections=[
             {"title": s.title, "blocks": [_block(workdir, b) for b in s.blocks]} for s in sections
@@ -157,7 +157,7 @@ def _headline(metrics: Mapping[str, Any], most: int = 8) -> list[tuple[str, str]
     """
     names = [k for k in metrics if not k.endswith(("_low", "_high"))]
     names.sort(key=lambda k: not k.startswith("heldout/"))
-    return [(k, _number(metrics[k])) for k in names[:most]]
+    return [(k, number(metrics[k])) for k in names[:most]]
 
 
 def _viewer(sections: Sequence[Section]) -> dict[str, str] | None:
@@ -246,7 +246,7 @@ def _block(workdir: Path, block: Any) -> dict[str, Any]:
         src = block.path if big else "data:video/mp4;base64," + _b64(path.read_bytes())
         return {"kind": kind, "src": src, "caption": block.caption, "linked": big}
     if isinstance(block, Table):
-        rows = [[_number(v) for v in row] for row in block.rows]
+        rows = [[number(v) for v in row] for row in block.rows]
         return {"kind": kind, "headers": block.headers, "rows": rows, "caption": block.caption}
     if isinstance(block, Splats):
         from mouselift_jax.report.viewer import viewer_fragment
@@ -293,7 +293,8 @@ def _finding(warning: Any) -> Finding:
     return Finding(str(warning))
 
 
-def _number(value: Any) -> str:
+def number(value: Any) -> str:
+    """A value as people read it."""
     if isinstance(value, (bool, np.bool_)):
         return "yes" if value else "no"
     if isinstance(value, (float, np.floating)):

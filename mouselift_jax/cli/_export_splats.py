@@ -1,0 +1,190 @@
+"""Export formats for Gaussians and cameras: functions of the parsed arguments of `export`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mouselift_jax.errors import ConfigError, LayoutError, nearest
+from mouselift_jax.files import write_json_atomic
+
+
+def to_ply(args: argparse.Namespace) -> list[str]:
+    """.ply in other axes or in millimetres."""
+    from mouselift_jax.geometry.align import Similarity
+    from mouselift_jax.splats.ply import save_ply
+
+    lines = []
+    for label, gaussians, scale in _sets(args):
+        factor = _factor(args, scale)
+        if factor != 1.0:
+            gaussians = gaussians.transformed(Similarity(factor, np.eye(3), np.zeros(3)))
+        path = _target(args, label, ".ply")
+        # scene_scale keeps its meaning, units of the file per millimetre: 1 when it is in mm.
+        unit = None if scale is None else scale * factor
+        save_ply(path, gaussians, scene_scale=unit, axes=_axes(args))
+        lines.append(f"{path} ({gaussians.n_gaussians:,} Gaussians, axes {args.axes})")
+    return lines
+
+
+def to_splat(args: argparse.Namespace) -> list[str]:
+    """.splat, 32 bytes a Gaussian, for web viewers."""
+    from mouselift_jax.geometry.align import Similarity
+    from mouselift_jax.splats.ply import AXES
+    from mouselift_jax.splats.splat_file import save_splat
+
+    matrix, lines = AXES[_axes(args)][0], []
+    for label, gaussians, scale in _sets(args):
+        factor = _factor(args, scale)
+        gaussians = gaussians.turned(matrix)
+        gaussians = gaussians.transformed(Similarity(factor, np.eye(3), np.zeros(3)))
+        path = _target(args, label, ".splat")
+        save_splat(path, gaussians)
+        lines.append(f"{path} ({path.stat().st_size / 1e6:.1f} MB; the file cannot say its axes)")
+    return lines
+
+
+def to_mesh(args: argparse.Namespace) -> list[str]:
+    """Triangles by fusion of rendered depth; needs Open3D."""
+    from mouselift_jax.report.mesh import save_mesh
+
+    lines = []
+    for label, gaussians, scale in _sets(args):
+        path = _target(args, label, ".ply" if args.out.suffix == "" else args.out.suffix)
+        factor = _factor(args, scale)
+        vertices, triangles = save_mesh(path, gaussians, axes=_axes(args), scale=factor)
+        lines.append(f"{path} ({vertices:,} vertices, {triangles:,} triangles)")
+    return [*lines, "note: splats are no surface; thin parts and hazy regions come out wrong"]
+
+
+def to_html(args: argparse.Namespace) -> list[str]:
+    """One page that shows the Gaussians, like `view --export-html`."""
+    from mouselift_jax.report.viewer import export_html
+
+    sets = _sets(argparse.Namespace(**{**vars(args), "out": Path("page")}))
+    path = args.out if args.out.suffix == ".html" else args.out / "splats.html"
+    export_html(
+        path, [g for _, g, _ in sets], labels=[n for n, _, _ in sets], scene_scale=sets[0][2]
+    )
+    return [str(path)]
+
+
+def to_transforms(args: argparse.Namespace) -> list[str]:
+    """Cameras and pictures of samples as transforms.json (NeRF's convention)."""
+    from mouselift_jax.data.samples import SampleSet
+    from mouselift_jax.stages.workdir import resolve_samples
+
+    samples = SampleSet.open(resolve_samples(args.source))
+    ids = list(samples.ids())
+    if args.sample:
+        if args.sample not in ids:
+            raise ConfigError("no such sample", found=args.sample, fix=nearest(args.sample, ids))
+        ids = [args.sample]
+    lines = []
+    for sample_id in ids if len(ids) == 1 or args.all else ids[:1]:
+        sample = samples.load(sample_id)
+        folder = args.out / sample_id if args.all else args.out
+        frames = []
+        for v, number in enumerate(sample.camera_ids):
+            name = f"images/cam_{int(number):03d}.png"
+            _write_rgba(folder / name, sample.images_rgba[v])
+            frames.append({"file_path": name, **transforms_frame(sample.cameras[v])})
+        record = {"aabb_scale": 1, "frames": frames, "scene_scale_per_mm": samples.scene_scale}
+        write_json_atomic(folder / "transforms.json", record)
+        lines.append(f"{folder / 'transforms.json'} ({len(frames)} cameras)")
+    return lines
+
+
+def transforms_frame(camera: Any) -> dict[str, Any]:
+    """One frame of transforms.json: OpenGL camera axes (x right, y up, z backwards), world z up."""
+    K, c2w = np.asarray(camera.K, float), np.asarray(camera.c2w, float)
+    matrix = c2w @ np.diag([1.0, -1.0, -1.0, 1.0])
+    return {
+        "transform_matrix": matrix.tolist(),
+        "fl_x": K[0, 0], "fl_y": K[1, 1], "cx": K[0, 2], "cy": K[1, 2],
+        "w": int(camera.width), "h": int(camera.height),
+    }  # fmt: skip
+
+
+def _write_rgba(path: Path, rgba: np.ndarray) -> None:
+    import io
+
+    from PIL import Image
+
+    from mouselift_jax.files import write_bytes_atomic
+
+    buffer = io.BytesIO()
+    Image.fromarray(rgba).save(buffer, "png")
+    write_bytes_atomic(path, buffer.getvalue())
+
+
+def _sets(args: argparse.Namespace) -> list[tuple[str, Any, float | None]]:
+    """(label, Gaussians, scene units per mm) of everything in the source."""
+    from mouselift_jax.report.scene import open_scene
+
+    scene = open_scene(args.source)
+    moments = [m for m in scene.moments if m.splats is not None]
+    if not moments:
+        raise LayoutError(
+            "there are no Gaussians here",
+            where=args.source,
+            expected="a .ply, a .splat or the folder of an infer run",
+            fix="python launch.py --config=configs/infer.py ... makes them",
+        )
+    if len(moments) > 1 and args.out.suffix:
+        raise ConfigError(
+            f"{len(moments)} sets of Gaussians do not fit into one file",
+            where=args.out,
+            fix="name a folder; each set becomes a file in it",
+        )
+    return [(m.label, m.gaussians(), scene.scene_scale) for m in moments]
+
+
+def _factor(args: argparse.Namespace, scene_scale: float | None) -> float:
+    """What coordinates are multiplied with."""
+    if args.scale == "scene":
+        return 1.0
+    if scene_scale is None:
+        raise LayoutError(
+            "the unit of these Gaussians is unknown",
+            where=args.source,
+            expected="scene_scale in the header of the .ply",
+            fix="--scale scene keeps scene units",
+        )
+    return {"mm": 1.0, "m": 1e-3}[args.scale] / scene_scale
+
+
+def _axes(args: argparse.Namespace) -> str:
+    from mouselift_jax.splats.ply import AXES
+
+    if args.axes not in AXES:
+        raise ConfigError(
+            "unknown axes", where="--axes", found=args.axes, fix=nearest(args.axes, AXES)
+        )
+    return args.axes
+
+
+def _target(args: argparse.Namespace, label: str, suffix: str) -> Path:
+    """OUT itself when it names a file; else OUT/<label><suffix>, and never outside OUT."""
+    if args.out.suffix:
+        if args.out.exists():
+            raise ConfigError(
+                "the output exists already", where=args.out, fix="choose another name"
+            )
+        return args.out
+    return args.out / f"{Path(label).name}{suffix}"
+
+
+def to_card(args: argparse.Namespace) -> list[str]:
+    """A model card for the weights of a run or a converted folder."""
+    from mouselift_jax.report.model_card import write_model_card
+
+    folder = Path(args.source)
+    if not folder.is_dir():
+        raise LayoutError("no such run", where=folder, fix="give the folder of a run")
+    path = args.out if args.out.suffix == ".md" else args.out / "MODEL_CARD.md"
+    write_model_card(folder, path)
+    return [str(path)]
