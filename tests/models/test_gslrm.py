@@ -12,12 +12,14 @@ import pytest
 from safetensors.numpy import load_file
 
 from mouselift_jax.convert.gslrm import RULES, config_from_source
-from mouselift_jax.convert.rules import apply_rules
-from mouselift_jax.errors import ConfigError, ShapeError
+from mouselift_jax.convert.rules import apply_rules, invert_rules, match
+from mouselift_jax.errors import CheckpointError, ConfigError, ShapeError
 from mouselift_jax.geometry.camera import intrinsics
 from mouselift_jax.geometry.rig import turntable
 from mouselift_jax.models import gslrm as lib
 from mouselift_jax.models.gslrm import GSLRM, GSLRMConfig
+from mouselift_jax.models.layers import LOGICAL_AXES
+from mouselift_jax.splats.sh import C0
 
 TINY = GSLRMConfig(width=32, head_dim=16, n_layers=2, patch_size=4, remat="none")
 
@@ -159,8 +161,6 @@ def test_the_full_network_has_the_manifests_tensors(shared):
     config = GSLRMConfig(**config_from_source(shapes))
     assert config == GSLRMConfig()
     source = {k: np.broadcast_to(np.float32(0), s) for k, s in shapes.items()}
-    from mouselift_jax.convert.rules import match
-
     pairs = match(RULES, source, lib.param_shapes(config))
     assert len(pairs.moves) == 151 and len(pairs.ignored) == 32
 
@@ -257,8 +257,6 @@ def test_every_parameter_names_its_axes():
     boxed = jax.tree.leaves(
         shapes["params"], is_leaf=lambda x: isinstance(x, nn.LogicallyPartitioned)
     )
-    from mouselift_jax.models.layers import LOGICAL_AXES
-
     for leaf in boxed:
         assert isinstance(leaf, nn.LogicallyPartitioned)
         assert len(leaf.names) == len(leaf.value.shape)
@@ -273,3 +271,86 @@ def test_wrong_sizes_and_names_are_errors():
         GSLRMConfig(width=100)
     with pytest.raises(ConfigError, match="unknown remat"):
         init(dataclasses.replace(TINY, remat="blocks"), views(n=1, size=8))
+
+
+# --- against a torch oracle ---------------------------------------------------------------------
+
+
+@pytest.mark.torch
+def test_values_gradients_and_names_equal_a_torch_oracle():
+    torch = pytest.importorskip("torch")
+    from tests.models.gslrm_oracle import TorchGSLRM
+
+    torch.manual_seed(0)
+    oracle = TorchGSLRM()
+    for p in oracle.parameters():  # large enough to reach the clamps
+        p.data = torch.randn_like(p) * (0.3 if p.ndim > 1 else 0.2) + (p.ndim == 1)
+    source = {k: v.detach().numpy() for k, v in oracle.state_dict().items()}
+    stated = {"transformer": {"d_head": 16}}
+    config = GSLRMConfig(**config_from_source({k: v.shape for k, v in source.items()}, stated))
+    assert config == dataclasses.replace(TINY, remat="block")
+    params = apply_rules(RULES, source, lib.param_shapes(config))
+    inputs = views()
+    want = oracle(*(torch.from_numpy(np.array(x)) for x in inputs))
+    weights = {k: torch.randn(v.shape) for k, v in want.items()}
+    sum((want[k] * weights[k]).sum() for k in want).backward()
+
+    def loss(p):
+        g = GSLRM(config).apply({"params": p}, *inputs)
+        return sum((getattr(g, k) * w.numpy()).sum() for k, w in weights.items()), g
+
+    with jax.default_matmul_precision("highest"):
+        (_, got), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
+    for name, value in want.items():
+        close(getattr(got, name), value.detach().numpy())
+    ours = invert_rules(RULES, jax.tree.map(np.asarray, grads))
+    for name, p in oracle.named_parameters():
+        error = np.linalg.norm(ours[name] - p.grad.numpy()) / np.linalg.norm(p.grad.numpy())
+        assert error < 1e-4, name
+
+
+@pytest.mark.parametrize(
+    "change,said",
+    [
+        ({"transformer": {"n_layer": 3}}, "n_layers"),
+        ({"hard_pixelalign": False}, "hard_pixelalign"),
+        ({"use_aug_plucker": True}, "use_aug_plucker"),
+        ({"transformer": {"d_head": 24}}, "does not divide"),
+    ],
+)
+def test_a_config_that_contradicts_the_checkpoint_is_an_error(change, said):
+    shapes = {k: v.shape for k, v in invert_rules(RULES, zeros(TINY)).items()}
+    with pytest.raises(ConfigError, match=said):
+        config_from_source(shapes, change)
+
+
+def test_another_networks_tensors_are_an_error():
+    with pytest.raises(CheckpointError, match="not a GS-LRM"):
+        config_from_source({"conv_in.weight": (320, 4, 3, 3)})
+
+
+def zeros(config):
+    return jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), lib.param_shapes(config))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"depth": "range", "ray_embed": "plucker", "depth_near": 1.0, "depth_far": 5.0},
+        {"depth": "around_origin", "ray_embed": "plucker"},
+    ],
+)
+def test_depths_stay_within_their_range(change):
+    config, inputs = dataclasses.replace(TINY, **change), views(n=1, size=8, batch=1)
+    params = jax.tree.map(lambda x: x * 50, init(config, inputs))
+    g = run(config, params, inputs)
+    away = np.linalg.norm(g.means[:, 2:] - inputs[2][:, 0, None, :3, 3], axis=-1)
+    low, high = (1.0, 5.0) if config.depth == "range" else (2.7 - 1.8, 2.7 + 1.8)
+    assert low - 1e-4 <= away.min() < away.max() <= high + 1e-4
+
+
+def test_the_color_residual_paints_a_fresh_network_in_the_pictures_colors():
+    config, inputs = dataclasses.replace(TINY, color_residual=True), views(n=1, size=8, batch=1)
+    g = run(config, zeros(config), inputs)
+    colors = lib.unpatchify(0.5 + C0 * g.sh[:, 2:, 0], 1, 8, 8, 4)
+    np.testing.assert_allclose(colors, inputs[0], atol=1e-6)
