@@ -285,43 +285,44 @@ def _all_cameras(geometry: Geometry, change: Callable[[Camera], Camera]) -> Geom
 
 
 def continuous_hypotheses(
-    geometry: Geometry, suspects: list[int], families: tuple[str, ...]
+    geometry: Geometry, v: int, families: tuple[str, ...]
 ) -> Iterator[Hypothesis]:
-    """Wrong focal lengths and cropped or resized pictures, fitted to the misfit."""
-    for v in suspects:
+    """Wrong focal length and cropped or resized pictures of camera v, fitted to the misfit."""
 
-        def misfit(g: Geometry, v: int = v) -> float:
-            value = np.nanmean(pair_costs(g, only=v))
-            return float(value) if np.isfinite(value) else CLIP
+    def misfit(g: Geometry) -> float:
+        value = np.nanmean(pair_costs(g, only=v))
+        return float(value) if np.isfinite(value) else CLIP
 
-        for whole, name in ((False, "focal"), (True, "whole_K")) * ("calibration" in families):
+    for whole, name in ((False, "focal"), (True, "whole_K")) * ("calibration" in families):
 
-            def scaled(g: Geometry, f: float, v: int = v, whole: bool = whole) -> Geometry:
-                return g.replaced(v, camera=scale_focal(g.cameras[v], f, whole=whole))
+        def scaled(g: Geometry, f: float, whole: bool = whole) -> Geometry:
+            return g.replaced(v, camera=scale_focal(g.cameras[v], f, whole=whole))
 
-            factor = _line_search(lambda f, s=scaled: misfit(s(geometry, f)))
-            yield Hypothesis("intrinsics_wrong", (v,), "calibration", {"factor": factor, name: 1.0},
-                             2, lambda g, s=scaled, f=factor: s(g, f))  # fmt: skip
-        for free in (2, 4) * ("pixels" in families):
-            fit = _fit_affine(geometry, v, free, misfit)
-            if fit is not None:
-                scale, shift = fit
-                parameters = {"scale_x": scale[0], "scale_y": scale[1],
-                              "shift_x": shift[0], "shift_y": shift[1]}  # fmt: skip
-                yield Hypothesis(
-                    "video_cropped", (v,), "pixels", {k: float(p) for k, p in parameters.items()},
-                    1 + free, lambda g, v=v, a=scale, b=shift: _affine(g, v, a, b),
-                )  # fmt: skip
-    everyone = tuple(range(geometry.n_views))
-    if "calibration" not in families:
-        return
+        factor = _line_search(lambda f, s=scaled: misfit(s(geometry, f)))
+        yield Hypothesis("intrinsics_wrong", (v,), "calibration", {"factor": factor, name: 1.0},
+                         2, lambda g, s=scaled, f=factor: s(g, f))  # fmt: skip
+    for free in (2, 4) * ("pixels" in families):
+        fit = _fit_affine(geometry, v, free, misfit)
+        if fit is not None:
+            scale, shift = fit
+            parameters = {"scale_x": scale[0], "scale_y": scale[1],
+                          "shift_x": shift[0], "shift_y": shift[1]}  # fmt: skip
+            yield Hypothesis(
+                "video_cropped", (v,), "pixels", {k: float(p) for k, p in parameters.items()},
+                1 + free, lambda g, a=scale, b=shift: _affine(g, v, a, b),
+            )  # fmt: skip
 
-    def all_scaled(g: Geometry, f: float) -> Geometry:
+
+def common_focal_hypothesis(geometry: Geometry) -> Hypothesis:
+    """All focal lengths off by one factor, as when K belongs to another undistortion."""
+
+    def scaled(g: Geometry, f: float) -> Geometry:
         return _all_cameras(g, lambda c: scale_focal(c, f))
 
-    factor = _line_search(lambda f: cost(all_scaled(geometry, f)))
-    yield Hypothesis("intrinsics_wrong", everyone, "calibration", {"factor": factor}, 2,
-                     lambda g, f=factor: all_scaled(g, f))  # fmt: skip
+    factor = _line_search(lambda f: cost(scaled(geometry, f)))
+    everyone = tuple(range(geometry.n_views))
+    return Hypothesis("intrinsics_wrong", everyone, "calibration", {"factor": factor}, 2,
+                      lambda g: scaled(g, factor))  # fmt: skip
 
 
 def _line_search(value: Callable[[float], float]) -> float:
@@ -369,7 +370,7 @@ def _fit_affine(
     for log_scale in (0.0,) if free == 2 else (0.0, -0.25, 0.25):
         p0 = np.concatenate([start / 100.0, np.full(free - 2, log_scale)])
         simplex = np.vstack([p0, p0 + np.diag([0.15, 0.15, 0.05, 0.05][:free])])
-        options = {"initial_simplex": simplex, "maxfev": 120 * free, "xatol": 1e-4, "fatol": 1e-3}
+        options = {"initial_simplex": simplex, "maxfev": 70 * free, "xatol": 1e-4, "fatol": 1e-3}
         result = minimize(objective, p0, method="Nelder-Mead", options=options)
         if best is None or result.fun < best.fun:
             best = result
@@ -432,6 +433,10 @@ def suspects_of(pairs: np.ndarray) -> list[int]:
     return [int(i) for i in np.argsort(-np.nan_to_num(np.array(gain), nan=-1e9))]
 
 
+def _least(tried: list[tuple[Hypothesis, float]]) -> float:
+    return min((c for _, c in tried), default=np.inf)
+
+
 def _costs_after(h: Hypothesis, geometry: Geometry, pairs: np.ndarray) -> np.ndarray:
     """Pair costs with a correction applied; pairs it does not touch are taken from `pairs`."""
     corrected = h.apply(geometry)
@@ -471,9 +476,14 @@ def explain(
             if np.isfinite(new).sum() >= 0.7 * known:
                 tried.append((h, float(np.nanmean(new))))
 
+    enough = max(0.5 * floor, 0.15 * before)
     attempt(discrete_hypotheses(geometry, suspects))
-    if not tried or min(c for _, c in tried) > max(0.5 * floor, 0.15 * before):
-        attempt(continuous_hypotheses(geometry.thinned(_FIT_INSTANTS), suspects[:2], families))
+    thin = geometry.thinned(_FIT_INSTANTS)
+    if "calibration" in families and _least(tried) > enough:
+        attempt(iter([common_focal_hypothesis(thin)]))
+    for v in suspects[:2]:
+        if _least(tried) > enough:
+            attempt(continuous_hypotheses(thin, v, families))
     if not tried:
         return none
     tried.sort(key=lambda item: item[1])

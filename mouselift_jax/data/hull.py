@@ -39,7 +39,8 @@ def hull_cover(
         seed: which pixels are tried.
 
     Returns:
-        Cover [V]; NaN where the mask itself, or every other mask, is empty.
+        Cover [V]; NaN where the mask itself, or every other mask, is empty. What lies outside a
+        picture is not held against the cover: an animal that is cut off there may go on.
     """
     cover, _ = _carve(masks, cameras, rays, slack, seed)
     return cover
@@ -69,7 +70,7 @@ def _carve(
     full = [m.any() for m in binary]
     kernel = np.ones((2 * slack + 1, 2 * slack + 1), np.uint8)
     wide = [cv2.dilate(m.astype(np.uint8), kernel) > 0 if slack else m for m in binary]
-    boxes = [_box(m) for m in wide]
+    boxes = [_open_box(m) for m in wide]
     rng = np.random.default_rng(seed)
     cover, kept = np.full(len(binary), np.nan), []
     for v, (mask, camera) in enumerate(zip(binary, cameras, strict=True)):
@@ -111,6 +112,16 @@ def _box(mask: np.ndarray) -> tuple[float, float, float, float]:
     return (columns[0], rows[0], columns[-1] + 1.0, rows[-1] + 1.0)
 
 
+def _open_box(mask: np.ndarray) -> tuple[float, float, float, float]:
+    """The mask's box, or where the picture cuts the animal off one that reaches well beyond."""
+    height, width = mask.shape
+    x0, y0, x1, y1 = _box(mask)
+    if x0 > 0 and y0 > 0 and x1 < width and y1 < height:
+        return (x0, y0, x1, y1)
+    reach = 1.5 * max(x1 - x0, y1 - y0)
+    return (x0 - reach, y0 - reach, x1 + reach, y1 + reach)
+
+
 def pixel_rays(camera: Camera, xy: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Camera centre [3] and world directions [...,3] (unit camera depth) of pixels xy [...,2]."""
     K, c2w = np.asarray(camera.K, np.float64), np.asarray(camera.c2w, np.float64)
@@ -149,14 +160,15 @@ def _depth_range(
 
 
 def _look_up(mask: np.ndarray, camera: Camera, points: np.ndarray) -> np.ndarray:
-    """Whether points [...,3] fall on the mask; behind the camera or outside the picture is no."""
+    """Whether points [...,3] fall on the mask. Outside the picture nothing speaks against them."""
     P = np.asarray(camera.K) @ np.asarray(camera.w2c)[:3]
     h = points @ P[:, :3].T + P[:, 3]
     with np.errstate(divide="ignore", invalid="ignore"):
         x, y = h[..., 0] / h[..., 2], h[..., 1] / h[..., 2]
-    ok = (h[..., 2] > 0) & (x >= 0) & (y >= 0) & (x < mask.shape[1]) & (y < mask.shape[0])
-    column, row = np.where(ok, x, 0).astype(int), np.where(ok, y, 0).astype(int)
-    return ok & mask[row, column]
+    front = h[..., 2] > 0
+    seen = front & (x >= 0) & (y >= 0) & (x < mask.shape[1]) & (y < mask.shape[0])
+    column, row = np.where(seen, x, 0).astype(int), np.where(seen, y, 0).astype(int)
+    return front & (~seen | mask[row, column])
 
 
 def outline(mask: np.ndarray, n_points: int = 96) -> np.ndarray:

@@ -80,12 +80,12 @@ class Walk:
     def random(cls, rng: np.random.Generator) -> Walk:
         """A loop of either sense that starts anywhere."""
         sense = 1.0 if rng.random() < 0.5 else -1.0
-        return cls(rng.uniform(0, 2 * np.pi), sense * 1.5, rng.uniform(0, 2 * np.pi, 3))
+        return cls(rng.uniform(0, 2 * np.pi), sense * 1.7, rng.uniform(0, 2 * np.pi, 3))
 
     def position(self, t: np.ndarray) -> np.ndarray:
         """Points on the floor [...,2] at times t, seconds."""
         a = self.phase + self.speed * np.asarray(t)
-        r = 40.0 + 9.0 * np.sin(2 * a + self.wobble[0]) + 5.0 * np.sin(3 * a + self.wobble[1])
+        r = 31.0 + 8.0 * np.sin(2 * a + self.wobble[0]) + 4.0 * np.sin(3 * a + self.wobble[1])
         return np.stack([r * np.cos(a), r * np.sin(a)], -1) + ARENA_CENTRE[:2]
 
     def heading(self, t: np.ndarray) -> np.ndarray:
