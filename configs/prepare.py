@@ -64,6 +64,7 @@ def get_config(name=None):
         c.max_speed_mm_s = 3000.0  # a faster centre is a jump: the sample is left out; 0 = keep
         # --- colour, work ---
         c.match_gain = False  # equalise the cameras' colours on the animal
+        c.cache = ""  # folder to keep decoded frames in and take them from; empty = none
         c.threads = 0  # 0 = one per core
         config.split = s = common.ConfigDict()
         s.by = "time"  # time | recording

@@ -164,6 +164,16 @@ def mask_centroid(alpha: np.ndarray, box: tuple[int, int, int, int]) -> tuple[np
     return xy, m["m00"] / 255.0
 
 
+def sharpness(picture: np.ndarray, alpha: np.ndarray, box: tuple[int, int, int, int]) -> float:
+    """Variance of the Laplacian on the animal."""
+    x0, y0, x1, y1 = box
+    grey = cv2.cvtColor(picture[y0:y1, x0:x1, :3], cv2.COLOR_BGR2GRAY)
+    inside = cv2.erode(alpha[y0:y1, x0:x1], np.ones((5, 5), np.uint8)) > 127
+    if not inside.any():
+        return 0.0
+    return float(cv2.Laplacian(grey, cv2.CV_32F)[inside].var())
+
+
 def _threshold_masker(settings: MaskSettings) -> MaskMaker:
     if settings.animal_is not in ("dark", "bright"):
         raise ConfigError("animal_is is dark or bright", found=settings.animal_is)

@@ -14,12 +14,15 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 
 from mouselift_jax.data.crop import cutout, undistortion_maps
+from mouselift_jax.data.frame_cache import FrameCache
+from mouselift_jax.data.heading import check_heading, keypoint_heading, mask_heading
 from mouselift_jax.data.masks import (
     MaskMaker,
     MaskSettings,
@@ -27,6 +30,7 @@ from mouselift_jax.data.masks import (
     mask_box,
     mask_centroid,
     resolve_source,
+    sharpness,
 )
 from mouselift_jax.data.recipes import RECIPES, recipe_views
 from mouselift_jax.data.recording import Recording
@@ -40,10 +44,9 @@ from mouselift_jax.data.sample_checks import (
 from mouselift_jax.data.sample_writer import SampleWriter, sample_id
 from mouselift_jax.data.scene import Scene, SceneSettings, build_scene, triangulate_centre
 from mouselift_jax.data.video import Instant, read_instants
-from mouselift_jax.errors import ConfigError, LayoutError, nearest
+from mouselift_jax.errors import LayoutError
 from mouselift_jax.geometry.camera import Camera, stack_cameras
 
-HEADINGS = ("none", "keypoints", "pca")
 RANDOM_POINT_REACH_MM = 60.0
 GAIN_FRAMES = 4
 GAIN_LIMITS = (0.5, 2.0)
@@ -106,6 +109,7 @@ class Preparer:
         settings: see `PrepareSettings`.
         frames: frame numbers, ascending.
         first_number: number of the first frame's sample.
+        cache: folder for decoded frames (see `frame_cache`); None decodes every time.
 
     Raises:
         ConfigError, LayoutError, CalibrationError: settings and recording do not fit.
@@ -117,6 +121,7 @@ class Preparer:
         settings: PrepareSettings,
         frames: Sequence[int],
         first_number: int = 0,
+        cache: str | Path | None = None,
     ) -> None:
         self.recording, self.settings = recording, settings
         self.frames = [int(f) for f in frames]
@@ -132,11 +137,12 @@ class Preparer:
             None if c is None else undistortion_maps(camera, c)
             for camera, c in zip(recording.cameras, recording.distortion, strict=True)
         ]
+        self.cache = FrameCache(cache, recording, self.mask_source) if cache else None
         self._gains: np.ndarray | None = None
         self._masker: MaskMaker | None = None
         self._last: tuple[int, np.ndarray, float | None] | None = None
         self.warnings: list[str] = []
-        _check_heading(recording, settings)
+        check_heading(recording, settings.heading, settings.heading_keypoints)
 
     def manifest_entries(self) -> dict[str, Any]:
         """What the sample set's manifest says about this recording."""
@@ -208,7 +214,10 @@ class Preparer:
 
     def _instants(self, frames: list[int], pool: ThreadPoolExecutor) -> Iterator[Instant]:
         masks = self.recording.masks if self.mask_source == "files" else None
-        yield from read_instants(self.recording.videos, masks, frames, pool)
+        cache = self.cache
+        missing = [f for f in frames if cache is None or f not in cache]
+        decoded = read_instants(self.recording.videos, masks, missing, pool)
+        yield from decoded if cache is None else cache.read(frames, decoded)
 
     def _locate(self, instant: Instant) -> _Located:
         """Masks, and where the animal is."""
@@ -249,7 +258,7 @@ class Preparer:
             return located
         if s.min_sharpness > 0:
             located.sharpness = min(
-                _sharpness(p, a, b) for p, a, b in zip(pictures, alphas, boxes, strict=True)
+                sharpness(p, a, b) for p, a, b in zip(pictures, alphas, boxes, strict=True)
             )
             located.row["sharpness"] = round(located.sharpness, 2)
             if located.sharpness < s.min_sharpness:
@@ -404,27 +413,15 @@ class Preparer:
         return gains[:, ::-1]  # OpenCV measured BGR
 
     def _heading(self, located: _Located) -> float | None:
-        kind = self.settings.heading
+        kind, recording = self.settings.heading, self.recording
         if kind == "none":
             return None
-        if kind == "keypoints":
-            front, back = self._keypoint_pair(located.frame)
-            if np.isfinite([front, back]).all():
-                return _azimuth(front - back)
+        if kind == "pca":
+            return mask_heading(recording.cameras, located.alphas, located.boxes, located.centroids)
+        found = keypoint_heading(recording, located.frame, self.settings.heading_keypoints)
+        if found is None:
             located.reject = located.reject or "no heading"
-            return None
-        return _mask_axis(self.recording.cameras, located)
-
-    def _keypoint_pair(self, frame: int) -> tuple[np.ndarray, np.ndarray]:
-        from mouselift_jax.geometry.align import triangulate
-
-        points = self.recording.keypoints[:, frame, list(self.settings.heading_keypoints)]
-        weights = np.nan_to_num(points[..., 2]) * np.isfinite(points[..., :2]).all(-1)
-        K = np.stack([c.K for c in self.recording.cameras])
-        c2w = np.stack([c.c2w for c in self.recording.cameras])
-        cameras = Camera(K, c2w, self.recording.cameras[0].width, self.recording.cameras[0].height)
-        front, back = triangulate(np.nan_to_num(points[..., :2]), cameras, weights)
-        return front, back
+        return found
 
     def _resume_track(
         self, writer: SampleWriter, frame: int
@@ -444,60 +441,8 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _check_heading(recording: Recording, settings: PrepareSettings) -> None:
-    if settings.heading not in HEADINGS:
-        raise ConfigError(
-            "no such heading",
-            where="config.prepare.heading",
-            found=settings.heading,
-            fix=nearest(settings.heading, HEADINGS),
-        )
-    if settings.heading == "keypoints":
-        points = recording.keypoints
-        if points is None or max(settings.heading_keypoints) >= points.shape[2]:
-            raise ConfigError(
-                "heading=keypoints, but the recording has no such keypoints",
-                where=recording.path,
-                expected=f"keypoints {settings.heading_keypoints}",
-                found="none" if points is None else f"{points.shape[2]} keypoints",
-                fix="--config.prepare.heading=pca or none",
-            )
-
-
 def _box_middle(box: tuple[int, int, int, int]) -> np.ndarray:
     return np.array([box[0] + box[2], box[1] + box[3]]) / 2.0
-
-
-def _azimuth(direction: np.ndarray) -> float:
-    return float(np.degrees(np.arctan2(direction[1], direction[0])) % 360.0)
-
-
-def _mask_axis(cameras: Sequence[Camera], located: _Located) -> float | None:
-    """Azimuth of the animal's long axis: both ends of each silhouette's long axis, triangulated."""
-    ends = []
-    for alpha, (x0, y0, x1, y1) in zip(located.alphas, located.boxes, strict=True):
-        m = cv2.moments(np.ascontiguousarray(alpha[y0:y1, x0:x1]), True)
-        angle = 0.5 * np.arctan2(2 * m["mu11"], m["mu20"] - m["mu02"])
-        ends.append(np.array([np.cos(angle), np.sin(angle)]))
-    # Each view says: the axis lies in the plane of its silhouette's axis and the camera centre. The
-    # direction that lies best in all these planes is the animal's.
-    normals = []
-    for camera, xy, end in zip(cameras, located.centroids, ends, strict=True):
-        rays = np.linalg.inv(camera.K) @ np.stack([[*xy, 1.0], [*(xy + 50 * end), 1.0]], 1)
-        normal = camera.c2w[:3, :3] @ np.cross(rays[:, 0], rays[:, 1])
-        normals.append(normal / np.linalg.norm(normal))
-    direction = np.linalg.svd(np.stack(normals))[2][-1]
-    return _azimuth(direction)
-
-
-def _sharpness(picture: np.ndarray, alpha: np.ndarray, box: tuple[int, int, int, int]) -> float:
-    """Variance of the Laplacian on the animal."""
-    x0, y0, x1, y1 = box
-    grey = cv2.cvtColor(picture[y0:y1, x0:x1, :3], cv2.COLOR_BGR2GRAY)
-    inside = cv2.erode(alpha[y0:y1, x0:x1], np.ones((5, 5), np.uint8)) > 127
-    if not inside.any():
-        return 0.0
-    return float(cv2.Laplacian(grey, cv2.CV_32F)[inside].var())
 
 
 @contextmanager

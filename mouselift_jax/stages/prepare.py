@@ -142,7 +142,7 @@ def _preparers(config: Any) -> list[Preparer]:
                 exclude=c.exclude,
                 margin=c.exclude_margin,
             )
-            preparers.append(Preparer(recording, settings, frames, first))
+            preparers.append(Preparer(recording, settings, frames, first, c.cache or None))
             first += len(frames)
         except MouseLiftError as error:
             problems.append(error)
@@ -172,7 +172,7 @@ def _names(recordings: Sequence[Recording]) -> list[str]:
 
 def _manifest(config: Any, preparers: Sequence[Preparer], names: Sequence[str]) -> dict[str, Any]:
     c = config.to_dict() if hasattr(config, "to_dict") else dict(config)
-    parameters = {k: v for k, v in c["prepare"].items() if k != "threads"}
+    parameters = {k: v for k, v in c["prepare"].items() if k not in ("threads", "cache")}
     source = {
         name: {
             "path": str(p.recording.path),

@@ -34,6 +34,7 @@ MAY_CHANGE = (
     "train.mesh.*",  # a checkpoint restores on any mesh
     "data.workers",
     "prepare.threads",
+    "prepare.cache",
     "variant",
 )
 VERSIONS = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "mouselift_jax")

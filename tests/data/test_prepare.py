@@ -174,6 +174,31 @@ def test_resumes_to_the_same_set(recording, tmp_path):
         assert np.array_equal(whole.load(name).images_rgba, again.load(name).images_rgba)
 
 
+def test_cached_frames_give_the_same_set(recording, tmp_path, monkeypatch):
+    settings = PrepareSettings(scene=SceneSettings(size=96), **SMALL)
+    sets = []
+    for name, frames in (("a", range(2)), ("b", range(4)), ("c", range(4))):
+        preparer = Preparer(recording, settings, frames, cache=tmp_path / "cache")
+        if name == "c":  # everything is there: no video is touched
+            monkeypatch.setattr("mouselift_jax.data.video._open_video", None)
+        with SampleWriter(tmp_path / name, {"parameters": {}}) as writer:
+            preparer.run(writer, threads=2)
+            writer.finish(lambda rows: ["train"] * len(rows))
+        sets.append(SampleSet.open(tmp_path / name))
+    monkeypatch.undo()
+    plain, *_ = run(recording, tmp_path / "plain", frames=range(4))
+    for name in plain.ids("all"):
+        for other in sets[1:]:
+            assert np.array_equal(plain.load(name).images_rgba, other.load(name).images_rgba)
+    preparer.cache.file(0).write_bytes(b"PK")
+    with SampleWriter(tmp_path / "d", {"parameters": {}}) as writer:
+        with pytest.raises(ConfigError, match="cached frame is damaged"):
+            preparer.run(writer, threads=1)
+    with pytest.raises(ConfigError, match="does not go with masks=threshold"):
+        masks = MaskSettings(source="threshold")
+        Preparer(recording, PrepareSettings(masks=masks), range(2), cache=tmp_path / "cache")
+
+
 def test_memory_holds_few_instants(recording, tmp_path, monkeypatch):
     """However many frames: decoded pictures alive at once stay below a bound."""
     import gc
