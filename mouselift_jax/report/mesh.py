@@ -30,7 +30,7 @@ def fuse_mesh(gaussians: Gaussians, *, size: int = 256, cells: int = 160) -> obj
     Args:
         gaussians: one set, unbatched.
         size: side of the depth pictures, pixels.
-        cells: grid cells along the object's diagonal.
+        cells: grid cells along each side of a cube as large as the object's diagonal.
 
     Raises:
         MissingExtraError: Open3D is not installed.
@@ -46,10 +46,13 @@ def fuse_mesh(gaussians: Gaussians, *, size: int = 256, cells: int = 160) -> obj
     low, high = np.percentile(means, (2, 98), axis=0)
     centre, diagonal = (low + high) / 2, float(np.linalg.norm(high - low)) * 1.3
     cell = diagonal / cells
-    volume = o3d.pipelines.integration.ScalableTSDFVolume(
-        voxel_length=cell,
+    # (Open3D's ScalableTSDFVolume stayed empty on depth that the uniform one fuses well.)
+    volume = o3d.pipelines.integration.UniformTSDFVolume(
+        length=diagonal,
+        resolution=cells,
         sdf_trunc=4 * cell,
         color_type=o3d.pipelines.integration.TSDFVolumeColorType.RGB8,
+        origin=np.asarray(centre - diagonal / 2, np.float64),
     )
     for cameras in _rings(centre, diagonal, size):
         out = render(gaussians, cameras, background=(0, 0, 0))
