@@ -1,6 +1,6 @@
-"""One view's forward and backward -> a differentiable function of whole batches.
+"""Forward and backward of a few views -> a differentiable function of whole batches.
 
-The batch is walked one view after the other, in both directions, so memory is that of one view.
+The batch is walked a group of views at a time, in both directions, so memory is that of one group.
 `jax.vmap` folds its axis into the batch instead of vectorising loops whose lengths differ.
 
 Letters: L = *B flattened into one leading dimension.
@@ -36,50 +36,112 @@ def fold_vmap(function: Callable[..., Tree]) -> Callable[..., Tree]:
     return wrapped
 
 
-def differentiable(
-    forward_view: Callable[..., tuple], backward_view: Callable[..., tuple]
-) -> Callable[..., tuple]:
+def _split(views: int, most: int) -> int:
+    """The largest number of views up to `most` that divides `views`."""
+    return next(size for size in range(max(1, min(views, most)), 0, -1) if views % size == 0)
+
+
+def _grouped(tree: Tree, size: int) -> Tree:
+    return jax.tree.map(lambda a: a.reshape(-1, size, *a.shape[1:]), tree)
+
+
+def _flat(tree: Tree) -> Tree:
+    return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), tree)
+
+
+def forward_in_groups(group: Callable, most: Callable[[int], int]) -> Callable:
+    """Walk the views of a scene a group at a time.
+
+    Args:
+        group: (gaussians, cameras [G,...]) -> (broken [N], (rgb [G,...], light, depth, slabs [G],
+            pairs [G])).
+        most: number of Gaussians -> most views of a group.
+
+    Returns:
+        The `forward_scene` of `differentiable`.
+    """
+
+    def scene(gaussians: tuple, cameras: tuple) -> tuple:
+        size = _split(cameras[0].shape[0], most(gaussians[0].shape[0]))
+
+        def step(seen: Array, cameras: tuple) -> tuple:
+            broken, out = group(gaussians, cameras)
+            return seen | broken, out
+
+        none = jnp.zeros(gaussians[3].shape, bool) & (gaussians[3] > 0)
+        broken, out = lax.scan(step, none, _grouped(cameras, size))
+        rgb, light, depth, slabs, pairs = _flat(out)
+        return rgb, light, depth, broken.sum(dtype=jnp.int32), slabs, pairs
+
+    return scene
+
+
+def backward_in_groups(group: Callable, most: Callable[[int], int]) -> Callable:
+    """The same for gradients.
+
+    Args:
+        group: (gaussians, (cameras, pictures, cotangents) [G,...]) -> (their gradients summed over
+            the group, gradients of w2c [G,4,4]).
+        most: number of Gaussians -> most views of a group.
+
+    Returns:
+        The `backward_scene` of `differentiable`.
+    """
+
+    def scene(gaussians: tuple, xs: tuple) -> tuple:
+        size = _split(xs[0][0].shape[0], most(gaussians[0].shape[0]))
+
+        def step(total: list, xs: tuple) -> tuple:
+            grads, g_w2c = group(gaussians, xs)
+            return [a + b for a, b in zip(total, grads, strict=True)], g_w2c
+
+        zeros = [jnp.where(jnp.isfinite(a), a, 0) * 0 for a in gaussians]
+        total, g_w2c = lax.scan(step, zeros, _grouped(xs, size))
+        return (*total, _flat(g_w2c))
+
+    return scene
+
+
+def one_by_one(forward_view: Callable, backward_view: Callable) -> tuple[Callable, Callable]:
+    """Scene functions from those of one view, whose arguments carry no view dimension."""
+
+    def forward(gaussians: tuple, cameras: tuple) -> tuple:
+        *pictures, broken, slabs, pairs = forward_view(*gaussians, *_first(cameras))
+        return broken, jax.tree.map(lambda a: a[None], (*pictures, slabs, pairs))
+
+    def backward(gaussians: tuple, xs: tuple) -> tuple:
+        cameras, pictures, cotangents = _first(xs)
+        *grads, g_w2c = backward_view((*gaussians, *cameras), pictures, cotangents)
+        return grads, g_w2c[None]
+
+    def _first(tree: Tree) -> Tree:
+        return jax.tree.map(lambda a: a[0], tree)
+
+    return forward_in_groups(forward, lambda n: 1), backward_in_groups(backward, lambda n: 1)
+
+
+def differentiable(forward_scene: Callable, backward_scene: Callable) -> Callable[..., tuple]:
     """Build the batched function with its custom gradient.
 
     Args:
-        forward_view: (means [N,3], quats, scales, opacities, colors, w2c [4,4], K [3,3]) -> (rgb,
-            light, depth, broken [N], slabs, pairs).
-        backward_view: (those arguments, (rgb, light, depth), their cotangents) -> gradients of the
-            first six arguments.
+        forward_scene: ((means [N,3], quats, scales, opacities, colors), (w2c [V,4,4], K)) -> (rgb
+            [V,H,W,3], light, depth, broken [], slabs [V], pairs [V]).
+        backward_scene: (those Gaussians, (cameras, (rgb, light, depth), their cotangents)) ->
+            gradients of the Gaussians and of w2c.
 
     Returns:
-        A function of arrays [L,N,...] and cameras [L,V,...] -> (rgb [L,V,H,W,3], light, depth,
-        broken [L], slabs [L,V], pairs [L,V]).
+        A function of arrays [L,N,...] and cameras [L,V,...] -> what `forward_scene` gives, [L,...].
     """
 
     @fold_vmap
     def forward(*args: Array) -> tuple:
-        def scene(scene_args: tuple) -> tuple:
-            *gaussians, w2c, K = scene_args
-
-            def view(seen: Array, cameras: tuple) -> tuple:
-                *pictures, broken, slabs, pairs = forward_view(*gaussians, *cameras)
-                return seen | broken, (*pictures, slabs, pairs)
-
-            none = jnp.zeros(gaussians[3].shape, bool) & (gaussians[3] > 0)
-            broken, (rgb, light, depth, slabs, pairs) = lax.scan(view, none, (w2c, K))
-            return rgb, light, depth, broken.sum(dtype=jnp.int32), slabs, pairs
-
-        return lax.map(scene, args)
+        return lax.map(lambda a: forward_scene(a[:5], a[5:]), args)
 
     @fold_vmap
     def backward(args: tuple, pictures: tuple, cotangents: tuple) -> tuple:
-        def scene(scene_args: tuple) -> tuple:
-            (*gaussians, w2c, K), pictures, cotangents = scene_args
-
-            def view(total: list, xs: tuple) -> tuple:
-                cameras, pictures, cotangents = xs
-                *grads, g_w2c = backward_view((*gaussians, *cameras), pictures, cotangents)
-                return [a + b for a, b in zip(total, grads, strict=True)], g_w2c
-
-            zeros = [jnp.where(jnp.isfinite(a), a, 0) * 0 for a in gaussians]
-            total, g_w2c = lax.scan(view, zeros, ((w2c, K), pictures, cotangents))
-            return (*total, g_w2c)
+        def scene(xs: tuple) -> tuple:
+            args, pictures, cotangents = xs
+            return backward_scene(args[:5], (args[5:], pictures, cotangents))
 
         return lax.map(scene, (args, pictures, cotangents))
 

@@ -67,6 +67,8 @@ def _backend(implementation: str | None) -> tuple[str, Callable]:
                 f"the warp rasterizer cannot run here: {problem}", fix="use implementation='tiled'"
             )
         rasterize_flat = warp_backend.rasterize_flat
+    elif name == "warp_blocks":  # the CUDA kernels on any device: on a CPU for tests, slow
+        from mouselift_jax.render.warp_cuda import rasterize_flat
     else:
         raise BackendError(
             "unknown rasterizer", found=name, fix=nearest(name, IMPLEMENTATIONS), where="rasterize"

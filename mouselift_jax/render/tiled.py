@@ -328,10 +328,9 @@ def _backward_view(spec: Spec, capacity: int | None, args: tuple, pictures: tupl
 
 @functools.lru_cache(maxsize=64)
 def _differentiable(spec: Spec, capacity: int | None) -> Callable:
-    return batching.differentiable(
-        functools.partial(_forward_view, spec, capacity),
-        functools.partial(_backward_view, spec, capacity),
-    )
+    forward = functools.partial(_forward_view, spec, capacity)
+    backward = functools.partial(_backward_view, spec, capacity)
+    return batching.differentiable(*batching.one_by_one(forward, backward))
 
 
 def rasterize_flat(

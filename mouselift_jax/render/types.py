@@ -5,6 +5,7 @@ Letters beyond the table: L = *B flattened into one leading dimension.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,6 +13,14 @@ from jax import Array
 from jaxtyping import Float
 
 ArrayLike = Array | np.ndarray
+
+
+def no_type_check(function: Callable) -> Callable:
+    """Keep run-time type checkers off a function that Warp reads; they go by this name.
+
+    Unlike `typing.no_type_check` it leaves the annotations where Warp looks for them.
+    """
+    return function
 
 
 class Render(NamedTuple):

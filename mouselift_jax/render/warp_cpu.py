@@ -14,7 +14,6 @@ import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import no_type_check
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +21,7 @@ import numpy as np
 import warp as wp
 
 from mouselift_jax.render import constants as c
+from mouselift_jax.render.types import no_type_check
 
 TILE_HEIGHT = 16  # rows of a tile; the width is one vector, 16
 _RECORD = 16  # floats of a projected Gaussian and of its gradient row: one cache line

@@ -1,0 +1,280 @@
+"""Speed, memory and agreement of the rasterizers -> render.json and difference pictures.
+
+    python -m tests.benchmarks.bench_render [--quick] [--full] [--gsplat FOLDER] [--out FOLDER]
+
+Times are medians of calls that alternate between implementations in one process: processor
+milliseconds (both cores added up), and wall milliseconds, which on a busy machine are noise.
+Projection, lists and blending are included; "both" is forward and backward together. gsplat is only
+a peer: `pip install --no-deps --target FOLDER gsplat==1.5.3` and name the folder. --full adds
+GS-LRM's training shape, 1,572,866 Gaussians in 8 views of 512 px, in processes of their own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mouselift_jax.render import rasterize
+from mouselift_jax.render.types import Spec
+from tests.benchmarks.peers_render import gsplat_torch
+from tests.render.scenes import gslrm_like, shell, untrained
+
+GAUSSIANS = ("means", "quats", "scales", "opacities", "colors")
+SCENES = {"gslrm": gslrm_like, "shell": shell, "untrained": untrained}
+GSLRM_FULL = 6 * 512 * 512 + 2
+
+
+def calls(arrays: dict, size: int, implementation: str) -> dict[str, Callable]:
+    """Compiled forward and both-ways calls, as functions of nothing."""
+    arrays = {k: jnp.asarray(v) for k, v in arrays.items()}
+
+    def draw(arrays):
+        return rasterize(**arrays, width=size, height=size, implementation=implementation)
+
+    def loss(moving, cameras):
+        return jnp.square(draw({**moving, **cameras}).rgb).sum()
+
+    moving = {k: arrays[k] for k in GAUSSIANS}
+    cameras = {k: arrays[k] for k in ("w2c", "K")}
+    forward, both = jax.jit(draw), jax.jit(jax.value_and_grad(loss))
+    return {
+        "forward": lambda: jax.block_until_ready(forward(arrays)),
+        "both": lambda: jax.block_until_ready(both(moving, cameras)),
+    }
+
+
+def alternate(functions: dict[str, Callable], repeats: int) -> dict[str, dict[str, float]]:
+    """Median processor and wall milliseconds of each function, called in turn."""
+    taken = {name: ([], []) for name in functions}
+    for name in functions:
+        functions[name]()
+    for _ in range(repeats):
+        for name, function in functions.items():
+            cpu, wall = time.process_time(), time.perf_counter()
+            function()
+            taken[name][0].append((time.process_time() - cpu) * 1e3)
+            taken[name][1].append((time.perf_counter() - wall) * 1e3)
+    return {
+        name: {"cpu_ms": round(float(np.median(a)), 1), "wall_ms": round(float(np.median(b)), 1)}
+        for name, (a, b) in taken.items()
+    }
+
+
+def speed(kind: str, n: int, size: int, implementations: list[str], args) -> dict:
+    """One row: every implementation, and gsplat's torch code where it is wanted and present."""
+    arrays = SCENES[kind](n, size)
+    functions = {}
+    for name in implementations:
+        for way, function in calls(arrays, size, name).items():
+            functions[f"{name}/{way}"] = function
+    row = {"scene": kind, "gaussians": n, "size": size, **alternate(functions, args.repeats)}
+    peer = gsplat_torch(arrays, size, args.gsplat) if args.gsplat and n <= 50_000 else None
+    if peer is not None:
+        ways = {f"gsplat_torch/{w}": (lambda w=w: peer(w == "both")) for w in ("forward", "both")}
+        row |= alternate(ways, 1 if args.quick else 3)
+    for way in ("forward", "both"):
+        for a, b in (("tiled", "warp"), ("gsplat_torch", "warp"), ("gsplat_torch", "tiled")):
+            if f"{a}/{way}" in row and f"{b}/{way}" in row:
+                ratio = row[f"{a}/{way}"]["cpu_ms"] / row[f"{b}/{way}"]["cpu_ms"]
+                row[f"{a} / {b}, {way}"] = round(ratio, 1)
+    return row
+
+
+def tiled_memory(n: int, size: int) -> dict:
+    """What XLA plans for `tiled`, and how long it takes to compile, forward and backward."""
+    arrays = {k: jnp.asarray(v) for k, v in gslrm_like(n, size).items()}
+
+    def loss(moving, cameras):
+        out = rasterize(**moving, **cameras, width=size, height=size, implementation="tiled")
+        return jnp.square(out.rgb).sum()
+
+    moving = {k: arrays[k] for k in GAUSSIANS}
+    cameras = {k: arrays[k] for k in ("w2c", "K")}
+    cpu, wall = time.process_time(), time.perf_counter()
+    memory = jax.jit(jax.grad(loss)).lower(moving, cameras).compile().memory_analysis()
+    return {
+        "gaussians": n,
+        "size": size,
+        "temporary_mb": round(memory.temp_size_in_bytes / 2**20, 1),
+        "compile_wall_s": round(time.perf_counter() - wall, 1),
+        "compile_cpu_s": round(time.process_time() - cpu, 1),
+    }
+
+
+def slab_cost(n: int, size: int, repeats: int) -> dict:
+    """The same picture from one slab and from several."""
+    from mouselift_jax.render import tiled
+
+    arrays = [jnp.asarray(a)[None] for a in gslrm_like(n, size).values()]
+    spec = Spec(size, size, 0.2, None)
+    functions, info = {}, {}
+    for capacity in (4 * n, n):
+
+        def loss(gaussians, cameras, capacity=capacity):
+            rgb, *_, info = tiled.rasterize_flat(spec, *gaussians, *cameras, capacity=capacity)
+            return jnp.square(rgb).sum(), info
+
+        run = jax.jit(jax.value_and_grad(loss, has_aux=True))
+        (_, counts), _ = run(arrays[:5], arrays[5:])
+        name = f"{int(counts['slabs'])} slabs"
+        functions[name] = lambda run=run: jax.block_until_ready(run(arrays[:5], arrays[5:]))
+        info[name] = capacity
+    return {"gaussians": n, "size": size, "capacity": info, "both": alternate(functions, repeats)}
+
+
+def thread_gain(n: int, size: int, repeats: int) -> dict:
+    """Wall time of `warp` with one and two threads; needs an idle machine to mean anything."""
+    functions = {}
+    for threads in (1, 2):
+        for way, function in calls(gslrm_like(n, size), size, "warp").items():
+
+            def run(function=function, threads=threads):
+                os.environ["MOUSELIFT_RENDER_THREADS"] = str(threads)
+                function()
+
+            functions[f"{threads} threads/{way}"] = run
+    row = alternate(functions, repeats)
+    os.environ.pop("MOUSELIFT_RENDER_THREADS", None)
+    for way in ("forward", "both"):
+        gain = row[f"1 threads/{way}"]["wall_ms"] / row[f"2 threads/{way}"]["wall_ms"]
+        row[f"gain, {way}"] = round(gain, 2)
+    return {"gaussians": n, "size": size, **row}
+
+
+def full_shape(views: int, implementation: str) -> dict:
+    """One training step's rendering at full size, in this process; peak memory of the process."""
+    arrays = gslrm_like(GSLRM_FULL, 512, views=views)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    run = calls(arrays, 512, implementation)["both"]
+    run()
+    cpu, wall = time.process_time(), time.perf_counter()
+    run()
+    return {
+        "gaussians": GSLRM_FULL,
+        "views": views,
+        "size": 512,
+        "implementation": implementation,
+        "cpu_s": round(time.process_time() - cpu, 2),
+        "wall_s": round(time.perf_counter() - wall, 2),
+        "peak_gib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
+        "peak_before_gib": round(before, 2),
+    }
+
+
+def pictures(out: Path, implementations: list[str], size: int = 512, n: int = 100_000) -> dict:
+    """Pictures of each implementation and their differences, as one sheet."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    arrays = {k: jnp.asarray(v) for k, v in gslrm_like(n, size).items()}
+    drawn = {
+        name: np.asarray(
+            rasterize(**arrays, width=size, height=size, background=(1, 1, 1), implementation=name)
+            .rgb[0]
+        )
+        for name in implementations
+    }  # fmt: skip
+    first = drawn[implementations[0]]
+    figure, axes = pyplot.subplots(1, 2 * len(drawn) - 1, figsize=(5 * (2 * len(drawn) - 1), 5))
+    axes = np.atleast_1d(axes)
+    differences = {}
+    for k, (name, picture) in enumerate(drawn.items()):
+        axes[k].imshow(np.clip(picture, 0, 1))
+        axes[k].set_title(f"{name}, {n:,} Gaussians, {size} px")
+        if k:
+            error = np.abs(picture - first).max(-1)
+            differences[f"{name} - {implementations[0]}"] = {
+                "max": float(error.max()),
+                "mean": float(error.mean()),
+                "pixels above 1e-4": int((error > 1e-4).sum()),
+            }
+            panel = axes[len(drawn) + k - 1]
+            shown = panel.imshow(np.log10(np.maximum(error, 1e-9)), vmin=-9, vmax=-2)
+            panel.set_title(f"log10 |{name} - {implementations[0]}|")
+            figure.colorbar(shown, ax=panel, fraction=0.046)
+    for panel in axes:
+        panel.axis("off")
+    figure.tight_layout()
+    figure.savefig(out / "render_difference.png", dpi=60)
+    pyplot.close(figure)
+    return differences
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--out", type=Path, default=Path("runs/bench/render"))
+    parser.add_argument("--quick", action="store_true", help="the small scenes only")
+    parser.add_argument("--full", action="store_true", help="add GS-LRM's training shape")
+    parser.add_argument("--gsplat", help="folder that gsplat was installed into")
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--one-full-shape", nargs=2, metavar=("VIEWS", "IMPLEMENTATION"))
+    args = parser.parse_args()
+    if args.one_full_shape:
+        print(json.dumps(full_shape(int(args.one_full_shape[0]), args.one_full_shape[1])))
+        return
+    args.out.mkdir(parents=True, exist_ok=True)
+    implementations = ["tiled"]
+    try:
+        import warp  # noqa: F401
+
+        implementations.append("warp")
+    except ImportError:
+        print("warp-lang is not installed: tiled alone")
+    result = {
+        "machine": {
+            "platform": platform.platform(),
+            "devices": [d.device_kind for d in jax.devices()],
+            "cores": os.cpu_count(),
+            "load": os.getloadavg(),
+            "jax": jax.__version__,
+        },
+        "speed": [],
+    }
+
+    def keep(name: str, value: object) -> None:
+        result[name] = value
+        print(json.dumps({name: value}), flush=True)
+        (args.out / "render.json").write_text(json.dumps(result, indent=1), encoding="utf-8")
+
+    cases = [("gslrm", 10_000, 128), ("gslrm", 10_000, 256), ("gslrm", 50_000, 256)]
+    if not args.quick:
+        cases += [("shell", 50_000, 256), ("gslrm", 100_000, 256), ("gslrm", 100_000, 512)]
+        cases += [("gslrm", 393_218, 256), ("untrained", 10_000, 128)]
+    if jax.default_backend() != "cpu":
+        cases += [("gslrm", 400_000, 256), ("gslrm", 400_000, 512)]
+    for kind, n, size in cases:
+        row = speed(kind, n, size, implementations, args)
+        keep("speed", [*result["speed"], row])
+    keep("difference", pictures(args.out, implementations))
+    if not args.quick:
+        keep("tiled_memory", [tiled_memory(n, s) for n, s in ((50_000, 256), (393_218, 256))])
+        keep("slabs", slab_cost(100_000, 256, args.repeats))
+        if "warp" in implementations:
+            keep("threads", thread_gain(100_000, 512, args.repeats))
+    if args.full:
+        rows = []
+        for views in ("1", "2", "8"):
+            command = [sys.executable, "-m", "tests.benchmarks.bench_render", "--one-full-shape"]
+            done = subprocess.run(
+                [*command, views, implementations[-1]], capture_output=True, text=True, check=True
+            )
+            rows.append(json.loads(done.stdout.strip().splitlines()[-1]))
+        keep("full_shape", rows)
+
+
+if __name__ == "__main__":
+    main()
