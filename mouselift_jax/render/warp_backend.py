@@ -24,13 +24,15 @@ def problem(platform: str) -> str | None:
     version = tuple(int(part) for part in wp.__version__.split(".")[:2])
     if version < MIN_VERSION:
         return f"warp-lang {wp.__version__} is older than {MIN_VERSION[0]}.{MIN_VERSION[1]}"
-    if platform not in ("cpu",):
+    if platform not in ("cpu", "gpu"):
         return f"there is no Warp for {platform}"
     # Warp greets every process, and warns where there is no CUDA driver, which here is no fault.
     level = wp.config.log_level
     wp.config.log_level = max(level, wp.LOG_ERROR if platform == "cpu" else wp.LOG_WARNING)
     wp.init()
     wp.config.log_level = max(level, wp.LOG_WARNING)
+    if platform == "gpu" and not wp.is_cuda_available():
+        return "warp-lang finds no CUDA device (its wheels need driver R580 or newer)"
     if not wp.is_cpu_available():
         return "this build of warp-lang has no CPU compiler"
     return None
@@ -68,7 +70,7 @@ def _cpu(spec: Spec) -> Callable:
     return function
 
 
-def rasterize_flat(spec: Spec, *arrays: Array) -> tuple[Array, Array, Array, dict[str, Array]]:
+def _rasterize_cpu(spec: Spec, *arrays: Array) -> tuple[Array, Array, Array, dict[str, Array]]:
     """Blend L scenes of N Gaussians in V views each; see `reference.rasterize_flat`."""
     draw = _cpu(spec)
     *gaussians, colors, w2c, K = arrays
@@ -93,3 +95,17 @@ def rasterize_flat(spec: Spec, *arrays: Array) -> tuple[Array, Array, Array, dic
         "culled": broken.sum(dtype=jnp.int32),
     }
     return rgb, light, depth, info
+
+
+def rasterize_flat(spec: Spec, *arrays: Array) -> tuple[Array, Array, Array, dict[str, Array]]:
+    """Blend L scenes of N Gaussians in V views each; see `reference.rasterize_flat`."""
+    if jax.default_backend() == "cpu":
+        return _rasterize_cpu(spec, *arrays)
+    from mouselift_jax.render import warp_cuda
+
+    # Which device a call will run on is known when it is lowered, not here.
+    return lax.platform_dependent(
+        *arrays,
+        cpu=functools.partial(_rasterize_cpu, spec),
+        cuda=functools.partial(warp_cuda.rasterize_flat, spec),
+    )

@@ -270,7 +270,7 @@ def _call(which: int, *arguments: Array) -> list[Array]:
 
 # --- all views of a group at once ---------------------------------------------------------------
 def _over_slabs(grid: binning.Grid, order: binning.Order, state: tuple, body: Callable) -> tuple:
-    """Run `body(slabs, state)` until every view's scene or light ends; count slabs and pairs [V]."""
+    """Run `body(slabs, state)` until every view is done; count slabs and pairs [V]."""
 
     def more(carry: tuple) -> Array:
         first, _, state = carry
