@@ -275,11 +275,12 @@ def read_component(directory: Any, component: str) -> tuple[dict, dict[str, np.n
         config, flat = _converted(folder, component)
         note = f"{component} from {folder} (converted)"
     else:
+        from mouselift_jax.training import lora
         from mouselift_jax.training.checkpoint import load_run_params
 
         config = _read_json(folder / component / "config.json")
         params, step = load_run_params(folder / "checkpoints")
-        flat = flatten(params)
+        flat = {path: np.asarray(leaf) for path, leaf in flatten(lora.fold(params)).items()}
         note = f"{component} from {folder} (run, step {step})"
     _check_shapes(flat, component, config, folder)
     count = sum(leaf.size for leaf in flat.values())

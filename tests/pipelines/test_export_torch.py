@@ -72,6 +72,25 @@ def test_a_run_prefers_its_moving_average(tmp_path):
     )
 
 
+def test_a_lora_run_is_folded(tmp_path):
+    import jax
+
+    from mouselift_jax.training import lora
+    from mouselift_jax.training.checkpoint import Checkpoints
+
+    state = fake.gslrm_state()
+    params = _run(tmp_path / "run", "gslrm", fake.GSLRM, state, 1)
+    tree = lora.add(params, jax.random.key(0), rank=2, alpha=2.0)
+    tree = jax.tree.map(lambda leaf: leaf + 0.01, tree)
+    with Checkpoints(tmp_path / "run" / "checkpoints") as checkpoints:
+        checkpoints.save(2, {"params": tree})
+    _, loaded = load_pretrained(tmp_path / "run", "gslrm")
+    expected = flatten(lora.fold(tree))
+    assert flatten(loaded).keys() == expected.keys()
+    for path, leaf in flatten(loaded).items():
+        np.testing.assert_allclose(leaf, expected[path], rtol=1e-6)
+
+
 @pytest.mark.torch
 def test_a_unet_run_opens_in_diffusers_and_comes_back(tmp_path):
     torch = pytest.importorskip("torch")
