@@ -51,9 +51,7 @@ def resize(image: np.ndarray, camera: Camera, width: int, height: int) -> tuple[
     shrink = image.shape[1] >= width and image.shape[0] >= height
     if not shrink:
         return apply_map(image, M, width, height), camera
-    return _with_alpha_weights(
-        image, lambda im: cv2.resize(im, (width, height), interpolation=cv2.INTER_AREA)
-    ), camera
+    return _shrunk(image, width, height), camera
 
 
 def warp(
@@ -114,6 +112,27 @@ def map_points(M: np.ndarray, xy: np.ndarray) -> np.ndarray:
     """Pixel coordinates [...,2] carried by the pixel map M."""
     p = xy @ M[:, :2].T + M[:, 2]
     return p[..., :2] / p[..., 2:]
+
+
+def _shrunk(image: np.ndarray, width: int, height: int) -> np.ndarray:
+    """Area averages; of a cut-out shrunk by whole factors only the animal's box is worked on."""
+
+    def sample(part: np.ndarray, w: int, h: int) -> np.ndarray:
+        return _with_alpha_weights(
+            part, lambda im: cv2.resize(im, (w, h), interpolation=cv2.INTER_AREA)
+        )
+
+    fx, fy = image.shape[1] // width, image.shape[0] // height
+    whole = (fx * width, fy * height) == (image.shape[1], image.shape[0])
+    if image.ndim != 3 or image.shape[2] != 4 or image.dtype != np.uint8 or not whole:
+        return sample(image, width, height)
+    out = np.zeros((height, width, 4), np.uint8)
+    x, y, w, h = cv2.boundingRect(cv2.extractChannel(image, 3))
+    if w and h:
+        x0, y0, x1, y1 = x // fx, y // fy, -(-(x + w) // fx), -(-(y + h) // fy)
+        part = image[y0 * fy : y1 * fy, x0 * fx : x1 * fx]
+        out[y0:y1, x0:x1] = sample(part, x1 - x0, y1 - y0)
+    return out
 
 
 def _warp_filtered(image: np.ndarray, M: np.ndarray, width: int, height: int) -> np.ndarray:

@@ -226,6 +226,9 @@ class Preparer:
         for view, picture in enumerate(instant.pictures):
             stored = None if instant.masks is None else instant.masks[view]
             alpha = self._masker(view, picture, stored)
+            picture = np.ascontiguousarray(
+                picture[..., :3]
+            )  # without the alpha some pictures bring
             maps = self._undistort[view]
             if maps is not None:
                 picture = cv2.remap(picture, *maps, cv2.INTER_LINEAR)

@@ -85,6 +85,20 @@ def test_resize_keeps_smooth_pictures():
     np.testing.assert_allclose(out, smooth_picture(80, 60), atol=2e-3)
 
 
+def test_shrinking_a_cut_out_works_on_its_box():
+    rng = np.random.default_rng(0)
+    rgba = np.zeros((120, 160, 4), np.uint8)
+    rgba[31:77, 42:99] = rng.integers(0, 256, (46, 57, 4))
+    out, _ = resize(rgba, camera(), 80, 60)
+    a = rgba[..., 3:] / 255.0
+    mean = lambda v: v.reshape(60, 2, 80, 2, -1).mean((1, 3))  # noqa: E731
+    np.testing.assert_allclose(out[..., 3:], mean(a) * 255, atol=0.51)
+    seen = out[..., 3] > 20
+    color = (mean(rgba[..., :3] * a) / np.maximum(mean(a), 1e-9))[seen]
+    np.testing.assert_allclose(out[seen][:, :3], color, atol=0.51)
+    assert (out[out[..., 3] == 0] == 0).all()
+
+
 def test_colours_behind_the_animal_do_not_leak():
     """A green background under alpha 0 leaves no trace at the outline."""
     x, y = np.meshgrid(np.arange(160), np.arange(120))

@@ -237,6 +237,27 @@ def test_empty_masks_are_counted_and_named(recording, tmp_path):
     assert [(r["frame"], r["cameras"]) for r in skipped] == [(1, [3]), (4, [3])]
 
 
+def test_pictures_with_alpha_in_folders(recording, tmp_path):
+    """RGBA pictures bring their own masks, and give what videos with mask videos give."""
+    videos = []
+    for view, video in enumerate(recording.videos):
+        folder = tmp_path / "images" / str(view)
+        folder.mkdir(parents=True)
+        colour, mask = FrameStream(video), FrameStream(recording.masks[view], grey=True)
+        for k in range(2):
+            rgba = np.dstack([colour.read(), soft_threshold(mask.read())])
+            cv2.imwrite(str(folder / f"{k}.png"), rgba)
+        files = tuple(folder / f"{k}.png" for k in range(2))
+        videos.append(
+            dataclasses.replace(video, kind="folder", path=folder, files=files, has_alpha=True)
+        )
+    alpha = dataclasses.replace(recording, videos=tuple(videos), masks=None, mask_kind="alpha")
+    made, *_ = run(alpha, tmp_path / "alpha", frames=[0, 1])
+    plain, *_ = run(recording, tmp_path / "plain", frames=[0, 1])
+    for name in plain.ids("all"):
+        assert np.array_equal(made.load(name).images_rgba, plain.load(name).images_rgba)
+
+
 def test_jumps_and_blur_are_left_out(recording, tmp_path):
     _, manifest, _ = run(recording, tmp_path / "jump", max_speed_mm_s=1e-3)
     assert manifest["counts"]["skipped"] == {"jump": FRAMES - 1}
