@@ -38,6 +38,7 @@ def training() -> ConfigDict:
     c.dtype = "bfloat16"  # bfloat16 | float32: of the matrix products; weights stay float32
     c.remat = "block"  # none | block | dots | offload: what the backward pass recomputes
     c.ema_decay = 0.0  # 0 = no moving average of the weights
+    c.ema_warmup = False  # its decay grows with the updates, k / (k + 9), up to ema_decay
     c.log_every = 20  # steps between rows of metrics.jsonl
     c.picture_every = 250  # steps between pictures of training samples; 0 = never
     c.eval_every = 1000  # steps between evaluations on held-out views; 0 = only at the end
@@ -60,6 +61,7 @@ def optimiser() -> ConfigDict:
     c.b2 = 0.95
     c.eps = 1e-8
     c.weight_decay = 0.05  # on tensors of two or more dimensions only
+    c.decay_all = False  # on gains and biases too
     c.clip_norm = 1.0  # of the gradient over all weights; 0 = no clipping
     c.skip_factor = 20.0  # an update whose norm is above clip_norm times this is skipped; 0 = never
     c.second_moment = "full"  # full | factored (Adafactor's rows and columns: far less memory)

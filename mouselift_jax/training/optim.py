@@ -113,7 +113,9 @@ def make(config: Any, total_steps: int, params: Any) -> tuple[optax.GradientTran
     match_all([p for p, _ in scales], paths, "train.optim.lr_scale")
 
     def mask(tree: Any) -> Any:
-        return jax.tree_util.tree_map_with_path(lambda k, v: decays(path_of(k), v.ndim), tree)
+        return jax.tree_util.tree_map_with_path(
+            lambda k, v: config.decay_all or decays(path_of(k), v.ndim), tree
+        )
 
     if config.second_moment == "full":
         scale = optax.scale_by_adam(b1=config.b1, b2=config.b2, eps=config.eps)

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from mouselift_jax.training import optim, sharding
+from mouselift_jax.training import lora, optim, sharding
 
 Loss = Callable[..., tuple[jax.Array, dict[str, jax.Array]]]
 
@@ -111,6 +111,7 @@ def make_step(
     seed: int = 0,
     accum_steps: int = 1,
     ema_decay: float = 0.0,
+    ema_warmup: bool = False,
 ) -> Callable[[TrainState, Any], tuple[TrainState, dict[str, jax.Array]]]:
     """The training step, to be jitted with its state donated.
 
@@ -122,6 +123,7 @@ def make_step(
         seed: of the run.
         accum_steps: micro-batches the batch is split into; gradients are averaged in float32.
         ema_decay: of the moving average; 0 = none.
+        ema_warmup: the decay grows with the number of updates, see `ema_rate`.
 
     Returns:
         `step(state, batch) -> (state, metrics)`; metrics are float32 scalars named "train/...".
@@ -176,8 +178,9 @@ def make_step(
         params = choose(moved, state.params)
         ema = state.ema
         if ema is not None:
+            rate = ema_rate(state.step + 1, ema_decay) if ema_warmup else ema_decay
             ema = jax.tree.map(
-                lambda e, p: jnp.where(apply, e * ema_decay + p * (1 - ema_decay), e), ema, params
+                lambda e, p: jnp.where(apply, e * rate + p * (1 - rate), e), ema, params
             )
         new = state.replace(
             step=state.step + go.astype(jnp.int32),
@@ -199,6 +202,15 @@ def make_step(
     return step
 
 
+def ema_rate(k: Any, cap: float) -> jax.Array:
+    """Decay of the k-th update of a moving average that starts fresh: k / (k + 9), at most `cap`.
+
+    The first update copies the weights. Source: diffusers' EMAModel with its defaults.
+    """
+    k = jnp.asarray(k, jnp.float32)
+    return jnp.where(k <= 1, 0.0, jnp.minimum(k / (k + 9), cap))
+
+
 def eval_params(state: TrainState) -> Any:
-    """The weights to evaluate and to release: the moving average where there is one."""
-    return merge(state.params if state.ema is None else state.ema, state.frozen)
+    """The weights to evaluate and to release: averaged where there is an average, LoRA folded in."""
+    return lora.fold(merge(state.params if state.ema is None else state.ema, state.frozen))

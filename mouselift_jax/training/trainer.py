@@ -19,7 +19,7 @@ import jax
 import numpy as np
 
 from mouselift_jax.errors import CheckpointError
-from mouselift_jax.training import checkpoint, loop, optim, sharding
+from mouselift_jax.training import checkpoint, loop, lora, optim, sharding
 from mouselift_jax.training import state as states
 from mouselift_jax.training.checkpoint import Checkpoints
 from mouselift_jax.training.logging import MetricWriter
@@ -56,12 +56,35 @@ class Trainer:
         task: what is trained.
         config: the section `train` (see `configs/common.py`).
         seed: of weights and of every random choice of the steps.
+        low_rank: the section `lora`; with a rank above 0 only low-rank additions are trained.
         devices: the devices, by default all.
     """
 
     def __init__(
-        self, task: Task, config: Any, *, seed: int = 0, devices: Sequence[Any] | None = None
+        self,
+        task: Task,
+        config: Any,
+        *,
+        seed: int = 0,
+        low_rank: Any = None,
+        devices: Sequence[Any] | None = None,
     ) -> None:
+        self._low_rank = low_rank if low_rank is not None and low_rank.rank > 0 else None
+        self._add = lambda params: params
+        if self._low_rank is not None:
+            self._add = functools.partial(
+                lora.add,
+                rng=jax.random.key(seed + 1),
+                rank=low_rank.rank,
+                alpha=low_rank.alpha,
+                patterns=tuple(low_rank.targets),
+            )
+            init, loss = task.init, task.loss
+            task = dataclasses.replace(
+                task,
+                init=lambda key: self._add(init(key)),
+                loss=lambda params, *args, **kw: loss(lora.fold(params), *args, **kw),
+            )
         self.task, self.config, self.seed = task, config, seed
         self.mesh = sharding.make_mesh(config.mesh, devices)
         sharding.check_batch(config.batch_size, config.accum_steps, self.mesh)
@@ -89,7 +112,14 @@ class Trainer:
         paths = [optim.path_of(k) for k, _ in jax.tree_util.tree_leaves_with_path(shapes)]
         patterns = [str(p) for p in self.config.optim.freeze]
         optim.match_all(patterns, paths, "train.optim.freeze")
-        return lambda path: not any(re.search(p, "/".join(path)) for p in patterns)
+        low_rank = self._low_rank is not None
+
+        def trained(path: tuple[str, ...]) -> bool:
+            if low_rank and not lora.is_trained(path):
+                return False
+            return not any(re.search(p, "/".join(path)) for p in patterns)
+
+        return trained
 
     def _jit_step(self) -> Any:
         config, task = self.config, self.task
@@ -105,6 +135,7 @@ class Trainer:
                 seed=self.seed,
                 accum_steps=config.accum_steps,
                 ema_decay=config.ema_decay,
+                ema_warmup=config.ema_warmup,
             )
             return one(state, batch)
 
@@ -151,6 +182,8 @@ class Trainer:
                     lambda: place(nn.meta.unbox(self.task.init(key))),
                     out_shardings=self.state_places,
                 )()
+            if self._low_rank is not None:
+                initial = jax.device_get(jax.jit(self._add)(initial))
             check_same_tree(initial, states.merge(self.shapes, self.abstract.frozen))
             places = states.merge(self.places, self.state_places.frozen)
             put = jax.tree.map(

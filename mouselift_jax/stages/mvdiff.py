@@ -1,0 +1,450 @@
+"""Train the multi-view UNet on a sample set and judge the views it makes."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import logging
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mouselift_jax.data.rig_file import WARN_SPREAD_PX, save_rig
+from mouselift_jax.data.samples import SampleSet
+from mouselift_jax.errors import ConfigError, LayoutError
+from mouselift_jax.files import write_json_atomic
+from mouselift_jax.geometry.camera import Camera
+from mouselift_jax.geometry.rig_spread import Rig, median_rig
+from mouselift_jax.models import mvunet
+from mouselift_jax.pipelines import views_cost
+from mouselift_jax.pipelines.views import Networks
+from mouselift_jax.pipelines.views_training import (
+    DiffusionLossConfig,
+    Encoded,
+    diffusion_loss,
+    draw_training,
+    encode,
+)
+from mouselift_jax.report.html import Finding, Picture, Section, Table, Text, write_report
+from mouselift_jax.stages import mvdiff_data, program
+from mouselift_jax.stages.mvdiff_judge import Judge
+from mouselift_jax.stages.stage import Plan
+from mouselift_jax.stages.towers import Towers, initial_unet, load_towers, uses_toys
+from mouselift_jax.stages.workdir import Workdir, must_exist, read_summary, resolve_samples
+from mouselift_jax.training import loop
+from mouselift_jax.training.trainer import Task, Trainer
+from mouselift_jax.training.watchdogs import Alarm, check_order, check_prompts
+
+log = logging.getLogger("mouselift_jax")
+
+
+# --- what is trained -----------------------------------------------------------------------------
+
+
+def unet_config(config: Any, downscale: int) -> mvunet.MVUNetConfig:
+    """The network of a config; its picture size follows `data.size`."""
+    if config.data.size % downscale:
+        raise ConfigError(
+            "config.data.size must be a multiple of the autoencoder's step",
+            expected=f"a multiple of {downscale}",
+            found=config.data.size,
+        )
+    return mvunet.MVUNetConfig(**config.model.to_dict(), sample_size=config.data.size // downscale)
+
+
+def make_unet(config: Any, downscale: int) -> mvunet.MVUNet:
+    """The network, with this run's arithmetic."""
+    if config.train.remat not in ("none", "block"):
+        raise ConfigError(
+            "the UNet recomputes whole blocks or nothing",
+            where="config.train.remat",
+            expected="none | block",
+            found=config.train.remat,
+        )
+    return mvunet.MVUNet(
+        unet_config(config, downscale),
+        dtype=jnp.dtype(config.train.dtype),
+        remat=config.train.remat == "block",
+    )
+
+
+def init_unet(module: mvunet.MVUNet, key: jax.Array) -> Any:
+    """Random weights, with axis names."""
+    c = module.config
+    side, v = 2 ** (len(c.block_channels) - 1), c.n_views
+    args = (
+        jnp.zeros((1, v, side, side, c.in_channels)),
+        jnp.zeros((1,), jnp.int32),
+        jnp.zeros((1, v, 1, c.context_dim)),
+        jnp.zeros((1, v, c.class_dim)),
+    )
+    poses = jnp.ones((1, v, 4)) if c.pose_features else None
+    return module.init(key, *args, poses=poses)["params"]
+
+
+def batch_shapes(config: Any, networks: Networks) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes of one training batch, of pictures or of encodings."""
+    b, v, size = config.train.batch_size, config.model.n_views, config.data.size
+    side, channels = networks.latent_side, networks.vae.config.latent_channels
+
+    def f32(*shape: int) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((b, *shape), jnp.float32)
+
+    found = {"order": jax.ShapeDtypeStruct((b, v), jnp.int32)}
+    if config.cache.enabled:
+        found |= {k: f32(v, side, side, channels) for k in ("mean", "logvar")}
+        found["image_embeds"] = f32(networks.image_normalizer.embedding_dim)
+    else:
+        found["images"] = f32(v, size, size, 3)
+    return found | ({"poses": f32(v, 4)} if config.model.pose_features else {})
+
+
+def make_task(config: Any, networks: Networks, constants: dict[str, Any]) -> Task:
+    """The training task. Frozen networks that the step does not need are not handed to it."""
+    how = DiffusionLossConfig(**config.loss.to_dict())
+    n_steps = networks.latent_noise.n_steps
+
+    def loss(params: Any, batch: Any, *, rng: Any, step: Any, constants: Any) -> Any:
+        del step
+        if config.cache.enabled:
+            mean = batch["mean"]
+            encoded = Encoded(batch["image_embeds"], mean[:, 0], mean, batch["logvar"])
+        else:
+            encoded = encode(networks, constants, batch["images"])
+        return diffusion_loss(
+            params,
+            encoded,
+            constants["prompts"][batch["order"]],
+            draw_training(rng, networks, encoded.mean.shape, n_steps),
+            networks=networks,
+            normalizer=constants["image_normalizer"],
+            config=how,
+            poses=batch.get("poses"),
+        )
+
+    needed = ["prompts", "image_normalizer"]
+    needed += [] if config.cache.enabled else ["vae", "image_encoder"]
+    flops = views_cost.training_flops(
+        networks,
+        config.train.batch_size,
+        n_tokens=constants["prompts"].shape[1],
+        remat=config.train.remat == "block",
+        cached=config.cache.enabled,
+    )
+    return Task(
+        functools.partial(init_unet, networks.unet),
+        loss,
+        batch_shapes(config, networks),
+        constants={k: constants[k] for k in needed},
+        flops_per_step=flops["total"],
+    )
+
+
+# --- data ----------------------------------------------------------------------------------------
+
+
+def check(config: Any, samples: Path) -> SampleSet:
+    """The sample set, after everything about it that can be wrong has been looked at."""
+    sample_set = SampleSet.open(samples)
+    if not sample_set.ids("train"):
+        raise LayoutError("the training split is empty", where=samples)
+    if config.reference not in ("fixed", "random"):
+        raise ConfigError(
+            "no such reference",
+            where="config.reference",
+            expected="fixed | random",
+            found=config.reference,
+        )
+    first = len(sample_set.picture_paths(sample_set.ids("train")[0]))
+    if first < config.model.n_views:
+        raise LayoutError(
+            "the samples have too few views",
+            where=samples,
+            expected=config.model.n_views,
+            found=first,
+        )
+    if config.cache.enabled:
+        mvdiff_data.variants(config)
+    return sample_set
+
+
+def measure_rig(config: Any, sample_set: SampleSet) -> Rig | None:
+    """The cameras that the slots will have learned, and how far the samples stray from them."""
+    found = mvdiff_data.stacked_cameras(sample_set, sample_set.ids("train"), config)
+    if found is None:
+        return None
+    K, c2w = found
+    if config.reference == "random":
+        # every view in turn is the reference: the rig of a slot is the median over them all
+        turned = []
+        for r in range(config.model.n_views):
+            order = np.stack(
+                [mvdiff_data.order_from(r, mvdiff_data.azimuths_of(c), len(c)) for c in c2w]
+            )[..., None, None]
+            turned.append([np.take_along_axis(x, order, 1) for x in (K, _facing(c2w, order))])
+        K, c2w = (np.concatenate(x) for x in zip(*turned, strict=True))
+    size = config.data.size
+    return median_rig(Camera(K.astype(np.float64), c2w.astype(np.float64), size, size))
+
+
+def _facing(c2w: np.ndarray, order: np.ndarray) -> np.ndarray:
+    """Cameras turned about the vertical so that each sample's reference faces the front (270)."""
+    from mouselift_jax.geometry.rig import azimuth_elevation
+
+    out = np.array(c2w, np.float64)
+    first = np.take_along_axis(c2w, order, 1)[:, 0]
+    turn = np.deg2rad(270.0 - np.asarray(azimuth_elevation(first)[0]))
+    cos, sin = np.cos(turn), np.sin(turn)
+    R = np.zeros((len(c2w), 1, 3, 3))
+    R[:, 0, 0, 0], R[:, 0, 0, 1], R[:, 0, 1, 0], R[:, 0, 1, 1] = cos, -sin, sin, cos
+    R[:, 0, 2, 2] = 1
+    out[..., :3, :] = R @ out[..., :3, :]
+    return out
+
+
+# --- the stage -----------------------------------------------------------------------------------
+
+
+def plan(config: Any, workdir: Path) -> Plan:
+    """What a run would do."""
+    samples = resolve_samples(config.samples)
+    sample_set = check(config, samples)
+    toys = uses_toys(config)
+    if not toys:
+        must_exist(config.init_from, "init_from")
+    t = config.train
+    module = make_unet(config, 2 ** (len(config.toy.vae.block_channels) - 1) if toys else 8)
+    weights = sum(
+        x.size
+        for x in jax.tree.leaves(
+            jax.eval_shape(lambda: nn.meta.unbox(init_unet(module, jax.random.key(0))))
+        )
+    )
+    state = weights * 4 * (4 if t.ema_decay else 3)
+    notes = [f"{weights:,} weights; {len(sample_set.ids('train'))} training samples"]
+    if toys:
+        notes.append("toy networks: the run makes its own autoencoder; no use beyond testing")
+    if config.cache.enabled:
+        count = len(sample_set.ids("train")) * len(mvdiff_data.variants(config))
+        side = module.config.sample_size
+        size = count * (2 * config.model.n_views * side**2 * 4 + config.model.class_dim) * 4
+        notes.append(f"cache of {count} encodings, {size / 2**30:.2f} GiB of disk")
+    done = read_summary(workdir)
+    finished = done.get("finished") and done.get("steps", 0) >= t.steps
+    return Plan(
+        stage="mvdiff",
+        reads=[str(samples)] + ([str(config.init_from)] if config.init_from else []),
+        writes=[f"{workdir}/{n}" for n in ("checkpoints/", "unet/", "cameras.json", "report.html")],
+        steps=f"{t.steps} updates of {t.batch_size} objects of {config.model.n_views} views",
+        memory=f"weights, optimiser and average {state / 2**30:.2f} GiB over all devices, "
+        f"checkpoints {state / 2**30 * t.keep:.1f} GiB of disk",
+        skipped=[f"all {t.steps} steps: finished"] if finished else [],
+        notes=notes,
+    )
+
+
+def run(config: Any, workdir: Workdir) -> None:
+    """Train, validate, report."""
+    samples = resolve_samples(config.samples)
+    sample_set = check(config, samples)
+    done = read_summary(workdir)
+    if done.get("finished") and done["steps"] >= config.train.steps:
+        log.info("nothing left to do: %s steps are done", config.train.steps)
+        return
+    towers = load_towers(config, workdir, samples)
+    alarms = early_alarms(config, sample_set, towers)
+    for alarm in alarms:
+        workdir.warn(f"{alarm.what}. Cause: {alarm.cause}. Try: {alarm.remedy}")
+    rig = keep_rig(config, workdir, sample_set)
+
+    module = make_unet(config, towers.modules["vae"].config.downscale)
+    networks = towers.networks(module)
+    constants = {**towers.params, "prompts": jnp.asarray(towers.prompts)}
+    trainer = Trainer(make_task(config, networks, constants), config.train, seed=config.seed)
+    if workdir.options.primary:
+        record = json.loads(json.dumps(dataclasses.asdict(module.config)))
+        write_json_atomic(workdir / "unet/config.json", record)
+    batches = training_batches(config, workdir, samples, towers, networks, trainer.rows)
+    judge = Judge(config, samples, networks, towers.params, towers.prompts, workdir.path)
+    started: dict[str, str] = {}
+
+    def initial() -> Any:
+        if not config.init_from:
+            return None
+
+        def fresh() -> Any:
+            return jax.jit(lambda: nn.meta.unbox(init_unet(module, jax.random.key(config.seed))))()
+
+        params, started["note"] = initial_unet(config.init_from, module.config, fresh)
+        log.info("%s", started["note"])
+        return params
+
+    with jax.debug_nans(workdir.options.debug):
+        state, metrics = trainer.fit(
+            workdir.path,
+            batches,
+            initial=initial,
+            hooks=loop.Hooks(
+                evaluate=judge if judge.count and jax.process_count() == 1 else None,
+                warn=workdir.warn,
+                replay=program.command_line(),
+            ),
+            style=workdir.options.progress,
+            profile=workdir.options.profile,
+            primary=workdir.options.primary,
+        )
+    if not workdir.options.primary:
+        return
+    if judge.count and not judge.pictures and jax.process_count() == 1:
+        metrics |= judge(state, config.train.steps)
+    finish(config, workdir, judge, metrics, rig, alarms, towers, started)
+
+
+def early_alarms(config: Any, sample_set: SampleSet, towers: Towers) -> list[Alarm]:
+    """What can be seen to be wrong before the first step; a file of the wrong width stops it."""
+    alarms = check_prompts(towers.prompts, config.model.n_views, config.model.context_dim)
+    for alarm in alarms:
+        if alarm.code in ("prompts_shape", "prompts_not_finite", "prompts_zero"):
+            raise ConfigError(
+                alarm.what, where="config.prompt_embeds", found=alarm.cause, fix=alarm.remedy
+            )
+    cameras = sample_set.cameras(sample_set.ids("train")[0])
+    if cameras is not None:
+        azimuths = mvdiff_data.azimuths_of(cameras.c2w)[: config.model.n_views]
+        alarms += check_order(azimuths)
+    return alarms
+
+
+def keep_rig(config: Any, workdir: Workdir, sample_set: SampleSet) -> Rig | None:
+    """Write cameras.json and say whether one rig can stand for all samples."""
+    rig = measure_rig(config, sample_set)
+    if rig is None:
+        workdir.warn(
+            "the samples have no cameras: there will be no cameras.json, and synth and infer will "
+            "need --config.cameras=FILE"
+        )
+        return None
+    if workdir.options.primary:
+        save_rig(workdir / "cameras.json", rig, source=str(sample_set.path))
+    worst = float(np.max(rig.spread_px))
+    if worst > WARN_SPREAD_PX and not config.model.pose_features:
+        workdir.warn(
+            f"the training cameras spread by up to {worst:.1f} px around one rig, which is all "
+            "that a network without poses can learn: generated views will disagree with their "
+            "cameras by about as much. Use the variant posed (--config=configs/mvdiff.py:posed)"
+        )
+    return rig
+
+
+def training_batches(
+    config: Any,
+    workdir: Workdir,
+    samples: Path,
+    towers: Towers,
+    networks: Networks,
+    rows: tuple[int, int],
+) -> Callable[[int], Iterator[Any]]:
+    """A function from a step to the batches from there on; fills the cache first."""
+    if not config.cache.enabled:
+        return functools.partial(mvdiff_data.picture_batches, config, samples, rows)
+    root = Path(config.cache.dir) if config.cache.dir else workdir / "cache"
+    identity = {
+        name: {"config": dataclasses.asdict(towers.modules[name].config), "sum": _sum(params)}
+        for name, params in towers.params.items()
+        if name != "image_normalizer"
+    }
+    cache = mvdiff_data.Cache(config, samples, root, json.loads(json.dumps(identity)))
+
+    @jax.jit
+    def moments(params: Any, images: jax.Array) -> Any:
+        return encode(networks, params, images)
+
+    references = cache.n_references
+
+    def encode_one(images: np.ndarray) -> tuple:
+        views = jnp.asarray(images)
+        found = moments(towers.params, views[None])
+        embeds = [found.image_embeds]
+        for r in range(1, references):
+            # the same program, with another view in front
+            turned = jnp.roll(views, -r, axis=0)[None]
+            embeds.append(moments(towers.params, turned).image_embeds)
+        return found.mean[0], found.logvar[0], jnp.concatenate(embeds)
+
+    cache.build(encode_one, workdir.options.progress)
+    return functools.partial(cache.batches, rows)
+
+
+def _sum(params: Any) -> float:
+    """A number that changes with the weights."""
+    leaves = jax.tree.leaves(params)
+    return float(sum(jnp.sum(jnp.abs(x.astype(jnp.float32))) for x in leaves))
+
+
+def finish(
+    config: Any,
+    workdir: Workdir,
+    judge: Judge,
+    metrics: dict[str, float],
+    rig: Rig | None,
+    alarms: list[Alarm],
+    towers: Towers,
+    started: dict[str, str],
+) -> None:
+    """Summary and report."""
+    findings = [Finding(a.what, a.cause, a.remedy) for a in (*alarms, *judge.alarms)]
+    for alarm in judge.alarms:
+        workdir.warn(f"{alarm.what}. Cause: {alarm.cause}. Try: {alarm.remedy}")
+    notes: list[Any] = []
+    if towers.toy:
+        notes.append(
+            Text(
+                "Toy weights: this run had no released networks to start from and made its own "
+                "small autoencoder and random image encoder. It shows that the stages work; the "
+                "views mean nothing."
+            )
+        )
+    if judge.verdict is not None:
+        kind = judge.verdict.kind.replace("_", " ")
+        notes.append(Text(f"Verdict: {kind}. {judge.verdict.reason}. {judge.verdict.remedy}."))
+    figures = [
+        [f"{g:g}", metrics.get(f"val/psnr_g{g:g}"), metrics.get(f"val/ssim_g{g:g}")]
+        for g in config.eval.guidances
+        if f"val/psnr_g{g:g}" in metrics
+    ]
+    views = [[str(i), p] for i, p in enumerate(judge.per_view)]
+    blocks = [
+        *notes,
+        Table(["guidance", "PSNR, dB", "SSIM"], figures),
+        Table(["slot", f"PSNR, dB, at guidance {config.eval.guidances[-1]:g}"], views),
+        *[Picture(image, f"validation sample {i + 1}") for i, image in enumerate(judge.pictures)],
+        *findings,
+    ]
+    sections = [Section("Generated views", blocks)]
+    if rig is not None:
+        rows = [
+            [str(i), float(d), float(p)]
+            for i, (d, p) in enumerate(zip(rig.spread_deg, rig.spread_px, strict=True))
+        ]
+        text = Text(
+            f"The median camera of each slot over {rig.n_samples} samples is in cameras.json. "
+            "Spread: how far single samples stray from it, in pixels at the animal's half-length."
+        )
+        table = Table(["slot", "spread, degrees", "spread, px"], rows)
+        sections.append(Section("Cameras", [text, table]))
+        metrics["rig/spread_px"] = float(np.max(rig.spread_px))
+    workdir.summary(
+        finished=True,
+        steps=config.train.steps,
+        metrics=metrics,
+        artefacts={"checkpoint": "checkpoints", "report": "report.html"},
+        inputs={"samples": str(config.samples), "init_from": config.init_from, **started},
+    )
+    write_report(workdir.path, title="Multi-view diffusion training", sections=sections)
+    log.info("report: %s", workdir / "report.html")

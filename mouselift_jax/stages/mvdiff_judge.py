@@ -1,0 +1,123 @@
+"""Validation of the multi-view network: it samples views, compares them, and says what is wrong."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from mouselift_jax.data.loader import Views, make_loader
+from mouselift_jax.data.samples import SampleSet
+from mouselift_jax.pipelines.views import Models, Networks, sample_views
+from mouselift_jax.report.pictures import contact_sheet
+from mouselift_jax.stages import mvdiff_data
+from mouselift_jax.training import metrics as metric
+from mouselift_jax.training.logging import read_rows
+from mouselift_jax.training.state import eval_params
+from mouselift_jax.training.watchdogs import Alarm, Verdict, check_views, verdict
+
+log = logging.getLogger("mouselift_jax")
+
+
+class Judge:
+    """Samples views of validation samples with the moving average of the weights.
+
+    Attributes:
+        pictures: of the newest validation: truth, and one row for each guidance.
+        alarms: of the newest validation.
+        verdict: of the newest validation.
+        per_view: PSNR of each slot, dB.
+    """
+
+    def __init__(
+        self,
+        config: Any,
+        samples: Path,
+        networks: Networks,
+        frozen: dict[str, Any],
+        prompts: np.ndarray,
+        folder: Path,
+    ) -> None:
+        self.config, self.networks, self.frozen, self.prompts = config, networks, frozen, prompts
+        self.samples, self.folder = samples, folder
+        self.count = min(config.eval.samples, len(SampleSet.open(samples).ids("val")))
+        self.pictures: list[np.ndarray] = []
+        self.alarms: list[Alarm] = []
+        self.verdict: Verdict | None = None
+        self.per_view: list[float] = []
+
+    def batches(self) -> list[dict[str, np.ndarray]]:
+        """The validation samples, always the same, with the references of step 0."""
+        config = self.config
+        loader = make_loader(
+            self.samples,
+            "val",
+            seed=config.seed,
+            views=Views("first", config.model.n_views),
+            size=config.data.size,
+            shuffle=False,
+            repeat=False,
+            limit=self.count,
+        )
+        return [mvdiff_data.turned(config, batch, i) for i, batch in enumerate(loader)]
+
+    def __call__(self, state: Any, step: int) -> dict[str, float]:
+        """Figures "val/psnr", "val/ssim" (at the last guidance, and with a suffix at each)."""
+        config = self.config
+        params = {**self.frozen, "unet": eval_params(state)}
+        models = Models(self.networks, params)
+        batches = self.batches()
+        truth = np.concatenate([b["images"] for b in batches])
+        figures: dict[str, float] = {}
+        rows = {"truth": truth}
+        for guidance in config.eval.guidances:
+            found = np.stack(
+                [self._sample(models, b, i, float(guidance)) for i, b in enumerate(batches)]
+            )
+            psnr = np.asarray(metric.psnr(found, truth))
+            ssim = np.asarray(metric.ssim(found, truth))
+            name = f"guidance {guidance:g}"
+            rows[name] = found
+            for key, value in (("psnr", psnr), ("ssim", ssim)):
+                figures[f"val/{key}_g{guidance:g}"] = float(value.mean())
+                figures[f"val/{key}"] = float(value.mean())
+            self.per_view = [float(p) for p in psnr.mean(0)]
+        self.alarms, watch = check_views(found, truth)
+        history = [r for r in read_rows(self.folder / "metrics.jsonl") if "val/psnr" in r]
+        history = [r for r in history if r["step"] < step]
+        self.verdict = verdict([*history, {**figures, "step": step}], self.per_view, self.alarms)
+        for alarm in self.alarms:
+            log.warning("%s. Cause: %s. Try: %s", alarm.what, alarm.cause, alarm.remedy)
+        log.info("verdict: %s (%s). %s", *_words(self.verdict))
+        self.pictures = [
+            contact_sheet(
+                [row[i][v] for row in rows.values() for v in range(truth.shape[1])],
+                labels=[f"{name}, slot {v}" for name in rows for v in range(truth.shape[1])],
+                size=128,
+                columns=truth.shape[1],
+            )
+            for i in range(min(3, len(truth)))
+        ]
+        return figures | watch
+
+    def _sample(
+        self, models: Models, batch: dict[str, np.ndarray], index: int, guidance: float
+    ) -> np.ndarray:
+        poses = batch["poses"][0] if "poses" in batch else None
+        return sample_views(
+            models,
+            batch["images"][0, 0],
+            self.prompts[batch["order"][0]],
+            steps=self.config.eval.steps,
+            guidance=guidance,
+            eta=self.config.eval.eta,
+            rng=jax.random.fold_in(jax.random.key(self.config.seed), index),
+            poses=poses,
+        )
+
+
+def _words(found: Verdict) -> tuple[str, str, str]:
+    return found.kind.replace("_", " "), found.reason, found.remedy
