@@ -265,6 +265,13 @@ def _open_own(path: Path) -> SampleSet:
         raise LayoutError("the sample set has no train.txt", where=path)
     found = _open_lists(path, lists)
     listed = [row["id"] for row in manifest.get("samples", ()) if row.get("status") == "ok"]
+    outside = [
+        i for i in listed if ".." in PurePosixPath(i).parts or PurePosixPath(i).is_absolute()
+    ]
+    if outside:
+        raise LayoutError(
+            "the manifest names samples outside the set", where=path / MANIFEST, found=outside[:3]
+        )
     everything = tuple(listed) or found.splits["all"]
     return SampleSet(path, manifest, {**found.splits, "all": everything}, found.notes)
 
@@ -313,7 +320,7 @@ def _resolve(root: Path, line: str) -> str | None:
     """
     line = line.replace("\\", "/").removesuffix(f"/{CAMERAS}")
     parts = PurePosixPath(line).parts
-    if not PurePosixPath(line).is_absolute() and (root / line).is_dir():
+    if not PurePosixPath(line).is_absolute() and ".." not in parts and (root / line).is_dir():
         return line
     absolute = Path(line)
     if absolute.is_dir() and absolute.resolve().is_relative_to(root.resolve()):
@@ -336,6 +343,13 @@ def _near(path: Path) -> str | None:
 def _picture_path(folder: Path, slot: int, frame: dict[str, Any]) -> Path:
     names = [frame.get("file_path"), f"images/cam_{slot:03d}.png", f"cam_{slot:03d}.png"]
     for name in filter(None, names):
+        if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+            raise LayoutError(
+                "a picture's path leads out of its sample",
+                where=folder / CAMERAS,
+                expected="a path inside the sample's folder",
+                found=name,
+            )
         if (folder / name).exists():
             return folder / name
     raise LayoutError(

@@ -75,11 +75,11 @@ def open_scene(path: str | Path, *, samples: str | Path | None = None) -> Scene:
     items = sorted(path.glob("items/*/splats.ply"), key=lambda p: _natural(p.parent.name))
     if items:
         return _splat_scene(path.name, items, samples or _samples_of(path, summary))
-    if (path / str(artefacts.get("ply", "splats.ply"))).is_file():
-        ply = path / str(artefacts.get("ply", "splats.ply"))
+    ply = _inside(path, artefacts.get("ply", "splats.ply"))
+    if ply.is_file():
         return _splat_scene(path.name, [ply], samples or _samples_of(path, summary))
     if "samples" in artefacts:
-        return _sample_scene(path / artefacts["samples"])
+        return _sample_scene(_inside(path, artefacts["samples"]))
     if (path / "manifest.json").is_file() or any(path.glob("data_*.txt")):
         return _sample_scene(path)
     if (path / "samples" / "manifest.json").is_file():
@@ -95,6 +95,14 @@ def open_scene(path: str | Path, *, samples: str | Path | None = None) -> Scene:
         expected="a .ply, a run that wrote splats or samples, a sample set, or a recording",
         found=", ".join(sorted(p.name for p in path.iterdir())[:8]) or "an empty folder",
     )
+
+
+def _inside(folder: Path, name: Any) -> Path:
+    """A path that a file of the run names; it may not leave the run."""
+    path = folder / str(name)
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise LayoutError("summary.json names a file outside its run", where=folder, found=name)
+    return path
 
 
 def _splat_scene(title: str, files: list[Path], samples: str | Path | None) -> Scene:
@@ -187,9 +195,10 @@ def _json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        return json.loads(path.read_text())
+        value = json.loads(path.read_text())
     except json.JSONDecodeError as error:
         raise LayoutError("not valid JSON", where=path, found=error) from error
+    return value if isinstance(value, dict) else {}
 
 
 def _natural(name: str) -> list[Any]:
