@@ -334,7 +334,8 @@ def plan(config: Any, workdir: Path) -> Plan:
 def compile_plan(config: Any, workdir: Path) -> program.Cost:
     """Memory, FLOPs and traffic of the compiled step, on shapes alone."""
     del workdir
-    trainer = Trainer(make_task(config, loss_networks(config, abstract=True)), config.train)
+    task = make_task(config, loss_networks(config, abstract=True))
+    trainer = Trainer(task, config.train, low_rank=config.lora)
     return program.cost(trainer)
 
 
@@ -349,7 +350,8 @@ def run(config: Any, workdir: Workdir) -> None:
         log.info("nothing left to do: %s steps are done", config.train.steps)
         return
     cfg = network_config(config)
-    trainer = Trainer(make_task(config, loss_networks(config)), config.train, seed=config.seed)
+    task = make_task(config, loss_networks(config))
+    trainer = Trainer(task, config.train, seed=config.seed, low_rank=config.lora)
     if workdir.options.primary:
         write_json_atomic(workdir / "gslrm/config.json", dataclasses.asdict(cfg))
     judge = Judge(config, samples, trainer)

@@ -305,13 +305,13 @@ def finish(
             side = config.turntable.size
             motion, made, film = sequence.write(workdir, items.sample_set, places, side)
             artefacts |= made
-    workdir.summary(
-        finished=True,
-        steps=len(items.ids),
-        metrics={"items": len(items.ids), **means, **motion},
-        artefacts={**artefacts, "report": "report.html"},
-        inputs={k: str(v) for k, v in workdir.config.items() if k in INPUTS and v},
-    )
+    summary = {
+        "steps": len(items.ids),
+        "metrics": {"items": len(items.ids), **means, **motion},
+        "artefacts": {**artefacts, "report": "report.html"},
+        "inputs": {k: str(v) for k, v in workdir.config.items() if k in INPUTS and v},
+    }
+    workdir.summary(finished=False, **summary)  # the report reads it
     sections = [
         _section(workdir.path, places[i], r) for i, r in zip(items.ids, records, strict=True)
     ]

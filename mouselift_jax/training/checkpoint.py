@@ -345,7 +345,9 @@ def state_from_items(template: Any, items: Mapping[str, Any]) -> Any:
     )
 
 
-def load_run_params(directory: str | Path, *, step: int | None = None) -> tuple[dict[str, Any], int]:
+def load_run_params(
+    directory: str | Path, *, step: int | None = None
+) -> tuple[dict[str, Any], int]:
     """The weights of a run as NumPy arrays in nested dicts, and their step.
 
     Args:

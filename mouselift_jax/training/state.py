@@ -212,5 +212,5 @@ def ema_rate(k: Any, cap: float) -> jax.Array:
 
 
 def eval_params(state: TrainState) -> Any:
-    """The weights to evaluate and to release: averaged where there is an average, LoRA folded in."""
+    """The weights to evaluate and to release: the average if there is one, LoRA folded in."""
     return lora.fold(merge(state.params if state.ema is None else state.ema, state.frozen))

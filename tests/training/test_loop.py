@@ -181,3 +181,25 @@ def test_metrics_of_a_resumed_run_are_told_once(tmp_path):
         assert w.last["train/loss"] == 0.2
         w.scalars(6, {"train/loss": 0.1})
     assert [r["step"] for r in read_rows(tmp_path / "metrics.jsonl")] == [1, 2, 3, 4, 5, 6]
+
+
+def test_low_rank_training_changes_only_its_additions(tmp_path):
+    from configs import common
+    from mouselift_jax.training.checkpoint import load_run_params
+    from mouselift_jax.training.state import eval_params
+
+    low_rank = common.lora()
+    low_rank.rank, low_rank.targets = 2, ("up/kernel",)
+    trainer = Trainer(toy_run.task(), toy_run.config(6), low_rank=low_rank)
+    state, _ = trainer.fit(tmp_path, toy_run.batches, style="none")
+    fresh = trainer.create()
+    assert set(state.params["up"]) == {"lora_a", "lora_b"} and "down" not in state.params
+    np.testing.assert_array_equal(state.frozen["up"]["kernel"], fresh.frozen["up"]["kernel"])
+    folded = eval_params(state)
+    assert set(folded["up"]) == {"kernel", "bias"}
+    assert float(jnp.abs(folded["up"]["kernel"] - fresh.frozen["up"]["kernel"]).max()) > 0
+    stored, _ = load_run_params(tmp_path / "checkpoints")
+    assert "lora_a" in stored["up"]
+    plain = jax.device_get(eval_params(fresh))
+    again = trainer.create(plain)  # start from weights without additions
+    np.testing.assert_array_equal(again.frozen["down"]["kernel"], plain["down"]["kernel"])
