@@ -374,7 +374,7 @@ def load_initial(
     ]
     raise_all("config.init_from", problems)
     params = unflatten({path: np.asarray(leaf, np.float32) for path, leaf in flat.items()})
-    return params, f"started from {note}"
+    return params, note
 
 
 def _plain(value: Any) -> Any:

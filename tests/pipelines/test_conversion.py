@@ -374,7 +374,7 @@ def test_real_prompt_embeds(shared, tmp_path):
 def test_init_from_is_strict_about_the_network(converted):
     config = json.loads((converted / "unet" / "config.json").read_text())
     params, note = load_initial(converted, "unet", {**config, "sample_size": 32})
-    assert "started from unet" in note and "values" in note
+    assert "unet from" in note and "values" in note
     assert {leaf.dtype for leaf in flatten(params).values()} == {np.dtype(np.float32)}
     with pytest.raises(ConfigError, match=r"model.context_dim[\s\S]*expected: 16"):
         load_initial(converted, "unet", {**config, "context_dim": 1024})
