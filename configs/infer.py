@@ -78,4 +78,8 @@ def generate() -> ConfigDict:
     c.steps = 50  # of the sampler
     c.guidance = 3.0
     c.eta = 1.0  # 1 = as much noise as DDPM, 0 = deterministic
+    c.background = "auto"  # auto | alpha | plain | rembg: how the animal is parted from the rest
+    c.fill = 0.6  # share of the picture's side that the animal's longer side fills
+    c.keep_reference = True  # slot 0 is the photo itself
+    c.white = 0.94  # generated pixels at least this bright in every channel are background
     return c.lock()

@@ -1,0 +1,182 @@
+"""Items of `infer` that begin as one photo: background off, subject centred, views generated."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from mouselift_jax.data.crop import apply_map
+from mouselift_jax.data.masks import clean_mask, mask_box
+from mouselift_jax.data.png import read_picture
+from mouselift_jax.errors import LayoutError, MissingExtraError
+from mouselift_jax.geometry.camera import Camera
+from mouselift_jax.stages.generating import cut_out, make_generator
+from mouselift_jax.stages.infer import Item, trained_size
+from mouselift_jax.stages.workdir import must_exist
+
+log = logging.getLogger("mouselift_jax")
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+PLAIN = 6.0  # levels: a border that varies less than this is a plain background
+
+
+class FromImages:
+    """Photos whose other views are generated.
+
+    The photo's own camera is unknown. Its subject is centred and scaled to fill the same share of
+    the picture as the training samples' does, and slot 0's camera of the rig is taken for it.
+    """
+
+    def __init__(self, config: Any) -> None:
+        path = must_exist(config.image, "image")
+        files = (
+            [path]
+            if path.is_file()
+            else sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)
+        )
+        if not files:
+            raise LayoutError("no photos here", where=path, expected=f"files {', '.join(SUFFIXES)}")
+        files = files[: config.limit or None]
+        self._files = {p.stem: p for p in files}
+        if len(self._files) != len(files):
+            raise LayoutError("two photos have the same name", where=path)
+        self.ids = list(self._files)
+        self.reads = [str(path), str(config.mvdiff)]
+        self._config, self._generator = config, None
+
+    def load(self, item_id: str) -> Item:
+        """Generate the views of one photo."""
+        config = self._config
+        if self._generator is None:
+            self._generator = make_generator(config)
+        made = self._generator
+        rgba, how = foreground(read_photo(self._files[item_id]), config.generate.background)
+        square, M = centred(rgba, made.side, config.generate.fill)
+        alpha = square[..., 3:].astype(np.float32) / 255
+        white = square[..., :3] * alpha + 255 * (1 - alpha)
+        picture = (white + 0.5).astype(np.uint8)
+        views = made.views(picture, (_number(item_id),))
+        out = cut_out(views, config.generate.white)
+        if config.generate.keep_reference:
+            out[0] = square
+        images, masks = _on_white(out)
+        size = config.size or trained_size(config.gslrm) or made.side
+        images, masks, cameras = _sized(images, masks, made.rig.cameras, size)
+        labels = [f"slot {i}, generated" for i in range(len(images))]
+        if config.generate.keep_reference:
+            labels[0] = "the photo"
+        about = {
+            "photo": self._files[item_id].name,
+            "background": how,
+            "picture_from_photo": M.tolist(),
+            "cameras": made.note,
+        }
+        return Item(item_id, images, masks, cameras, labels, None, about)
+
+
+def _number(name: str) -> int:
+    """A seed that depends on the photo's name alone."""
+    return int.from_bytes(name.encode()[-4:].rjust(4, b"\0"), "big") & 0x7FFFFFFF
+
+
+def read_photo(path: Path) -> np.ndarray:
+    """A photo [H,W,3 or 4] uint8, RGB."""
+    if path.suffix.lower() == ".png":
+        return read_picture(path)
+    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    if image is None:
+        raise LayoutError("not a picture", where=path, fix="convert it to PNG or JPEG")
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+def foreground(image: np.ndarray, how: str = "auto") -> tuple[np.ndarray, str]:
+    """The subject as RGBA, and the way it was found.
+
+    Args:
+        image: [H,W,3 or 4] uint8.
+        how: auto | alpha | plain | rembg. auto: the alpha channel where it says something, else a
+            plain background's colour; anything else needs rembg, which must be asked for.
+
+    Raises:
+        LayoutError: there is no alpha and the background is not plain.
+    """
+    has_alpha = image.shape[-1] == 4 and image[..., 3].min() < 255
+    if how == "alpha" or (how == "auto" and has_alpha):
+        if not has_alpha:
+            raise LayoutError(
+                "the photo has no alpha channel", fix="--config.generate.background=auto"
+            )
+        return image, "alpha"
+    rgb = np.ascontiguousarray(image[..., :3])
+    if how == "rembg":
+        return np.dstack([rgb, _rembg(rgb)]), "rembg"
+    border = np.concatenate([rgb[0], rgb[-1], rgb[:, 0], rgb[:, -1]]).astype(np.float64)
+    color = np.median(border, axis=0)
+    off = np.abs(border - color).max(-1)
+    if np.mean(off > 4 * PLAIN) > 0.05:
+        raise LayoutError(
+            "the photo's background is not plain, and it has no alpha channel",
+            found=f"{np.mean(off > 4 * PLAIN):.0%} of the border differs from its median colour",
+            fix="cut the animal out (a PNG with alpha), or --config.generate.background=rembg "
+            "(pip install 'mouselift_jax[matte]')",
+        )
+    apart = np.abs(rgb - color).max(-1)
+    alpha = np.clip((apart - PLAIN) / (2 * PLAIN), 0, 1)
+    return np.dstack([rgb, clean_mask((alpha * 255 + 0.5).astype(np.uint8), 0.05)]), "plain"
+
+
+def _rembg(rgb: np.ndarray) -> np.ndarray:
+    try:
+        import rembg
+    except ImportError:
+        raise MissingExtraError("rembg", "matte", "generate.background=rembg") from None
+    return np.asarray(rembg.remove(rgb, only_mask=True), np.uint8)
+
+
+def centred(rgba: np.ndarray, side: int, fill: float) -> tuple[np.ndarray, np.ndarray]:
+    """The subject in the middle of a square, its longer side `fill` of it; and the pixel map.
+
+    Raises:
+        LayoutError: there is no subject.
+    """
+    x0, y0, x1, y1 = mask_box(np.ascontiguousarray(rgba[..., 3]))
+    if x1 <= x0:
+        raise LayoutError(
+            "no subject was found in the photo", fix="cut it out: a PNG with an alpha channel"
+        )
+    scale = fill * side / max(x1 - x0, y1 - y0)
+    middle = np.array([(x0 + x1) / 2, (y0 + y1) / 2])
+    M = np.eye(3)
+    M[0, 0] = M[1, 1] = scale
+    M[:2, 2] = side / 2 - scale * middle
+    return apply_map(rgba, M, side, side), M
+
+
+def _on_white(rgba: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    from mouselift_jax.data.loader import composite
+
+    return composite(rgba, np.ones(3, np.float32))
+
+
+def _sized(
+    images: np.ndarray, masks: np.ndarray, cameras: Camera, size: int
+) -> tuple[np.ndarray, np.ndarray, Camera]:
+    """Views, masks and cameras at the lifting network's size."""
+    if images.shape[1] == size:
+        return images, masks, cameras
+    both = np.concatenate([images, masks], axis=-1)
+    small = np.stack([_resized(x, size) for x in both])
+    return small[..., :3], small[..., 3:], cameras.resized(size, size)[0]
+
+
+def _resized(image: np.ndarray, size: int) -> np.ndarray:
+    from mouselift_jax.data.crop import resize
+
+    stand_in = Camera(np.eye(3), np.eye(4), image.shape[1], image.shape[0])
+    rgb, _ = resize(np.ascontiguousarray(image[..., :3]), stand_in, size, size)
+    mask, _ = resize(np.ascontiguousarray(image[..., 3]), stand_in, size, size)
+    return np.dstack([rgb, mask])

@@ -1,0 +1,158 @@
+"""What `synth` and `infer` share: views of a picture with the cameras that they show."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mouselift_jax.data.masks import clean_mask
+from mouselift_jax.data.rig_file import WARN_SPREAD_PX, load_rig
+from mouselift_jax.errors import ConfigError, LayoutError
+from mouselift_jax.geometry.rig_spread import Rig
+from mouselift_jax.pipelines.pretrained import load_pretrained
+from mouselift_jax.pipelines.views import Models, camera_poses, load_models, sample_views
+from mouselift_jax.stages.workdir import must_exist, read_json
+from mouselift_jax.training.watchdogs import check_prompts
+
+log = logging.getLogger("mouselift_jax")
+
+
+@dataclasses.dataclass
+class Generator:
+    """A network that makes views, with its prompts and the rig that it learned.
+
+    Attributes:
+        models: networks.
+        prompts: [V,T,C].
+        rig: cameras of the slots, of pictures of the network's size.
+        note: how the rig was found.
+        reference: fixed | random: which views it was trained to take as reference.
+        generate: the config section `generate`.
+        seed: of the run.
+    """
+
+    models: Models
+    prompts: np.ndarray
+    rig: Rig
+    note: str
+    reference: str
+    generate: Any
+    seed: int
+
+    @property
+    def side(self) -> int:
+        """Pixels along a side of the views."""
+        return self.models.networks.picture_side
+
+    @property
+    def posed(self) -> bool:
+        """Whether the network is told the cameras."""
+        return bool(self.models.networks.unet.config.pose_features)
+
+    def views(
+        self, picture: np.ndarray, key: tuple[int, ...], *, order: Any = None, cameras: Any = None
+    ) -> np.ndarray:
+        """Views [V,H,W,3] of an 8-bit picture on white.
+
+        Args:
+            picture: square, uint8.
+            key: numbers that seed the noise: the same for the same picture, whatever the run skips.
+            order: slots of the prompts in the order of the views; None = as they are.
+            cameras: [V] the views shall show; only for a posed network.
+        """
+        rng = jax.random.key(self.seed)
+        for number in key:
+            rng = jax.random.fold_in(rng, number)
+        poses = None
+        if self.posed:
+            poses = camera_poses(self.rig.cameras if cameras is None else cameras)
+        return sample_views(
+            self.models,
+            picture,
+            self.prompts if order is None else self.prompts[np.asarray(order)],
+            steps=self.generate.steps,
+            guidance=self.generate.guidance,
+            eta=self.generate.eta,
+            rng=rng,
+            poses=poses,
+        )
+
+
+def make_generator(config: Any, warn: Any = log.warning) -> Generator:
+    """Load everything that makes views.
+
+    Args:
+        config: of `synth` or `infer`: mvdiff, cameras, prompt_embeds, dtype, generate, seed.
+        warn: tells the user what lowers the quality.
+
+    Raises:
+        ConfigError: prompts that do not fit the network.
+        LayoutError: no cameras.
+    """
+    source = must_exist(config.mvdiff, "mvdiff")
+    file = config.cameras or source / "cameras.json"
+    if not config.cameras and not Path(file).exists():
+        raise LayoutError(
+            "it is not known which cameras the generated views show",
+            where=file,
+            expected="cameras.json beside the weights, as mvdiff runs write it",
+            fix="--config.cameras=FILE (an opencv_cameras.json of a training sample)",
+        )
+    rig, note = load_rig(file)
+    log.info("%s", note)
+    models = load_models(source, dtype=jnp.dtype(config.dtype))
+    if not config.cameras:
+        models = dataclasses.replace(models, rig=rig.cameras)
+    networks = models.networks
+    _, prompts = load_pretrained(config.prompt_embeds or source, "prompt_embeds")
+    prompts = np.asarray(prompts, np.float32)
+    unet = networks.unet.config
+    for alarm in check_prompts(prompts, unet.n_views, unet.context_dim):
+        raise ConfigError(
+            alarm.what, where="config.prompt_embeds", found=alarm.cause, fix=alarm.remedy
+        )
+    if rig.cameras.batch_shape[0] != unet.n_views:
+        raise LayoutError(
+            "the camera file has another number of views",
+            where=file,
+            expected=unet.n_views,
+            found=rig.cameras.batch_shape[0],
+        )
+    if rig.cameras.width != networks.picture_side:
+        side = networks.picture_side
+        rig = dataclasses.replace(rig, cameras=rig.cameras.resized(side, side)[0])
+    spread = float(np.max(rig.spread_px))
+    if spread > WARN_SPREAD_PX and not unet.pose_features:
+        warn(
+            f"the cameras this network was trained on spread by {spread:.1f} px around one rig: "
+            "its views disagree with the cameras written beside them by about as much"
+        )
+    record = read_json(Path(source) / "config.json") or {}
+    reference = record.get("reference", "fixed")
+    return Generator(models, prompts, rig, note, reference, config.generate, config.seed)
+
+
+def matte(views: np.ndarray, white: float) -> np.ndarray:
+    """Alpha [V,H,W] uint8 of views on white: what is not nearly white, without specks and holes.
+
+    A ramp of 1/16 below the threshold keeps edges soft.
+    """
+    darkest = np.asarray(views, np.float32).min(axis=-1)
+    alpha = np.clip((white + 1 / 32 - darkest) * 16, 0, 1)
+    return np.stack([clean_mask((a * 255 + 0.5).astype(np.uint8), 0.05) for a in alpha])
+
+
+def cut_out(views: np.ndarray, white: float) -> np.ndarray:
+    """Views on white [V,H,W,3] in [0,1] -> RGBA uint8, colour cleared where alpha is 0."""
+    alpha = matte(views, white)
+    a = alpha[..., None].astype(np.float32) / 255
+    # Straight alpha: undo the white that shows through the soft edge.
+    rgb = np.where(a > 0, (np.asarray(views, np.float32) - (1 - a)) / np.maximum(a, 1 / 255), 0)
+    rgb = (np.clip(rgb, 0, 1) * 255 + 0.5).astype(np.uint8)
+    return np.concatenate([np.where(alpha[..., None] > 0, rgb, 0), alpha[..., None]], axis=-1)

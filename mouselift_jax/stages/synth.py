@@ -1,0 +1,244 @@
+"""Sample sets of generated views, in the format of real ones and with the split of their source."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mouselift_jax.data.loader import composite, resized
+from mouselift_jax.data.sample_writer import SampleWriter, sample_id
+from mouselift_jax.data.samples import Sample, SampleSet
+from mouselift_jax.errors import ConfigError, LayoutError
+from mouselift_jax.geometry.camera import Camera
+from mouselift_jax.pipelines.pretrained import find_component
+from mouselift_jax.report.html import Picture, Section, Table, Text, write_report
+from mouselift_jax.report.pictures import contact_sheet, save_png
+from mouselift_jax.stages.generating import Generator, cut_out, make_generator
+from mouselift_jax.stages.mvdiff_data import azimuths_of, order_from
+from mouselift_jax.stages.selection import select
+from mouselift_jax.stages.stage import Plan
+from mouselift_jax.stages.workdir import Workdir, must_exist, plain, resolve_samples
+from mouselift_jax.training import metrics as metric
+from mouselift_jax.training.progress import Progress
+
+log = logging.getLogger("mouselift_jax")
+
+SHOWN = 4  # samples in the report
+
+
+def references(config: Any, n_views: int) -> list[int]:
+    """Slots that serve as reference."""
+    text = str(config.references)
+    if text == "all":
+        return list(range(n_views))
+    try:
+        found = [int(r) for r in text.split(",")]
+    except ValueError:
+        found = [-1]
+    if not all(0 <= r < n_views for r in found):
+        raise ConfigError(
+            "no such reference slots",
+            where="config.references",
+            expected=f'"all", or slots 0 to {n_views - 1} as in "0,2"',
+            found=text,
+        )
+    return found
+
+
+def jobs(config: Any, sample_set: SampleSet) -> list[tuple[int, str, int]]:
+    """(number of the new sample, source id, reference slot), numbers by source, not by count."""
+    everything = sample_set.ids("all")
+    place = {name: i for i, name in enumerate(everything)}
+    wanted = select(sample_set, config.split, config.frames)[: config.limit or None]
+    v = len(sample_set.picture_paths(everything[0]))
+    return [(place[i] * v + r, i, r) for i in wanted for r in references(config, v)]
+
+
+def plan(config: Any, workdir: Path) -> Plan:
+    """What a run would do."""
+    samples = resolve_samples(config.samples)
+    folder, kind = find_component(must_exist(config.mvdiff, "mvdiff"), "unet")
+    todo = jobs(config, SampleSet.open(samples))
+    done = [n for n, _, _ in todo if (workdir / "samples" / sample_id(n)).is_dir()]
+    return Plan(
+        stage="synth",
+        reads=[str(samples), f"{folder} ({kind} weights)"],
+        writes=[f"{workdir}/samples/", f"{workdir}/report.html"],
+        steps=f"{len(todo)} samples of generated views, {config.generate.steps} sampling steps",
+        skipped=[f"{len(done)} samples that are whole"] if done else [],
+    )
+
+
+def run(config: Any, workdir: Workdir) -> None:
+    """Generate what is not there yet."""
+    samples = resolve_samples(config.samples)
+    source = SampleSet.open(samples)
+    todo = jobs(config, source)
+    generator = make_generator(config, workdir.warn)
+    if generator.reference == "fixed" and {r for _, _, r in todo} != {0}:
+        raise ConfigError(
+            "the network was trained with slot 0 as reference only",
+            where="config.references",
+            found=config.references,
+            fix="--config.references=0, or train configs/mvdiff.py:six_x",
+        )
+    manifest = {
+        "source": {
+            "kind": "generated",
+            "samples": str(samples),
+            "samples_source": plain(source.manifest.get("source", {})),
+            "mvdiff": str(config.mvdiff),
+        },
+        "parameters": {
+            "seed": config.seed,
+            "references": str(config.references),
+            "generate": plain(config.generate),
+            "cameras": "the source's own" if generator.posed else generator.note,
+        },
+        "scene_scale": source.scene_scale,
+    }
+    shown: list[np.ndarray] = []
+    psnr: list[float] = []
+    with SampleWriter(workdir / "samples", manifest) as writer:
+        left = [job for job in todo if sample_id(job[0]) not in writer.done]
+        done = len(todo) - len(left)
+        style = workdir.options.progress
+        with Progress(len(todo), unit="sample", done=done, style=style) as progress:
+            for job in left:
+                psnr.append(_one(generator, source, writer, job, shown))
+                progress.update()
+        splits = {name: s for s in ("train", "val") for name in source.ids(s)}
+        writer.finish(
+            lambda rows: [splits.get(row["source"], "gap") for row in rows],
+            numbers=[n for n, _, _ in todo],
+        )
+    finish(config, workdir, generator, len(todo), shown, psnr)
+
+
+def _one(
+    generator: Generator,
+    source: SampleSet,
+    writer: SampleWriter,
+    job: tuple[int, str, int],
+    shown: list[np.ndarray],
+) -> float:
+    """Write one sample; PSNR against the source's pictures, dB."""
+    number, name, reference = job
+    sample = source.load(name)
+    if sample.cameras is None:
+        raise LayoutError("a sample without cameras cannot be a source", where=name)
+    n = len(generator.prompts)
+    order = np.arange(n)
+    if reference:
+        order = order_from(reference, azimuths_of(sample.cameras.c2w)[:n], n)
+    rgba, cameras = resized(sample.images_rgba[order], sample.cameras[order], generator.side)
+    truth, _ = composite(rgba, np.ones(3, np.float32))
+    picture = (truth[0] * 255 + 0.5).astype(np.uint8)
+    turn = _turn_to_front(cameras) if reference and not generator.posed else np.eye(4)
+    cameras = Camera(cameras.K, turn @ np.asarray(cameras.c2w), cameras.width, cameras.height)
+    views = generator.views(picture, (number,), order=order, cameras=cameras)
+    out = cut_out(views, generator.generate.white)
+    written = cameras if generator.posed else generator.rig.cameras
+    if generator.generate.keep_reference:
+        out[0] = rgba[0]
+        written = _with_first(written, cameras)
+    writer.write(
+        number,
+        list(out),
+        written,
+        [int(c) for c in np.asarray(sample.camera_ids)[order]],
+        frame=sample.frame,
+        row={"source": name, "reference": reference},
+        generated={
+            "source": name,
+            "reference_slot": reference,
+            "kept": [0] if generator.generate.keep_reference else [],
+            "seed": [generator.seed, number],
+            "world_from_source": turn.tolist(),
+        },
+        **_alignment(sample, turn),
+    )
+    value = float(np.mean(np.asarray(metric.psnr(views, truth))))
+    if len(shown) < SHOWN:
+        pictures = [*truth, *views]
+        labels = [f"{what}, slot {i}" for what in ("source", "generated") for i in range(n)]
+        shown.append(contact_sheet(pictures, labels=labels, size=128, columns=n))
+    return value
+
+
+def _turn_to_front(cameras: Camera) -> np.ndarray:
+    """Turn about the vertical that brings slot 0's camera to the front, azimuth 270."""
+    angle = np.deg2rad(270.0 - float(azimuths_of(cameras.c2w)[0]))
+    out = np.eye(4)
+    out[:2, :2] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
+    return out
+
+
+def _with_first(cameras: Camera, first: Camera) -> Camera:
+    """Cameras [V] with slot 0 of other ones."""
+    K, c2w = (np.array(x, np.float64) for x in (cameras.K, cameras.c2w))
+    K[0], c2w[0] = np.asarray(first.K)[0], np.asarray(first.c2w)[0]
+    return Camera(K, c2w, cameras.width, cameras.height)
+
+
+def _alignment(sample: Sample, turn: np.ndarray) -> dict[str, Any]:
+    """The way from the recording to this sample's world, where the source knows its own."""
+    known = sample.info.get("scene_from_recording")
+    if known is None:
+        return {}
+    R, t = np.asarray(known["R"]), np.asarray(known["t"])
+    return {
+        "scene_from_recording": {
+            "scale": known["scale"],
+            "R": (turn[:3, :3] @ R).tolist(),
+            "t": (turn[:3, :3] @ t).tolist(),
+        }
+    }
+
+
+def finish(
+    config: Any,
+    workdir: Workdir,
+    generator: Generator,
+    count: int,
+    shown: list[np.ndarray],
+    psnr: list[float],
+) -> None:
+    """Summary and report."""
+    metrics = {"samples": float(count)}
+    if psnr:
+        metrics["synth/psnr"] = float(np.mean(psnr))
+    artefacts = {"samples": "samples", "report": "report.html"}
+    if shown:
+        save_png(workdir / "views.png", shown[0])
+        artefacts["views"] = "views.png"
+    rig = generator.rig
+    text = Text(
+        "Views are generated from one picture; they are guesses. Figures compare them with the "
+        "source's own views of the same instant. Cameras: "
+        + ("the source's own, which the network was told." if generator.posed else generator.note)
+    )
+    rows = [
+        [str(i), float(d), float(p)]
+        for i, (d, p) in enumerate(zip(rig.spread_deg, rig.spread_px, strict=True))
+    ]
+    blocks = [
+        text,
+        Table(["figure", "value"], [[k, v] for k, v in metrics.items()]),
+        *[Picture(image, f"sample {i + 1}") for i, image in enumerate(shown)],
+        Table(["slot", "camera spread, degrees", "camera spread, px"], rows),
+    ]
+    workdir.summary(
+        finished=True,
+        steps=count,
+        metrics=metrics,
+        artefacts=artefacts,
+        inputs={"samples": str(config.samples), "mvdiff": str(config.mvdiff)},
+    )
+    write_report(
+        workdir.path, title="Generated samples", sections=[Section("Generated views", blocks)]
+    )
+    log.info("samples: --config.samples=%s", workdir.path)

@@ -1,0 +1,318 @@
+"""The multi-view training stage: references, cache, starting weights, alarms; and a whole run."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs import mvdiff as configs
+from mouselift_jax.data.loader import Batch
+from mouselift_jax.errors import ConfigError
+from mouselift_jax.models.mvunet import MVUNetConfig
+from mouselift_jax.stages import mvdiff, mvdiff_data, towers
+from mouselift_jax.training.logging import read_rows
+from mouselift_jax.training.state import ema_rate
+from tests.sample_sets import write_samples
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def samples(tmp_path_factory):
+    return write_samples(tmp_path_factory.mktemp("set") / "samples")
+
+
+def tiny(**changes):
+    c = configs.get_config("tiny")
+    c.data.size = 32
+    c.update_from_flattened_dict(changes)
+    return c
+
+
+# --- references ----------------------------------------------------------------------------------
+
+
+def test_views_follow_the_reference_by_azimuth_not_by_index():
+    azimuths = np.array([31.0, 216.0, 95.0, 337.0, 158.0, 282.0])  # a rig numbered at random
+    order = mvdiff_data.order_from(4, azimuths, 6)
+    turns = (azimuths[4] - azimuths[order]) % 360
+    assert order[0] == 4
+    assert (np.diff(turns) > 0).all()
+    assert mvdiff_data.order_from(2, None, 4).tolist() == [2, 3, 0, 1]
+
+
+def test_random_references_keep_prompts_and_pictures_together(samples):
+    config = tiny(reference="random")
+    loader_batch = next(_batches(config, samples))
+    config_fixed = tiny()
+    fixed = next(_batches(config_fixed, samples))
+    order = loader_batch["order"]
+    assert not (order == np.arange(6)).all()
+    for row in range(len(order)):
+        np.testing.assert_array_equal(loader_batch["images"][row], fixed["images"][row][order[row]])
+    again = next(_batches(config, samples))
+    np.testing.assert_array_equal(order, again["order"])
+
+
+def _batches(config, samples, step=0):
+    return mvdiff_data.picture_batches(config, samples, (0, 1), step)
+
+
+def test_references_do_not_depend_on_the_number_of_hosts():
+    config = tiny(reference="random")
+    whole = mvdiff_data.orders(config, None, 4, 7, (0, 1))
+    halves = [mvdiff_data.orders(config, None, 2, 7, (i, 2)) for i in range(2)]
+    np.testing.assert_array_equal(whole[0::2], halves[0])
+    np.testing.assert_array_equal(whole[1::2], halves[1])
+
+
+def test_poses_are_relative_to_the_reference():
+    config = tiny(**{"model.pose_features": 4})
+    from mouselift_jax.geometry.rig import rig_from_angles
+
+    rig = rig_from_angles(270 - 60.0 * np.arange(6), 15.0, 2.7, 40.0, 32)
+    K, c2w = (np.asarray(x, np.float32)[None] for x in (rig.K, rig.c2w))
+    order = mvdiff_data.order_from(3, mvdiff_data.azimuths_of(c2w[0]), 6)[None]
+    poses = mvdiff_data.poses_of(config, K, c2w, order)
+    turns = np.rad2deg(poses[0, :, 0]) % 360
+    np.testing.assert_allclose(turns, [0, 300, 240, 180, 120, 60], atol=1e-3)
+    batch = Batch(np.zeros((1, 6, 4, 4, 3)), None, K, c2w, None, None, None)
+    assert mvdiff_data.turned(config, batch, 0)["poses"].shape == (1, 6, 4)
+
+
+# --- the cache -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({"data.brightness": 0.1}, "unlimited augmentation"),
+        ({"data.background": "random"}, "backgrounds of any colour"),
+    ],
+)
+def test_endless_augmentation_cannot_be_cached(samples, changes, words):
+    with pytest.raises(ConfigError, match=words):
+        mvdiff.check(tiny(**changes), samples)
+
+
+def fake_encode(images):
+    """Moments that name their picture."""
+    mean = images.mean((1, 2))[:, None, None, :].repeat(2, 1).repeat(2, 2)
+    return mean, -mean, images.reshape(len(images), -1)[:1, :5]
+
+
+def test_cache_is_deterministic_and_resumes(samples, tmp_path):
+    config = tiny(**{"data.background": "three_choices", "data.brightness": 0.2})
+    config.cache.jitter_draws = 2
+    cache = mvdiff_data.Cache(config, samples, tmp_path, {"vae": 1})
+    assert len(cache.variants) == 6
+
+    calls = []
+
+    def failing(images):
+        calls.append(1)
+        if len(calls) > 10:
+            raise KeyboardInterrupt
+        return fake_encode(images)
+
+    with pytest.raises(KeyboardInterrupt):
+        cache.build(failing, "none")
+    cache.build(fake_encode, "none")
+    count = []
+    cache.build(lambda x: count.append(1), "none")
+    assert not count
+    a = [b for b, _ in zip(cache.batches((0, 1), 0), range(4), strict=False)]
+    later = next(cache.batches((0, 1), 3))
+    for key, value in a[3].items():
+        np.testing.assert_array_equal(value, later[key])
+    halves = [next(cache.batches((i, 2), 3)) for i in range(2)]
+    np.testing.assert_array_equal(later["mean"][0::2], halves[0]["mean"])
+    # what is stored is what the pictures of that row give
+    found = fake_encode(cache.pictures(7))
+    np.testing.assert_allclose(np.load(cache.folder / "mean.npy")[7], found[0])
+    # another background or draw is another picture
+    assert np.abs(cache.pictures(0) - cache.pictures(1)).max() > 0
+    assert np.abs(cache.pictures(0) - cache.pictures(2)).max() > 0.5
+
+
+def test_cache_is_another_for_other_networks(samples, tmp_path):
+    one, two = (mvdiff_data.Cache(tiny(), samples, tmp_path, {"vae": i}).folder for i in range(2))
+    assert one != two
+
+
+# --- starting weights ----------------------------------------------------------------------------
+
+
+def pretend(monkeypatch, in_channels, pose_features=0):
+    """A stored UNet with a recognisable first layer."""
+    config = dataclasses.asdict(MVUNetConfig(in_channels=in_channels, pose_features=pose_features))
+    params = {"conv_in": {"kernel": np.ones((3, 3, in_channels, 2), np.float32)}}
+    monkeypatch.setattr(towers, "read_component", lambda s, n: (config, {}, ""))
+    import mouselift_jax.pipelines.pretrained as pretrained
+
+    def load_initial(source, name, expected):
+        assert expected["in_channels"] == in_channels
+        assert expected["pose_features"] == pose_features
+        return params, "loaded"
+
+    monkeypatch.setattr(pretrained, "load_initial", load_initial)
+
+
+def test_conv_in_is_extended_with_zeros_only_from_4_channels(monkeypatch):
+    pretend(monkeypatch, 4)
+    params, note = towers.initial_unet("x", MVUNetConfig(), None)
+    kernel = params["conv_in"]["kernel"]
+    assert kernel.shape == (3, 3, 8, 2)
+    assert (kernel[:, :, :4] == 1).all()
+    assert (kernel[:, :, 4:] == 0).all()
+    assert "extended" in note
+
+
+def test_a_tuned_conv_in_is_never_erased(monkeypatch):
+    pretend(monkeypatch, 8)
+    params, note = towers.initial_unet("x", MVUNetConfig(), None)
+    assert (params["conv_in"]["kernel"] == 1).all()
+    assert note == "loaded"
+
+
+def test_a_pose_input_is_added_to_weights_without_one(monkeypatch):
+    pretend(monkeypatch, 8)
+    fresh = {"pose_encoder": {"linear_3": {"kernel": np.zeros((2, 2))}}}
+    config = MVUNetConfig(pose_features=16)
+    params, note = towers.initial_unet("x", config, lambda: fresh)
+    assert "pose_encoder" in params
+    assert "pose" in note
+
+
+# --- averages, alarms, messages ------------------------------------------------------------------
+
+
+def test_ema_rate_against_the_reference(shared):
+    from tests.models.oracle import tensors
+
+    a = tensors(shared / "goldens" / "golden_schedulers.safetensors", "ema.")
+    found = ema_rate(jnp.asarray(a["opt_step"]), 0.9999)
+    np.testing.assert_allclose(found, a["decay"], rtol=1e-6)
+    shadow = jnp.zeros(3)
+    for k, (value, expected) in enumerate(zip(a["params"], a["shadow"], strict=True), start=1):
+        rate = ema_rate(k, 0.9999)
+        shadow = shadow * rate + value * (1 - rate)
+        np.testing.assert_allclose(shadow, expected, atol=1e-6)
+
+
+def test_there_must_be_weights_or_toys():
+    with pytest.raises(ConfigError, match="no weights to start from"):
+        towers.uses_toys(configs.get_config("base"))
+    assert towers.uses_toys(tiny())
+
+
+def test_prompts_of_the_wrong_width_stop_the_run(samples):
+    from mouselift_jax.data.samples import SampleSet
+
+    made = towers.Towers({}, {}, {}, np.ones((6, 77, 768), np.float32))
+    with pytest.raises(ConfigError, match="768"):
+        mvdiff.early_alarms(configs.get_config("base"), SampleSet.open(samples), made)
+
+
+def test_rig_of_one_camera_set_has_no_spread(samples):
+    from mouselift_jax.data.samples import SampleSet
+
+    for reference in ("fixed", "random"):
+        rig = mvdiff.measure_rig(tiny(reference=reference), SampleSet.open(samples))
+        assert rig.spread_px.max() < 1e-2
+        assert rig.cameras.width == 32
+
+
+@pytest.mark.parametrize("name", list(configs.VARIANTS))
+def test_every_variant_is_locked_and_complete(name):
+    c = configs.get_config(name)
+    assert c.is_locked
+    MVUNetConfig(**c.model.to_dict())
+
+
+# --- whole runs ----------------------------------------------------------------------------------
+
+
+def launch(config, workdir, *flags):
+    command = [sys.executable, "launch.py", f"--config=configs/{config}", "--progress=none"]
+    return [*command, f"--workdir={workdir}", *[f"--config.{f}" for f in flags]]
+
+
+FLAGS = (
+    "data.size=16",
+    "toy.vae_steps=4",
+    "toy.vae.block_channels=(4,8)",
+    "train.steps=12",
+    "train.save_every=2",
+    "train.log_every=1",
+    "train.batch_size=2",
+    "model.block_channels=(16,16)",
+    "model.norm_groups=4",
+    "eval.samples=1",
+    "eval.steps=2",
+)
+
+
+@pytest.mark.slow
+def test_train_kill_resume_synth_infer(samples, tmp_path):
+    flags = (f"samples={samples}", *FLAGS)
+    whole = subprocess.run(launch("mvdiff.py:tiny", tmp_path / "a", *flags), cwd=ROOT)
+    assert whole.returncode == 0
+    victim = subprocess.Popen(launch("mvdiff.py:tiny", tmp_path / "b", *flags), cwd=ROOT)
+    deadline = time.monotonic() + 400
+    while not (tmp_path / "b/checkpoints/4").exists() and time.monotonic() < deadline:
+        assert victim.poll() is None, "finished before it could be killed"
+        time.sleep(0.01)
+    os.kill(victim.pid, signal.SIGKILL)
+    victim.wait()
+    resumed = subprocess.run(launch("mvdiff.py:tiny", tmp_path / "b", *flags), cwd=ROOT)
+    assert resumed.returncode == 0
+    a, b = (
+        {
+            r["step"]: r["train/loss"]
+            for r in read_rows(tmp_path / x / "metrics.jsonl")
+            if "train/loss" in r
+        }
+        for x in "ab"
+    )
+    assert a == b
+    assert len(a) == 12
+    record = json.loads((tmp_path / "b/summary.json").read_text())
+    assert record["finished"]
+    assert "val/psnr" in record["metrics"]
+    assert (tmp_path / "b/cameras.json").exists()
+
+    made = subprocess.run(
+        launch(
+            "synth.py:tiny",
+            tmp_path / "s",
+            f"samples={samples}",
+            f"mvdiff={tmp_path / 'b'}",
+            "generate.steps=2",
+            "limit=6",
+        ),
+        cwd=ROOT,
+    )
+    assert made.returncode == 0
+    from mouselift_jax.data.samples import SampleSet
+
+    made_set = SampleSet.open(tmp_path / "s/samples")
+    assert len(made_set.ids("train")) == 4
+    assert len(made_set.ids("val")) == 2
+    sample = made_set.load(made_set.ids("train")[0])
+    source = SampleSet.open(samples).load("sample_000000", [0])
+    assert sample.images_rgba.shape == (6, 16, 16, 4)
+    assert sample.info["generated"]["source"] == "sample_000000"
+    np.testing.assert_allclose(
+        np.asarray(sample.cameras.c2w)[0], np.asarray(source.cameras.c2w)[0], atol=1e-6
+    )
