@@ -6,6 +6,7 @@ shared between views in the place of its self-attention; GS-LRM, VGG-19 and LPIP
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -326,10 +327,63 @@ def _gslrm_ours(module: Any, params: Any, x: Mapping) -> jax.Array:
     )
 
 
+# --- perceptual distances -------------------------------------------------------------------------
+
+
+def _pair(c: Mapping[str, Any], rng: np.random.Generator) -> Inputs:
+    return {name: rng.uniform(size=(1, 32, 32, 3)).astype(np.float32) for name in ("a", "b")}
+
+
+def _features(
+    x: torch.Tensor,
+    layers: list[tuple[torch.Tensor, torch.Tensor]],
+    pools: tuple[int, ...],
+    taps: tuple[int, ...],
+    pool: Callable,
+) -> list[torch.Tensor]:
+    out = []
+    for i, (weight, bias) in enumerate(layers[: taps[-1]], start=1):
+        x = F.relu(F.conv2d(x, weight, bias, padding=1))
+        out += [x] if i in taps else []
+        x = pool(x, 2) if i in pools else x
+    return out
+
+
+def _vgg19_torch(part: Part, s: Mapping[str, torch.Tensor], x: Mapping) -> torch.Tensor:
+    mean = torch.tensor([123.68, 116.779, 103.939])[:, None, None]
+    layers = [(s[f"conv{i}.weight"], s[f"conv{i}.bias"]) for i in range(1, 17)]
+    a, b = (x[name].movedim(-1, 1) * 255 - mean for name in ("a", "b"))
+    found = (_features(y, layers, (2, 4, 8, 12), (2, 4, 6, 10, 14), F.avg_pool2d) for y in (a, b))
+    weights = (1 / 2.6, 1 / 4.8, 1 / 3.7, 1 / 5.6, 10 / 1.5)
+    terms = [w * (f - g).abs().mean() for w, f, g in zip(weights, *found, strict=True)]
+    return ((a - b).abs().mean() + sum(terms))[None] / 255
+
+
+def _lpips_torch(part: Part, s: Mapping[str, torch.Tensor], x: Mapping) -> torch.Tensor:
+    shift = torch.tensor([-0.030, -0.088, -0.188])[:, None, None]
+    scale = torch.tensor([0.458, 0.448, 0.450])[:, None, None]
+    s = {re.sub(r"^net\.slice\d\.", "features.", key): value for key, value in s.items()}
+    numbers = sorted(int(k.split(".")[1]) for k in s if re.fullmatch(r"features\.\d+\.weight", k))
+    layers = [(s[f"features.{i}.weight"], s[f"features.{i}.bias"]) for i in numbers]
+    a, b = ((2 * x[name].movedim(-1, 1) - 1 - shift) / scale for name in ("a", "b"))
+    found = (_features(y, layers, (2, 4, 7, 10), (2, 4, 7, 10, 13), F.max_pool2d) for y in (a, b))
+    total = 0.0
+    for i, (f, g) in enumerate(zip(*found, strict=True)):
+        f, g = (y / (y.norm(dim=1, keepdim=True) + 1e-10) for y in (f, g))
+        total = total + ((f - g) ** 2 * s[f"lin{i}.model.1.weight"]).sum(1).mean()
+    return total[None]
+
+
+def _distance(module: Any, params: Any, x: Mapping) -> jax.Array:
+    return module.apply({"params": params}, x["a"], x["b"])
+
+
 ORACLES: dict[str, tuple[Callable, Callable, Callable]] = {
     "unet": (_unet_inputs, _unet_torch, _unet_ours),
     "vae": (_vae_inputs, _vae_torch, _vae_ours),
     "image_encoder": (_vision_inputs, _vision_torch, _ours("pixels")),
     "text_encoder": (_text_inputs, _text_torch, _ours("tokens")),
     "gslrm": (_gslrm_inputs, gslrm_torch, _gslrm_ours),
+    "vgg19": (_pair, _vgg19_torch, _distance),
+    "lpips": (_pair, _lpips_torch, _distance),
 }

@@ -80,7 +80,9 @@ def _write_part(part: Part, folder: epath.Path, dtype: str) -> dict[str, Any]:
         path: store.LazyLeaf(shape, kinds[path], lambda path=path: make(path))
         for path, shape in part.pairing.target_shapes.items()
     }
-    folder.mkdir(parents=True, exist_ok=True)
+    if folder.exists():  # on an object store: of a conversion that was killed
+        folder.rmtree()
+    folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps(part.config, indent=1) + "\n")
     store.write_params(folder / "params", leaves)
     (folder / SUMS).write_text(json.dumps(sums, indent=1) + "\n")

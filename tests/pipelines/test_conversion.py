@@ -308,8 +308,12 @@ def test_gslrm_config_beside_the_file(tmp_path):
         plan_conversion("gslrm", Request(tmp_path / "ckpt_1.pt", read))
 
 
+@pytest.mark.torch
 def test_vgg19_from_matconvnet(tmp_path):
+    pytest.importorskip("torch")
     from scipy.io import savemat
+
+    from tools.torch_oracles import forward_check
 
     layers = np.empty((1, 40), dtype=object)
     shapes = fake.torch_shapes("vgg19", {})
@@ -328,7 +332,9 @@ def test_vgg19_from_matconvnet(tmp_path):
     for i in range(32, 40):
         layers[0, i] = {"name": f"fc{i}", "type": "conv", "weights": np.zeros((1, 2))}
     savemat(tmp_path / "vgg.mat", {"layers": layers, "meta": 1})
-    convert(plan_conversion("vgg19", Request(tmp_path / "vgg.mat")), tmp_path / "out")
+    plan = plan_conversion("vgg19", Request(tmp_path / "vgg.mat"))
+    record = convert(plan, tmp_path / "out", verify=True, forward_check=forward_check)
+    assert record["verified"]["vgg19"]["forward"]["relative_error"] < 1e-5
     _same("vgg19", tmp_path / "out", written)
 
 
@@ -337,8 +343,10 @@ def test_lpips_from_its_two_files(tmp_path):
     import torch
 
     read = _torch()
+    from tools.torch_oracles import forward_check
+
     shapes = fake.torch_shapes("lpips", {})
-    state = {k: np.full(s, i, np.float32) for i, (k, s) in enumerate(shapes.items())}
+    state = {k: np.abs(v) if "lin" in k else v for k, v in fake.random_state(shapes).items()}
     lins = {k: torch.from_numpy(v) for k, v in state.items() if k.startswith("lin")}
     trunk = {k: v for k, v in state.items() if not k.startswith("lin")}
     # the package's file is in the format of torch 1.5
@@ -346,7 +354,9 @@ def test_lpips_from_its_two_files(tmp_path):
     torch.save(lins, tmp_path / "src" / "vgg.pth", _use_new_zipfile_serialization=False)
     trunk["classifier.0.weight"] = np.zeros((2, 3), np.float32)
     fake.save_torch(tmp_path / "src" / "vgg16-397923af.pth", trunk)
-    convert(plan_conversion("lpips", Request(tmp_path / "src", read)), tmp_path / "out")
+    plan = plan_conversion("lpips", Request(tmp_path / "src", read))
+    record = convert(plan, tmp_path / "out", verify=True, forward_check=forward_check)
+    assert record["verified"]["lpips"]["forward"]["relative_error"] < 1e-5
     _same("lpips", tmp_path / "out", state)
 
 

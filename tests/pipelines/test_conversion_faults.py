@@ -323,3 +323,27 @@ def test_a_killed_conversion_leaves_nothing_that_loads_and_a_repeat_completes(so
     convert(plan_conversion("mvdiffusion", Request(source, components=("vae",))), tmp_path / "dst")
     assert load_pretrained(tmp_path / "dst", "vae")[0] is not None
     assert not partial.exists()
+
+
+def test_on_an_object_store_the_record_comes_last(source, tmp_path, monkeypatch):
+    """There no rename is atomic: a folder without conversion.json is what a killed run leaves."""
+    monkeypatch.setattr(conversion, "_is_remote", lambda path: True)
+    request = Request(source, components=("vae", "unet"))
+    write, calls = store.write_params, []
+
+    def stops(path, leaves):
+        calls.append(path)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        write(path, leaves)
+
+    monkeypatch.setattr(store, "write_params", stops)
+    with pytest.raises(KeyboardInterrupt):
+        convert(plan_conversion("mvdiffusion", request), tmp_path / "dst")
+    assert (tmp_path / "dst" / "unet" / "params").exists()
+    with pytest.raises(CheckpointError, match="no weights"):
+        load_pretrained(tmp_path / "dst", "unet")
+    convert(plan_conversion("mvdiffusion", request), tmp_path / "dst")
+    assert load_pretrained(tmp_path / "dst", "vae")[0] is not None
+    with pytest.raises(CheckpointError, match="destination exists"):
+        convert(plan_conversion("mvdiffusion", request), tmp_path / "dst")
