@@ -35,9 +35,10 @@ from mouselift_jax.data.masks import (
 from mouselift_jax.data.recipes import RECIPES, recipe_views
 from mouselift_jax.data.recording import Recording
 from mouselift_jax.data.sample_checks import (
+    HULL_EVERY,
     MAX_WARP_ERROR_PX,
     border_contact,
-    hull_extent,
+    hull_check,
     keypoint_residuals,
     warp_error,
 )
@@ -304,7 +305,7 @@ class Preparer:
             size = self.settings.scene.size
             rgba = cutout(located.pictures[i], located.alphas[i], M, size, size, located.boxes[i])
             images.append(self._matched(rgba, i))
-        row.update(self._check(located, slots, maps, written, similarity, images))
+        row.update(self._check(number, located, slots, maps, written, similarity, images))
         if self.recording.fps:
             row["time_s"] = round(located.frame / self.recording.fps, 6)
         writer.write(
@@ -346,6 +347,7 @@ class Preparer:
 
     def _check(
         self,
+        number: int,
         located: _Located,
         slots: list[int],
         maps: list[np.ndarray],
@@ -377,9 +379,8 @@ class Preparer:
                 raise RuntimeError(
                     f"frame {located.frame}: camera and warp differ by {row['warp_error_px']} px"
                 )
-            hull = hull_extent([im[..., 3] for im in images], written)
-            if hull is not None:
-                row["hull"] = hull
+        if number % HULL_EVERY == 0:
+            row["hull"] = hull_check([im[..., 3] for im in images], written)
         points = self.recording.keypoints
         if points is not None and located.frame < points.shape[1]:
             residual = keypoint_residuals(points[slots, located.frame], cameras, maps, written)

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from mouselift_jax.data.crop import map_points, shrink_factor
+from mouselift_jax.data.hull import hull_cover, hull_points
 from mouselift_jax.data.scene import EXPORT_BOX, MAX_RAY_OFFSET
 from mouselift_jax.geometry.align import Similarity, reprojection_error, triangulate
 from mouselift_jax.geometry.camera import Camera
@@ -20,8 +21,8 @@ from mouselift_jax.geometry.camera import Camera
 MAX_WARP_ERROR_PX = 0.05
 MIN_CONFIDENCE = 0.25  # below it the lab's own tools treat a keypoint as missing
 N_RANDOM_POINTS = 32
-_GRID = 18  # voxels a side for the volume check
-_GRID_HALF = 1.5  # scene units; beyond it nothing can be represented anyway
+HULL_EVERY = 10  # samples: the hull takes a third of the time of a whole sample
+HULL_RAYS = 40  # per view
 
 
 def warp_error(
@@ -93,46 +94,29 @@ def keypoint_residuals(
     return float((raw * weights).sum() / total), float((new * weights).sum() / total)
 
 
-def hull_extent(masks: Sequence[np.ndarray], cameras: Camera) -> dict[str, float] | None:
-    """Extent of a coarse visual hull in the sample's frame, against what can be represented.
+def hull_check(masks: Sequence[np.ndarray], cameras: Camera) -> dict[str, object]:
+    """Visual hull of a sample: how much of each mask it covers, and how far it reaches.
 
     Args:
         masks: alpha [H,W] uint8 per view.
         cameras: cameras [V] of these masks.
 
     Returns:
-        `max_abs` |x|, |y|, |z| (with half a voxel), `outside_box`: share of the hull outside the
-        export box, `max_radius`: largest distance from the origin; None where the hull is empty. A
-        point that a view does not contain in its frame is judged by the other views.
+        `cover`: mean share of a mask that the hull of the others covers (1 = consistent); and where
+        there is a hull `max_abs`: largest |x|, |y|, |z|, scene units, `outside_box`: share of it
+        outside the export box, `beyond_rays`: share farther from the origin than a Gaussian can
+        lie.
     """
-    ticks = (np.arange(_GRID) + 0.5) / _GRID * 2 * _GRID_HALF - _GRID_HALF
-    points = np.stack(np.meshgrid(ticks, ticks, ticks, indexing="ij"), -1).reshape(-1, 3)
-    points = np.concatenate([points, np.ones_like(points[:, :1])], 1).astype(np.float32)
-    P = np.asarray(cameras.K @ cameras.w2c[..., :3, :], np.float32)  # [V,3,4]
-    index = np.arange(len(points))  # of the points still inside
-    views = np.zeros(len(points), np.uint8)
-    for mask, M in zip(masks, P, strict=True):
-        x, y, z = M @ points[index].T
-        column, row = (x / z).astype(np.int32), (y / z).astype(np.int32)
-        visible = (z > 0) & (x >= 0) & (y >= 0)
-        visible &= (column < cameras.width) & (row < cameras.height)
-        hit = np.zeros(len(index), bool)
-        hit[visible] = mask[row[visible], column[visible]] > 127
-        views[index[hit]] += 1
-        index = index[hit | ~visible]
-    inside = np.zeros(len(points), bool)
-    inside[index] = True
-    inside &= views >= 2
-    if not inside.any():
-        return None
-    kept = points[inside, :3]
-    step = _GRID_HALF / _GRID
-    return {
-        "max_abs": [round(float(v), 3) for v in np.abs(kept).max(0) + step],
-        "max_radius": round(float(np.linalg.norm(kept, axis=1).max() + step), 3),
-        "outside_box": round(float((np.abs(kept) > EXPORT_BOX + step).any(1).mean()), 4),
-        "beyond_rays": round(float((np.linalg.norm(kept, axis=1) > MAX_RAY_OFFSET).mean()), 4),
-    }
+    views = [cameras[i] for i in range(len(masks))]
+    cover = hull_cover(masks, views, rays=HULL_RAYS)
+    points = hull_points(masks, views, rays=HULL_RAYS)
+    out: dict[str, object] = {"cover": round(float(np.nan_to_num(cover).mean()), 4)}
+    if len(points):
+        out["max_abs"] = [round(float(v), 3) for v in np.abs(points).max(0)]
+        out["outside_box"] = round(float((np.abs(points) > EXPORT_BOX).any(1).mean()), 4)
+        far = np.linalg.norm(points, axis=1) > MAX_RAY_OFFSET
+        out["beyond_rays"] = round(float(far.mean()), 4)
+    return out
 
 
 def border_contact(image_rgba: np.ndarray) -> int:

@@ -27,6 +27,7 @@ FOLDER = "samples"
 BYTES_PER_VIEW_512 = 30_000  # of a cut-out mouse; only for the plan's estimate
 SHEET_SAMPLES = 4
 MANY_OUT = 0.02  # share of a visual hull outside the export box: hulls are fatter than animals
+LEAST_COVER = 0.98  # 0.999 is true, 0.983 is one focal length 5 % off
 MANY_CUT = 0.02  # share of samples with an animal cut by the border that is worth a warning
 
 
@@ -229,7 +230,9 @@ def _metrics(manifest: dict[str, Any], per_second: float) -> dict[str, float]:
             metrics[f"keypoint_px/{key}"] = float(np.mean([r[key] for r in residuals]))
     hulls = [r["hull"] for r in rows if "hull" in r]
     if hulls:
-        metrics["outside_box/share"] = float(np.mean([h["outside_box"] > MANY_OUT for h in hulls]))
+        metrics["hull_cover/mean"] = float(np.mean([h["cover"] for h in hulls]))
+        out = [h.get("outside_box", 1.0) > MANY_OUT for h in hulls]
+        metrics["outside_box/share"] = float(np.mean(out))
     return metrics
 
 
@@ -247,6 +250,15 @@ def _warnings(manifest: dict[str, Any], metrics: dict[str, float]) -> list[str]:
         found.append(
             f"the picture's border cuts the animal in {metrics['cut/share']:.0%} of the samples: "
             "lower prepare.fill, or raise prepare.subject_mm"
+        )
+    if (
+        metrics.get("hull_cover/mean", 1.0) < LEAST_COVER
+        and "inconsistent" not in manifest["scene"]
+    ):
+        found.append(
+            f"the visual hull covers only {metrics['hull_cover/mean']:.3f} of the masks: "
+            "calibration, masks or synchronisation are wrong; "
+            "python -m mouselift_jax check RECORDING finds out which"
         )
     if metrics.get("outside_box/share", 0.0) > MANY_CUT:
         found.append(
