@@ -1,0 +1,29 @@
+"""The notebooks run from the first cell to the last."""
+
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+BOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+
+
+def test_notebooks_are_kept_without_outputs():
+    import nbformat
+
+    assert len(BOOKS) == 2
+    for path in BOOKS:
+        for cell in nbformat.read(path, as_version=4).cells:
+            assert not cell.get("outputs"), f"{path.name}: clear the outputs before you commit"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", BOOKS, ids=lambda p: p.stem)
+def test_notebook_runs(path, monkeypatch):
+    import nbformat
+    from nbclient import NotebookClient
+
+    monkeypatch.setenv("MOUSELIFT_NOTEBOOK_TEST", "1")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    book = nbformat.read(path, as_version=4)
+    NotebookClient(book, timeout=500, resources={"metadata": {"path": str(ROOT)}}).execute()
