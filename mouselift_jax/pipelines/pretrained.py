@@ -268,6 +268,12 @@ def find_component(
     )
 
 
+def read_config(directory: Any, component: str) -> dict[str, Any]:
+    """The config of a component's network, without reading its weights."""
+    folder, kind = find_component(directory, component)
+    return _read_json((folder if kind == "converted" else folder / component) / "config.json")
+
+
 def read_component(directory: Any, component: str) -> tuple[dict, dict[str, np.ndarray], str]:
     """Config, flat parameters as stored, and one line on where they came from."""
     folder, kind = find_component(directory, component)

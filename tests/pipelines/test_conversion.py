@@ -21,6 +21,7 @@ from mouselift_jax.pipelines.pretrained import (
     load_initial,
     load_pretrained,
     network,
+    read_config,
     read_raw,
     save_component,
 )
@@ -76,6 +77,7 @@ def test_load_pretrained(converted):
     assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype(jnp.bfloat16)}
     assert module.dtype == jnp.bfloat16
     assert module.config.in_channels == 8
+    assert read_config(converted, "unet")["in_channels"] == 8
     module, params = load_pretrained(converted / "vae", "vae")
     assert jax.tree.leaves(params)[0].dtype == jnp.float32
     module, params = load_pretrained(converted, "image_normalizer")
