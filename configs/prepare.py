@@ -4,9 +4,7 @@
     python launch.py --config=configs/prepare.py:fill --config.recording=... --workdir=runs/fill
 
 Time: about 0.08 s of one core per sample (six cameras of 1152x1024 with masks), so 2,000
-    consecutive
-frames take about 1.5 minutes on 2 cores; frames that are skipped over cost a little over half of
-that each.
+consecutive frames take about 1.5 minutes on 2 cores; frames skipped over cost half of that each.
 Memory: 0.5 GB, whatever the length of the recording. Measured by tests/benchmarks/bench_prepare.py.
 Any later stage takes runs/prepare as --config.samples.
 
