@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import subprocess
@@ -295,6 +296,12 @@ def test_gslrm_with_the_networks_of_its_loss(tmp_path):
     record = convert(plan, tmp_path / "out", verify=True, forward_check=forward_check)
     assert record["verified"]["gslrm"]["forward"]["relative_error"] < 1e-5
     _same("gslrm", tmp_path / "out", state)
+    half = convert(
+        plan, tmp_path / "half", dtype="bfloat16", verify=True, forward_check=forward_check
+    )
+    assert half["verified"]["gslrm"]["forward"]["relative_error"] < 1e-5
+    other = dataclasses.replace(plan.parts[0], config={**plan.parts[0].config, "depth": "range"})
+    assert forward_check(other, tmp_path / "out") is None
 
 
 @pytest.mark.torch
