@@ -15,6 +15,8 @@ workdir; several write them into items/<id>/.
 
 variant   what                                       hours, memory
 base      512 px turntable of 150 pictures           not measured yet
+head      human heads with released weights, as      not measured yet
+          published; needs face_box and [matte]
 tiny      128 px turntable of 24 pictures, CPU       minutes on 2 cores
 """
 
@@ -26,6 +28,16 @@ from configs import common
 
 VARIANTS = {
     "base": {},
+    "head": {
+        "dtype": "float32",
+        "filter": "head",
+        "cameras": "data/rigs/canonical.json",
+        "generate.place": "face",
+        "generate.background": "rembg",
+        "generate.keep_reference": False,
+        "size": 512,
+        "turntable.elevation_deg": 0.0,
+    },
     "tiny": {
         "dtype": "float32",
         "turntable.frames": 24,
@@ -42,6 +54,7 @@ def get_config(variant: str = "base") -> ConfigDict:
         c.image = common.path()  # a photo, or a folder of photos
         c.samples = common.path()  # sample set, or the folder of a run that wrote one
         c.gslrm = common.path()  # weights that lift views to Gaussians: run or converted
+        c.face_box = ""  # head: x0,y0,x1,y1 in pixels of the photo, or a JSON file {photo: [...]}
         c.mvdiff = common.path()  # weights that generate views: run or converted; with image
         c.cameras = common.path()  # file with the cameras of the generated views; default: mvdiff's
         c.prompt_embeds = common.path()  # array of prompt embeddings; default: mvdiff's
@@ -79,6 +92,9 @@ def generate() -> ConfigDict:
     c.guidance = 3.0
     c.eta = 1.0  # 1 = as much noise as DDPM, 0 = deterministic
     c.background = "auto"  # auto | alpha | plain | rembg: how the animal is parted from the rest
+    c.place = (
+        "animal"  # animal: centred, `fill` of the side | face: by face_box, as released weights
+    )
     c.fill = 0.6  # share of the picture's side that the animal's longer side fills
     c.keep_reference = True  # slot 0 is the photo itself
     c.white = 0.94  # generated pixels at least this bright in every channel are background

@@ -10,9 +10,10 @@ import cv2
 import numpy as np
 
 from mouselift_jax.data.crop import apply_map
+from mouselift_jax.data.head import face_box, face_square
 from mouselift_jax.data.masks import clean_mask, mask_box
 from mouselift_jax.data.png import read_picture
-from mouselift_jax.errors import LayoutError, MissingExtraError
+from mouselift_jax.errors import ConfigError, LayoutError, MissingExtraError, nearest
 from mouselift_jax.geometry.camera import Camera
 from mouselift_jax.stages.generating import cut_out, make_generator
 from mouselift_jax.stages.infer import Item, trained_size
@@ -21,6 +22,7 @@ from mouselift_jax.stages.workdir import must_exist
 log = logging.getLogger("mouselift_jax")
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+PLACES = ("animal", "face")  # how the subject is placed in the picture
 PLAIN = 6.0  # levels: a border that varies less than this is a plain background
 
 
@@ -33,6 +35,13 @@ class FromImages:
 
     def __init__(self, config: Any) -> None:
         path = must_exist(config.image, "image")
+        if config.generate.place not in PLACES:
+            raise ConfigError(
+                "no such placing",
+                where="config.generate.place",
+                found=config.generate.place,
+                fix=nearest(config.generate.place, PLACES),
+            )
         files = (
             [path]
             if path.is_file()
@@ -55,7 +64,11 @@ class FromImages:
             self._generator = make_generator(config)
         made = self._generator
         rgba, how = foreground(read_photo(self._files[item_id]), config.generate.background)
-        square, M = centred(rgba, made.side, config.generate.fill)
+        if config.generate.place == "face":
+            square, M = face_square(rgba, face_box(config.face_box, self._files[item_id].name))
+            square, M = _to_side(square, M, made.side)
+        else:
+            square, M = centred(rgba, made.side, config.generate.fill)
         alpha = square[..., 3:].astype(np.float32) / 255
         white = square[..., :3] * alpha + 255 * (1 - alpha)
         picture = (white + 0.5).astype(np.uint8)
@@ -76,6 +89,16 @@ class FromImages:
             "cameras": made.note,
         }
         return Item(item_id, images, masks, cameras, labels, None, about)
+
+
+def _to_side(square: np.ndarray, M: np.ndarray, side: int) -> tuple[np.ndarray, np.ndarray]:
+    """A picture of another size than the network's, resized with its pixel map."""
+    if square.shape[0] == side:
+        return square, M
+    scale = side / square.shape[0]
+    return apply_map(square, np.diag([scale, scale, 1.0]), side, side), np.diag(
+        [scale, scale, 1.0]
+    ) @ M
 
 
 def _number(name: str) -> int:
