@@ -10,13 +10,13 @@ from tests.render.suite import CASES, GAUSSIANS, RasterizerSuite, scene
 
 class TestReference(RasterizerSuite):
     implementation = "reference"
-    golden_cases = tuple(c for c in CASES if c != "tiny")
+    golden_cases = tuple(c for c in CASES if c in ("base", "sh3", "widefov"))
 
 
 @pytest.mark.parametrize("degree", [None, 3])
 def test_finite_differences_in_float64(degree):
     with jax.enable_x64(True):
-        arrays = scene(n=12, seed=3, views=2, degree=degree, dtype=np.float64)
+        arrays = scene(n=12, seed=3, degree=degree, dtype=np.float64)
         rng = np.random.default_rng(0)
         K = arrays.pop("K")
 

@@ -1,5 +1,115 @@
-from tests.render.suite import RasterizerSuite
+"""The portable rasterizer: the shared suite, and what is its own: lists, slabs, keys."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mouselift_jax.render import binning, tiled
+from mouselift_jax.render.projection import project
+from mouselift_jax.render.types import Spec
+from tests.render.suite import GAUSSIANS, RasterizerSuite, assert_close, scene
+
+SPEC = Spec(37, 31, 0.2, None)
 
 
 class TestTiled(RasterizerSuite):
     implementation = "tiled"
+
+
+@functools.lru_cache
+def with_capacity(capacity):
+    def loss(arrays):
+        rgb, light, depth, info = tiled.rasterize_flat(SPEC, *arrays.values(), capacity=capacity)
+        return (rgb * rgb).sum() + (light * depth).sum(), (rgb, light, depth, info)
+
+    run = jax.jit(jax.grad(loss, has_aux=True))
+    arrays = {k: jnp.asarray(v)[None] for k, v in scene(n=300, seed=2, views=1).items()}
+    return run(arrays)
+
+
+def test_buffer_size_changes_the_slabs_and_nothing_else():
+    expected, (*truth, info) = with_capacity(1 << 14)
+    assert int(info["slabs"]) == 1
+    counts = set()
+    for capacity in (20, 400):  # 20 tiles: the least there can be
+        gradients, (*pictures, found) = with_capacity(capacity)
+        counts.add(int(found["slabs"]))
+        for a, b in zip(pictures, truth, strict=True):
+            np.testing.assert_allclose(a, b, atol=1e-6)
+        assert_close(gradients, {k: expected[k] for k in (*GAUSSIANS, "w2c")}, 1e-5)
+    assert max(counts) > 40 and min(counts) > 2
+
+
+def test_the_number_of_visible_gaussians_does_not_recompile():
+    run = jax.jit(lambda a: tiled.rasterize_flat(SPEC, *a.values(), capacity=20)[0])
+    for opacity in (0.9, 0.3, 0.0):
+        arrays = {k: jnp.asarray(v)[None] for k, v in scene(n=300, seed=2, views=1).items()}
+        arrays["opacities"] = jnp.full_like(arrays["opacities"], opacity)
+        run(arrays)
+    assert run._cache_size() == 1
+
+
+def test_lists_hold_exactly_the_tiles_where_something_is_drawn():
+    """No pair is missing, and few are listed in vain."""
+    arrays = scene(n=200, seed=5, views=1)
+    splats, visibility = project(SPEC, *(jnp.asarray(arrays[k]) for k in GAUSSIANS),
+                                 arrays["w2c"][0], arrays["K"][0])  # fmt: skip
+    grid = binning.plan(200, 37, 31)
+    order = binning.order_by_depth(grid, splats, visibility)
+    slab = binning.list_slab(grid, order, jnp.int32(0))
+    keys = np.asarray(slab.keys[: slab.starts[-1]])
+    listed = set(zip((keys >> grid.rank_bits).tolist(),
+                     (keys & ((1 << grid.rank_bits) - 1)).tolist(), strict=True))  # fmt: skip
+    x, y = np.meshgrid(np.arange(37) + 0.5, np.arange(31) + 0.5)
+    tile = (y // 8 * grid.cols + x // 8).astype(int)
+    needed = set()
+    for rank, index in enumerate(np.asarray(order.index[: int(order.drawn)])):
+        s = [float(a[index]) for a in splats]
+        dx, dy = s[0] - x, s[1] - y
+        power = -0.5 * (s[2] * dx * dx + s[4] * dy * dy) - s[3] * dx * dy
+        drawn = s[5] * np.exp(power) >= 1 / 255
+        needed |= {(int(t), rank) for t in np.unique(tile[drawn])}
+    assert needed <= listed
+    assert len(listed) <= 1.2 * len(needed)
+
+
+@pytest.mark.parametrize(
+    "n, size", [(1, 1), (2**20, 512), (2**24, 64), (2**24, 512), (2**24, 4096), (1_572_866, 1024)]
+)
+def test_keys_fit_32_bits(n, size):
+    grid = binning.plan(n, size, size)
+    assert grid.slab <= n and grid.capacity >= grid.tiles
+    largest = (grid.tiles << grid.rank_bits) | ((1 << grid.rank_bits) - 1)
+    assert largest < binning.NO_PAIR
+    assert (grid.slab - 1) >> grid.rank_bits == 0
+    assert grid.slab * grid.tiles < 2**31, "counts of pairs are summed in 32 bits"
+
+
+@pytest.mark.parametrize("n", [1, 2, 1000, 70_000])
+def test_depth_order_is_stable_and_exact(n):
+    rng = np.random.default_rng(n)
+    depth = np.exp(rng.uniform(-1.6, 30, n)).astype(np.float32)
+    depth[rng.random(n) < 0.3] = 2.5  # ties
+    listed = rng.random(n) < 0.8
+    found = np.asarray(jax.jit(binning.depth_order)(depth, listed))
+    expected = np.argsort(np.where(listed, depth, np.inf), kind="stable")
+    np.testing.assert_array_equal(found[: listed.sum()], expected[: listed.sum()])
+    assert sorted(found.tolist()) == list(range(n))
+
+
+def test_both_ways_of_summing_pairs_agree():
+    """The CPU adds rows up by index, GPUs by a segmented scan."""
+    rng = np.random.default_rng(0)
+    counts = np.array([3, 1, 40, 2, 7, 0])
+    rows = rng.normal(size=(60, 10)).astype(np.float32)
+    rank = np.repeat(np.arange(6), counts)
+    rank = np.pad(rank, (0, 60 - len(rank)), constant_values=5)
+    inside = jnp.array([True] * 5 + [False])
+    found = binning.segment_ends_sum(
+        jnp.asarray(rows), jnp.asarray(rank), jnp.cumsum(jnp.asarray(counts)), inside
+    )
+    expected = np.stack([rows[: counts.sum()][rank[: counts.sum()] == k].sum(0) for k in range(6)])
+    np.testing.assert_allclose(found[:5], expected[:5], atol=1e-5)
