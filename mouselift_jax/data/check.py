@@ -17,7 +17,7 @@ import numpy as np
 from mouselift_jax.data.check_colour import ColourTest, Fit
 from mouselift_jax.data.check_hypotheses import Geometry, Hypothesis, Verdict, explain, pair_costs
 from mouselift_jax.data.check_observe import MAX_FRAMES, Observations, observe
-from mouselift_jax.data.check_words import CAUSED_BY, describe
+from mouselift_jax.data.check_words import CAUSED_BY, IMPOSSIBLE, SYMPTOMS, describe
 from mouselift_jax.data.findings import SEVERITIES, Finding
 from mouselift_jax.data.hull import hull_cover
 from mouselift_jax.data.jumps import content_jumps
@@ -131,18 +131,29 @@ def ordered(findings: list[Finding]) -> list[Finding]:
     return sorted(findings, key=lambda f: SEVERITIES.index(f.severity))
 
 
-def link(causes: list[Finding], others: list[Finding]) -> list[Finding]:
-    """Put findings that follow from a cause beneath it instead of beside it."""
+def link(seen: list[Finding], told: list[Finding]) -> list[Finding]:
+    """Put findings that follow from another beneath it instead of beside it.
+
+    Args:
+        seen: what the pictures say, likeliest first.
+        told: what files and calibration say on their own.
+    """
+    # A cause stands before what follows from it: an impossible calibration first, then what the
+    # pictures showed, then the symptoms that either may have.
+    late = [f for f in seen if f.code in SYMPTOMS]
+    early = [f for f in told if f.code in IMPOSSIBLE]
+    middle = [f for f in seen if f not in late] + [f for f in told if f not in early]
+    line = early + middle + late
     left = []
-    for finding in others:
-        for cause in causes:
+    for rank, finding in enumerate(line):
+        for cause in line[:rank]:
             same = not finding.cameras or set(finding.cameras) & set(cause.cameras)
-            if finding.code in CAUSED_BY.get(cause.code, ()) and same:
+            if same and finding.code in CAUSED_BY.get(cause.code, ()):
                 cause.consequences.append(finding)
                 break
         else:
             left.append(finding)
-    return causes + left
+    return left
 
 
 def _rig(recording: Recording) -> list[dict[str, Any]]:

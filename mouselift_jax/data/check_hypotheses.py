@@ -15,6 +15,14 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from mouselift_jax.data.check_corrections import (
+    centre_as_translation,
+    invert_extrinsics,
+    opengl_axes,
+    scale_focal,
+    scale_translation,
+    transpose_rotation,
+)
 from mouselift_jax.data.hull import tangent_residuals
 from mouselift_jax.geometry.camera import Camera
 
@@ -140,60 +148,7 @@ class Hypothesis:
         )
 
 
-# --- corrections ------------------------------------------------------------------------------
-
-
-def with_extrinsics(camera: Camera, R: np.ndarray, T: np.ndarray) -> Camera:
-    """The camera with another world-to-camera rotation and translation."""
-    c2w = np.eye(4)
-    c2w[:3, :3], c2w[:3, 3] = R.T, -R.T @ T
-    return dataclasses.replace(camera, c2w=c2w)
-
-
-def _extrinsics(camera: Camera) -> tuple[np.ndarray, np.ndarray]:
-    w2c = np.asarray(camera.w2c, np.float64)
-    return w2c[:3, :3], w2c[:3, 3]
-
-
-def transpose_rotation(camera: Camera) -> Camera:
-    """R given transposed, T right."""
-    R, T = _extrinsics(camera)
-    return with_extrinsics(camera, R.T, T)
-
-
-def invert_extrinsics(camera: Camera) -> Camera:
-    """Camera-to-world given where world-to-camera is meant."""
-    R, T = _extrinsics(camera)
-    return with_extrinsics(camera, R.T, -R.T @ T)
-
-
-def centre_as_translation(camera: Camera) -> Camera:
-    """The camera's centre given in place of T."""
-    R, T = _extrinsics(camera)
-    return with_extrinsics(camera, R, -R @ T)
-
-
-def opengl_axes(camera: Camera) -> Camera:
-    """OpenGL camera axes given in place of OpenCV's."""
-    R, T = _extrinsics(camera)
-    flip = np.diag([1.0, -1.0, -1.0])
-    return with_extrinsics(camera, flip @ R, flip @ T)
-
-
-def scale_translation(camera: Camera, factor: float) -> Camera:
-    """T divided by `factor`."""
-    R, T = _extrinsics(camera)
-    return with_extrinsics(camera, R, T / factor)
-
-
-def scale_focal(camera: Camera, factor: float, *, whole: bool = False) -> Camera:
-    """Focal lengths (with `whole` also cx, cy) divided by `factor`."""
-    K = np.array(camera.K, np.float64)
-    K[0, :2] /= factor
-    K[1, 1] /= factor
-    if whole:
-        K[:2, 2] = (K[:2, 2] - 0.5) / factor + 0.5
-    return dataclasses.replace(camera, K=K)
+# --- corrections of the measurements ------------------------------------------------------------
 
 
 def shifted(geometry: Geometry, v: int, frames: int) -> np.ndarray:
@@ -433,6 +388,21 @@ def suspects_of(pairs: np.ndarray) -> list[int]:
     return [int(i) for i in np.argsort(-np.nan_to_num(np.array(gain), nan=-1e9))]
 
 
+def _with_lost(pairs: np.ndarray) -> np.ndarray:
+    """Pairs of a camera that can be compared with hardly any other count as wholly wrong.
+
+    A misplaced camera can see all others inside its silhouettes, where there is no tangent.
+    """
+    n = len(pairs)
+    known = np.isfinite(pairs)
+    lost = known.sum(1) * 2 < n - 1
+    if n < 4 or lost.sum() > n // 2:
+        return pairs
+    filled = np.where(~known & (lost[:, None] | lost[None]), CLIP, pairs)
+    np.fill_diagonal(filled, np.nan)
+    return filled
+
+
 def _least(tried: list[tuple[Hypothesis, float]]) -> float:
     return min((c for _, c in tried), default=np.inf)
 
@@ -459,7 +429,7 @@ def explain(
         floor: misfit in pixels that honest measurements have; below, nothing is looked for.
         families: which kinds of fault to consider (`either` is always considered).
     """
-    pairs = pair_costs(geometry)
+    pairs = _with_lost(pair_costs(geometry))
     before = float(np.nanmean(pairs)) if np.isfinite(pairs).any() else float("nan")
     none = Verdict(before, before, None, [], pairs, geometry)
     if not np.isfinite(before) or np.nanmax(pairs) <= floor:

@@ -17,8 +17,14 @@ CAUSED_BY = {
     "rotation_transposed": ("looks_away", "translation_units", "keypoints_inconsistent"),
     "extrinsics_convention": ("looks_away", "translation_units", "keypoints_inconsistent"),
     "intrinsics_wrong": ("intrinsics", "picture_size", "keypoints_inconsistent"),
-    "masks_inconsistent": ("keypoints_inconsistent",),
+    "masks_inconsistent": ("keypoints_inconsistent", "hull_cover"),
+    "handedness": ("keypoints_inconsistent", "masks_inconsistent", "hull_cover"),
+    "rotation_invalid": ("keypoints_inconsistent", "masks_inconsistent", "hull_cover"),
+    "intrinsics": ("keypoints_inconsistent", "masks_inconsistent", "hull_cover"),
 }
+
+IMPOSSIBLE = ("handedness", "rotation_invalid", "intrinsics")
+SYMPTOMS = ("keypoints_inconsistent", "hull_cover", "masks_inconsistent")
 
 
 def describe(code: str, cameras: tuple[int, ...], evidence: dict[str, Any]) -> Finding:

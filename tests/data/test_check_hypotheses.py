@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
+from mouselift_jax.data import check_corrections as cc
 from mouselift_jax.data import check_hypotheses as ch
 from mouselift_jax.data.synthetic import Scene
 from mouselift_jax.data.synthetic_rig import lab_rig
@@ -34,19 +35,19 @@ def mirrored(g):
 FAULTS = {
     "swap": (lambda g: dataclasses.replace(g, xy=g.xy[[0, 4, 2, 3, 1, 5]]),
              "cameras_swapped", {1, 4}, {}),
-    "T x 1000": (camera(2, lambda c: ch.scale_translation(c, 1e-3)),
+    "T x 1000": (camera(2, lambda c: cc.scale_translation(c, 1e-3)),
                  "translation_units", {2}, {"factor": 1000}),
-    "T / 1000": (camera(3, lambda c: ch.scale_translation(c, 1e3)),
+    "T / 1000": (camera(3, lambda c: cc.scale_translation(c, 1e3)),
                  "translation_units", {3}, {"factor": 0.001}),
-    "R transposed": (camera(3, ch.transpose_rotation), "rotation_transposed", {3}, {}),
+    "R transposed": (camera(3, cc.transpose_rotation), "rotation_transposed", {3}, {}),
     "all R transposed": (lambda g: dataclasses.replace(
-        g, cameras=tuple(map(ch.transpose_rotation, g.cameras))),
+        g, cameras=tuple(map(cc.transpose_rotation, g.cameras))),
         "rotation_transposed", {0, 1, 2, 3, 4, 5}, {}),
-    "c2w for w2c": (camera(0, ch.invert_extrinsics),
+    "c2w for w2c": (camera(0, cc.invert_extrinsics),
                     "extrinsics_convention", {0}, {"camera_to_world": 1}),
-    "centre for T": (camera(0, lambda c: ch.with_extrinsics(c, c.w2c[:3, :3], c.center)),
+    "centre for T": (camera(0, lambda c: cc.with_extrinsics(c, c.w2c[:3, :3], c.center)),
                      "extrinsics_convention", {0}, {"centre_as_translation": 1}),
-    "OpenGL": (camera(5, ch.opengl_axes), "extrinsics_convention", {5}, {"opengl_axes": 1}),
+    "OpenGL": (camera(5, cc.opengl_axes), "extrinsics_convention", {5}, {"opengl_axes": 1}),
     "1 frame": (lambda g: g.replaced(2, xy=ch.shifted(g, 2, 1)), "video_offset", {2},
                 {"frames": 1}),
     "-3 frames": (lambda g: g.replaced(5, xy=ch.shifted(g, 5, -3)), "video_offset", {5},
@@ -54,10 +55,10 @@ FAULTS = {
     "10 frames": (lambda g: g.replaced(0, xy=ch.shifted(g, 0, 10)), "video_offset", {0},
                   {"frames": 10}),
     "mirrored": (mirrored, "video_mirrored", {4}, {"horizontal": 1}),
-    "K 5 %": (camera(4, lambda c: ch.scale_focal(c, 1 / 1.05)), "intrinsics_wrong", {4},
+    "K 5 %": (camera(4, lambda c: cc.scale_focal(c, 1 / 1.05)), "intrinsics_wrong", {4},
               {"factor": 1.05}),
     "K 3 % all": (lambda g: dataclasses.replace(
-        g, cameras=tuple(ch.scale_focal(c, 1.03) for c in g.cameras)),
+        g, cameras=tuple(cc.scale_focal(c, 1.03) for c in g.cameras)),
         "intrinsics_wrong", {0, 1, 2, 3, 4, 5}, {"factor": 0.971}),
     "cropped": (lambda g: g.replaced(1, xy=g.xy[1] - [60.0, 40.0]), "video_cropped", {1},
                 {"shift_x": 60, "shift_y": 40}),

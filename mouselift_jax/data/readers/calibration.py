@@ -153,10 +153,22 @@ def examine(calibration: Calibration) -> list[Finding]:
         found = f"{len(calibration.cameras)} camera(s)"
         message = f"a recording needs at least two calibrated cameras, found {found}"
         return [Finding("calibration_missing", "error", message, where=where)]
-    findings = [f for c in calibration.cameras for f in _examine_one(c, where)]
+    findings = _merged([f for c in calibration.cameras for f in _examine_one(c, where)])
     if not findings:
         findings = _units(calibration) or _aim(calibration)
     return findings
+
+
+def _merged(findings: list[Finding]) -> list[Finding]:
+    """One finding for several cameras with the same fault."""
+    merged: dict[tuple[str, str], Finding] = {}
+    for finding in findings:
+        text = finding.message.split(": ", 1)[1].split(" (")[0]
+        first = merged.setdefault((finding.code, text), finding)
+        if first is not finding:
+            first.cameras += finding.cameras
+            first.message = f"cameras {', '.join(map(str, first.cameras))}: {text}"
+    return list(merged.values())
 
 
 def _examine_one(camera: CameraModel, where: str) -> list[Finding]:
