@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
+from ml_collections import ConfigDict
 
 from mouselift_jax.stages.stage import STAGES
 from mouselift_jax.stages.workdir import flatten, plain
@@ -47,3 +48,38 @@ def test_every_config_says_its_command_and_cost(stage):
 def test_unknown_variant_lists_the_known(stage):
     with pytest.raises(ValueError, match="known: base"):
         get_config(stage, "no_such_variant")
+
+
+@pytest.fixture(scope="session")
+def inputs(tmp_path_factory) -> dict[str, Path]:
+    """One tiny input of each kind that a stage reads."""
+    from mouselift_jax.data.synthetic import write_recording
+    from tests.sample_sets import write_samples
+
+    root = tmp_path_factory.mktemp("inputs")
+    write_recording(root / "recording", frames=3, size=(72, 64), n_heldout=0)
+    write_samples(root / "samples", n=4)
+    for name in ("gslrm", "unet", "text_encoder"):  # a plan reads no weights
+        (root / "weights" / name / "params").mkdir(parents=True)
+        (root / "weights" / name / "config.json").write_text("{}")
+    (root / "weights" / "conversion.json").write_text("{}")
+    return {
+        "recording": root / "recording",
+        "samples": root / "samples",
+        "init_from": root / "weights",
+        "gslrm": root / "weights",
+        "mvdiff": root / "weights",
+    }
+
+
+@pytest.mark.parametrize(("stage", "variant"), VARIANTS)
+def test_every_variant_builds_its_plan(stage, variant, inputs, tmp_path):
+    config = get_config(stage, variant)
+    for key, path in inputs.items():
+        if key in config and not isinstance(config[key], ConfigDict):
+            config[key] = str(path)
+    if stage == "prepare":
+        config.prepare.min_mask_px = 5
+    plan = importlib.import_module(f"mouselift_jax.stages.{stage}").plan(config, tmp_path / "run")
+    assert plan.writes and plan.describe().startswith(f"plan of stage {stage}")
+    assert not (tmp_path / "run").exists(), "a plan touches nothing"
