@@ -6,12 +6,14 @@ Training and inference themselves: `python launch.py --config=configs/<stage>.py
 from __future__ import annotations
 
 import argparse
+import ast
 import importlib
 import os
 import pkgutil
 import sys
 import traceback
 from collections.abc import Sequence
+from pathlib import Path
 from types import ModuleType
 
 from mouselift_jax import __version__, cli
@@ -63,13 +65,14 @@ def overview() -> str:
     """The help of the whole: every verb with the first line of its docstring."""
     lines = ["usage: python -m mouselift_jax VERB [-h] ...", "", "verbs:"]
     for verb in verbs():
-        lines.append(f"  {verb:<11}{first_line(load(verb))}")
+        lines.append(f"  {verb:<11}{first_line(verb)}")
     return "\n".join([*lines, "", "`VERB --help` says more.", "", EPILOG])
 
 
-def first_line(module: ModuleType) -> str:
-    """What a verb does, in one line."""
-    return (module.__doc__ or "").strip().splitlines()[0]
+def first_line(verb: str) -> str:
+    """What a verb does, in one line, read without importing it: help must be quick."""
+    source = (Path(cli.__file__).parent / f"{verb}.py").read_text()
+    return (ast.get_docstring(ast.parse(source)) or "").splitlines()[0]
 
 
 def coloured(text: str, code: str, stream: object = None) -> str:

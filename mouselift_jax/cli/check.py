@@ -1,4 +1,14 @@
-"""`python -m mouselift_jax check PATH`: is this recording, or sample set, what it claims to be?"""
+"""Is this recording, or sample set, what it claims to be? Every problem at once, root cause first.
+
+Calibration, masks, pictures and keypoints must agree; where they do not, the likely corrections are
+tried and the one that mends it is named. PATH itself is never written.
+
+Examples:
+  python -m mouselift_jax check my_mouse                  -> check_my_mouse/check.json, a picture
+  python -m mouselift_jax check runs/prepare --out out/   a sample set
+
+Exit code: 0 usable (clean or warnings), 2 errors
+"""
 
 from __future__ import annotations
 

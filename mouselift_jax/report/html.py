@@ -116,6 +116,7 @@ def write_report(
     workdir = Path(workdir)
     if not workdir.is_dir():
         raise LayoutError("no such run", where=workdir, fix="give the --workdir of a run")
+    given = sections is not None  # a stage hands over its sections when its work is done
     if sections is None:
         kept = load_sections(workdir)
         title, intro, sections = title or kept["title"], intro or kept["intro"], kept["sections"]
@@ -128,7 +129,7 @@ def write_report(
         title=title or f"{stage} \u2013 {workdir.resolve().name}",
         intro=intro,
         stage=stage,
-        finished=summary.get("finished"),
+        finished=True if given else summary.get("finished"),
         steps=summary.get("steps"),
         wall=_duration(summary.get("wall_s")),
         findings=[_finding(w) for w in summary.get("warnings", [])],

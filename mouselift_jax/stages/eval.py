@@ -238,13 +238,13 @@ def finish(config: Any, workdir: Workdir, folds: Folds) -> None:
             "the network is not surely better than the best baseline (the interval of the "
             "difference reaches 0): train longer, or look at the worst samples below"
         )
-    workdir.summary(
-        finished=True,
-        steps=len(folds.ids),
-        metrics=metrics,
-        artefacts={"scores": "scores.csv", "report": "report.html"},
-        inputs={"samples": str(config.samples), "gslrm": str(config.gslrm)},
-    )
+    summary = {
+        "steps": len(folds.ids),
+        "metrics": metrics,
+        "artefacts": {"scores": "scores.csv", "report": "report.html"},
+        "inputs": {"samples": str(config.samples), "gslrm": str(config.gslrm)},
+    }
+    workdir.summary(finished=False, **summary)  # the report reads it
     write_report(
         workdir.path,
         title="Held-out views",
@@ -252,6 +252,7 @@ def finish(config: Any, workdir: Workdir, folds: Folds) -> None:
         f"with 95 % bootstrap intervals over frames (blocks of {block} samples).",
         sections=_sections(config, folds, rows, table),
     )
+    workdir.summary(finished=True, **summary)
     log.info("report: %s", workdir / "report.html")
 
 

@@ -33,7 +33,7 @@ class FromImages:
     the picture as the training samples' does, and slot 0's camera of the rig is taken for it.
     """
 
-    def __init__(self, config: Any) -> None:
+    def __init__(self, config: Any, generator: Any = None) -> None:
         path = must_exist(config.image, "image")
         if config.generate.place not in PLACES:
             raise ConfigError(
@@ -55,14 +55,14 @@ class FromImages:
             raise LayoutError("two photos have the same name", where=path)
         self.ids = list(self._files)
         self.reads = [str(path), str(config.mvdiff)]
-        self._config, self._generator = config, None
+        self._config, self.generator = config, generator
 
     def load(self, item_id: str) -> Item:
         """Generate the views of one photo."""
         config = self._config
-        if self._generator is None:
-            self._generator = make_generator(config)
-        made = self._generator
+        if self.generator is None:
+            self.generator = make_generator(config)
+        made = self.generator
         rgba, how = foreground(read_photo(self._files[item_id]), config.generate.background)
         if config.generate.place == "face":
             square, M = face_square(rgba, face_box(config.face_box, self._files[item_id].name))

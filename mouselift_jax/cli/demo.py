@@ -1,0 +1,128 @@
+r"""A small web page: photo in, six views and a splat out, with the viewer in it.
+
+Needs weights for both stages and the extra [demo] (gradio). For the demo that needs neither weights
+nor a browser: `make demo`.
+
+Examples:
+  python -m mouselift_jax demo --mvdiff runs/mvdiff --gslrm runs/gslrm
+  python -m mouselift_jax demo --mvdiff checkpoints/mvdiffusion --gslrm checkpoints/gslrm \
+      --cameras data/rigs/canonical.json --prompt-embeds checkpoints/prompts
+
+It listens on this machine only and prints the ssh -L line; --host opens it to the network.
+"""
+
+from __future__ import annotations
+
+import argparse
+import html
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+VIEWER_HEIGHT = 520  # pixels
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of the verb."""
+    parser.add_argument("--mvdiff", required=True, metavar="DIR", help="weights: photo -> views")
+    parser.add_argument("--gslrm", required=True, metavar="DIR", help="weights: views -> splats")
+    parser.add_argument("--cameras", metavar="FILE", help="of the views [beside the weights]")
+    parser.add_argument("--prompt-embeds", metavar="DIR", help="[those of the mvdiff run]")
+    parser.add_argument("--background", default="auto", help="auto, alpha, plain or rembg")
+    parser.add_argument("--steps", type=int, default=50, help="of the sampler [%(default)s]")
+    parser.add_argument("--dtype", default="bfloat16", help="bfloat16 or float32")
+    parser.add_argument("--port", type=int, default=7860)
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on [%(default)s]")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Serve the page until Ctrl-C."""
+    page = make_page(reconstructor(args))
+    from mouselift_jax.report.live import addresses
+
+    sys.stdout.write(addresses(args.port) + "\nCtrl-C ends it.\n")
+    sys.stdout.flush()
+    page.launch(server_name=args.host, server_port=args.port, quiet=True, share=False)
+    return 0
+
+
+def reconstructor(args: argparse.Namespace) -> Callable[[Path], tuple[np.ndarray, str, Path]]:
+    """Photo path -> (picture of the views, viewer page, .ply); networks are loaded once."""
+    import jax
+    from ml_collections import ConfigDict
+
+    from mouselift_jax.report.pictures import contact_sheet
+    from mouselift_jax.report.viewer import export_html
+    from mouselift_jax.splats.filters import RECIPES, apply_filters
+    from mouselift_jax.splats.ply import save_ply
+    from mouselift_jax.stages import infer
+    from mouselift_jax.stages.generated import FromImages
+
+    config = ConfigDict(
+        {
+            "mvdiff": args.mvdiff, "gslrm": args.gslrm, "cameras": args.cameras, "image": None,
+            "prompt_embeds": args.prompt_embeds, "dtype": args.dtype, "limit": 0, "size": 0,
+            "seed": 0, "render": None, "face_box": "",
+            "generate": {
+                "steps": args.steps, "guidance": 3.0, "eta": 1.0, "background": args.background,
+                "place": "animal", "fill": 0.6, "keep_reference": True, "white": 0.94,
+            },
+        }
+    )  # fmt: skip
+    kept: dict[str, Any] = {}
+
+    def reconstruct(photo: Path) -> tuple[np.ndarray, str, Path]:
+        config.image = str(photo)
+        source = FromImages(config, kept.get("generator"))
+        item = source.load(source.ids[0])
+        kept["generator"] = source.generator  # the networks stay for the next photo
+        if "lifter" not in kept:
+            kept["lifter"] = infer.make_lifter(config)
+        gaussians = jax.device_get(kept["lifter"](item)[0])
+        splats = apply_filters(gaussians, RECIPES["mouse"])
+        folder = Path(tempfile.mkdtemp(prefix="mouselift_"))
+        save_ply(folder / "splats.ply", splats, scene_scale=item.scene_scale)
+        page = export_html(folder / "splats.html", [splats], title=photo.stem)
+        sheet = contact_sheet(list(item.images), labels=item.labels, columns=6, size=192)
+        return sheet, page.read_text(), folder / "splats.ply"
+
+    return reconstruct
+
+
+def make_page(reconstruct: Callable[[Path], tuple[np.ndarray, str, Path]]) -> Any:
+    """The gradio page round a function of a photo."""
+    from mouselift_jax.errors import MissingExtraError, MouseLiftError
+
+    try:
+        import gradio as gr
+    except ImportError as error:
+        raise MissingExtraError("gradio", "demo", "the web page") from error
+
+    def go(photo: str | None) -> tuple[np.ndarray, str, str]:
+        if photo is None:
+            raise gr.Error("Give a photo first.")
+        try:
+            views, page, ply = reconstruct(Path(photo))
+        except MouseLiftError as error:  # what the user can mend is told in the page
+            raise gr.Error(str(error)) from error
+        frame = (
+            f'<iframe srcdoc="{html.escape(page)}" style="width:100%;height:{VIEWER_HEIGHT}px;'
+            'border:0" title="viewer"></iframe>'
+        )
+        return views, frame, str(ply)
+
+    with gr.Blocks(title="mouselift_jax") as page:
+        gr.Markdown("# mouselift_jax\nOne photo to six views to 3D Gaussians.")
+        with gr.Row():
+            photo = gr.Image(type="filepath", label="photo", image_mode=None)
+            with gr.Column():
+                views = gr.Image(label="the views it imagined", interactive=False)
+                ply = gr.File(label="splats.ply")
+        viewer = gr.HTML()
+        button = gr.Button("Reconstruct", variant="primary")
+        button.click(go, photo, [views, viewer, ply], api_name="reconstruct")
+    return page

@@ -1,0 +1,38 @@
+import numpy as np
+import pytest
+
+from mouselift_jax.__main__ import main
+from mouselift_jax.cli.demo import make_page
+from mouselift_jax.errors import LayoutError, MissingExtraError
+
+
+def test_without_gradio_it_says_how_to_get_it(monkeypatch, tmp_path):
+    monkeypatch.setitem(__import__("sys").modules, "gradio", None)
+    with pytest.raises(MissingExtraError, match=r"mouselift_jax\[demo\]"):
+        make_page(lambda photo: None)
+
+
+def test_weights_must_be_named(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["demo"])
+    assert stop.value.code == 2 and "--mvdiff" in capsys.readouterr().err
+
+
+def test_the_page_answers_a_photo_with_views_viewer_and_splats(tmp_path):
+    pytest.importorskip("gradio", reason="the extra [demo] is not installed")
+
+    def reconstruct(photo):
+        if photo.name == "bad.png":
+            raise LayoutError("the photo's background is not plain", fix="cut the animal out")
+        (tmp_path / "splats.ply").write_text("ply")
+        return np.zeros((8, 8, 3), np.uint8), '<p>"viewer"</p>', tmp_path / "splats.ply"
+
+    page = make_page(reconstruct)
+    go = next(f.fn for f in page.fns.values() if f.api_name == "reconstruct")
+    views, frame, ply = go(str(tmp_path / "mouse.png"))
+    assert views.shape == (8, 8, 3) and ply.endswith("splats.ply")
+    assert 'srcdoc="&lt;p&gt;&quot;viewer' in frame
+    with pytest.raises(Exception, match="cut the animal out"):
+        go(str(tmp_path / "bad.png"))
+    with pytest.raises(Exception, match="photo first"):
+        go(None)
