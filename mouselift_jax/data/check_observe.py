@@ -82,10 +82,11 @@ def choose_frames(n_frames: int, limit: int = MAX_FRAMES) -> tuple[np.ndarray, n
     """Frame numbers to look at and the run each belongs to."""
     if n_frames <= limit:
         return np.arange(n_frames), np.zeros(n_frames, int)
-    n = limit // _WINDOW
-    starts = np.linspace(0, n_frames - _WINDOW, n).astype(int)
-    frames = (starts[:, None] + np.arange(_WINDOW)).ravel()
-    return frames, np.repeat(np.arange(n), _WINDOW)
+    length = min(_WINDOW, max(limit, 1))
+    n = max(1, limit // length)
+    starts = np.linspace(0, n_frames - length, n).astype(int)
+    frames = (starts[:, None] + np.arange(length)).ravel()
+    return frames, np.repeat(np.arange(n), length)
 
 
 def observe(

@@ -141,3 +141,11 @@ def test_nothing_is_written_into_the_recording(clean):
     before = {p: os.stat(p).st_mtime_ns for p in clean.rglob("*")}
     check_recording(clean)
     assert before == {p: os.stat(p).st_mtime_ns for p in clean.rglob("*")}
+
+
+def test_few_frames_are_enough(clean, tmp_path):
+    path = link_copy(clean, tmp_path / "r")
+    FAULTS["swap 1,4 in calibration"].plant(path)
+    result = check_recording(path, max_frames=6)
+    assert result.findings[0].code == "cameras_swapped"
+    assert result.measures["looked_at_frames"] == 6

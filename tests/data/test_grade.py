@@ -29,7 +29,7 @@ def write_set(path, change=None):
         folder.mkdir(parents=True)
         frames = []
         for v, old in enumerate(lab_rig(SIDE, SIDE)):
-            K = intrinsics(170.0, 170.0, SIDE / 2, SIDE / 2)
+            K = intrinsics(140.0, 140.0, SIDE / 2, SIDE / 2)
             c2w = look_at_c2w(old.center, body.position)
             camera = type(old)(K, c2w, SIDE, SIDE)
             rgb, alpha, (x0, y0) = painter.mouse(body, camera)
@@ -40,7 +40,7 @@ def write_set(path, change=None):
             rgba = rgba if change is None else change(rgba, v)
             Image.fromarray(rgba).save(folder / f"cam_{v:03d}.png")
             frames.append(
-                {"w": SIDE, "h": SIDE, "fx": 170.0, "fy": 170.0, "cx": SIDE / 2, "cy": SIDE / 2,
+                {"w": SIDE, "h": SIDE, "fx": 140.0, "fy": 140.0, "cx": SIDE / 2, "cy": SIDE / 2,
                  "w2c": np.asarray(camera.w2c).tolist(),
                  "file_path": f"images/cam_{v:03d}.png", "camera": v}
             )  # fmt: skip
