@@ -308,8 +308,9 @@ class Block(nn.Module):
     ) -> tuple[Array, tuple[Array, ...]]:
         """Apply the level; returns its output and every output on the way."""
         cfg = self.config
-        make_resnet = nn.remat(ResnetBlock, prevent_cse=False) if self.remat else ResnetBlock
-        make_transformer = nn.remat(Transformer, prevent_cse=False) if self.remat else Transformer
+        # prevent_cse stays on: without a scan around it, XLA would undo the recomputation.
+        make_resnet = nn.remat(ResnetBlock) if self.remat else ResnetBlock
+        make_transformer = nn.remat(Transformer) if self.remat else Transformer
 
         def resnet(i: int, x: Array) -> Array:
             args = (self.channels, cfg.norm_groups, cfg.norm_eps, self.dtype)
