@@ -22,7 +22,9 @@ from mouselift_jax.data.findings import SEVERITIES, Finding
 from mouselift_jax.data.hull import hull_cover
 from mouselift_jax.data.jumps import content_jumps
 from mouselift_jax.data.layout import inspect_recording
+from mouselift_jax.data.readers import find_calibration, read_calibration
 from mouselift_jax.data.recording import Recording
+from mouselift_jax.errors import MouseLiftError
 from mouselift_jax.geometry.align import reprojection_error, triangulate
 from mouselift_jax.geometry.camera import Camera, stack_cameras
 from mouselift_jax.geometry.rig import azimuth_elevation
@@ -104,10 +106,13 @@ def check_recording(path: str | Path, *, max_frames: int = MAX_FRAMES) -> CheckR
         LayoutError: there is no such folder.
     """
     recording, findings = inspect_recording(path)
+    tracks = _stored_tracks(Path(path))
     if recording is None:
-        return CheckResult(Path(path), "recording", ordered(findings), {})
+        measures: dict[str, Any] = {}
+        findings += _jump_findings((), *tracks, measures) if tracks else []
+        return CheckResult(Path(path), "recording", ordered(findings), measures)
     seen = observe(recording, findings, max_frames=max_frames)
-    measures: dict[str, Any] = {"rig": _rig(recording), "frames": recording.n_frames}
+    measures = {"rig": _rig(recording), "frames": recording.n_frames}
     outlines, keypoints = _geometries(recording, seen)
     masks_say = _explain_all(outlines, OUTLINE_FLOOR, keypoints)
     keypoints_say = _explain(keypoints, KEYPOINT_FLOOR) if keypoints else None
@@ -119,7 +124,8 @@ def check_recording(path: str | Path, *, max_frames: int = MAX_FRAMES) -> CheckR
         worst = int(np.nanargmin(cover))
         found.append(describe("hull_cover", (recording.camera_ids[worst],), {"cover": cover}))
     found += _mask_findings(recording, seen)
-    found += _jump_findings(recording, seen, outlines, measures)
+    track = tracks or _track(recording, seen, outlines)
+    found += _jump_findings(recording.camera_ids, *track, measures)
     return CheckResult(
         Path(path), "recording", ordered(link(found, findings)), measures, seen,
         recording.camera_ids,
@@ -391,37 +397,50 @@ def _mask_findings(recording: Recording, seen: Observations) -> list[Finding]:
     return found
 
 
+def _stored_tracks(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+    """The animal's track that the calibration file brings (DANNCE's com3d), if any."""
+    file = find_calibration(path)
+    try:
+        tracks = read_calibration(file).tracks if file is not None else {}
+    except MouseLiftError:
+        return None  # told by inspect_recording
+    if "com3d" not in tracks:
+        return None
+    frames = np.arange(len(tracks["com3d"]))
+    return frames, tracks["com3d"], np.zeros_like(frames)
+
+
 def _jump_findings(
-    recording: Recording,
-    seen: Observations,
-    outlines: Geometry | None,
+    cameras: tuple[int, ...],
+    frames: np.ndarray,
+    track: np.ndarray,
+    window: np.ndarray,
     measures: dict[str, Any],
 ) -> list[Finding]:
     """Cuts in the animal's track; they are seen by all cameras at once."""
-    frames, track = _track(recording, seen, outlines)
     jumps: list[int] = []
-    for window in np.unique(seen.window) if len(frames) == len(seen.frames) else [None]:
-        rows = np.arange(len(frames)) if window is None else np.flatnonzero(seen.window == window)
+    for number in np.unique(window):
+        rows = np.flatnonzero(window == number)
         jumps += [int(frames[rows[j]]) for j in content_jumps(track[rows])]
     measures["content_jumps"] = jumps
-    if not jumps:
-        return []
-    return [describe("content_jump", recording.camera_ids, {"frames": jumps})]
+    return [describe("content_jump", cameras, {"frames": jumps})] if jumps else []
 
 
 def _track(
     recording: Recording, seen: Observations, outlines: Geometry | None
-) -> tuple[np.ndarray, np.ndarray]:
-    """A point on the animal over time: (frame numbers, positions [F,3])."""
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A point on the animal over time: frame numbers, positions [F,3], run of frames of each."""
     cameras = stack_cameras([dataclasses.replace(c, width=1, height=1) for c in recording.cameras])
-    if outlines is not None:
-        with np.errstate(all="ignore"):
-            centre = 0.5 * (np.nanmin(seen.outlines, 2) + np.nanmax(seen.outlines, 2))
-        return seen.frames, triangulate(centre, cameras)
-    if recording.keypoints is not None:
+    partly = len(seen.frames) < recording.n_frames
+    if recording.keypoints is not None and (outlines is None or partly):
+        # Keypoints cover all frames; the pictures of long recordings were only sampled.
         sure = np.nanmean(recording.keypoints[..., 2], axis=(0, 1))
         point = recording.keypoints[:, :, int(np.argmax(sure))]
-        return np.arange(recording.n_frames), triangulate(
-            point[..., :2], cameras, np.where(point[..., 2] > _SURE, 1.0, 0.0)
-        )
-    return seen.frames, np.full((len(seen.frames), 3), np.nan)
+        weights = np.where(point[..., 2] > _SURE, 1.0, 0.0)
+        frames = np.arange(recording.n_frames)
+        return frames, triangulate(point[..., :2], cameras, weights), np.zeros_like(frames)
+    if outlines is None:
+        return seen.frames, np.full((len(seen.frames), 3), np.nan), seen.window
+    with np.errstate(all="ignore"):
+        centre = 0.5 * (np.nanmin(seen.outlines, 2) + np.nanmax(seen.outlines, 2))
+    return seen.frames, triangulate(centre, cameras), seen.window

@@ -16,7 +16,7 @@ from mouselift_jax.data.distortion import distort_pixels
 from mouselift_jax.data.findings import Finding
 from mouselift_jax.data.hull import outline
 from mouselift_jax.data.recording import Frames, Recording
-from mouselift_jax.data.video import FrameStream
+from mouselift_jax.data.video import FrameStream, quiet_decoder
 from mouselift_jax.errors import LayoutError
 
 MAX_FRAMES = 120  # looked at in all
@@ -105,7 +105,8 @@ def observe(
     views = [_View(recording, v, frames, window, rows) for v in range(recording.n_views)]
     for v, view in enumerate(views):
         try:
-            view.read()
+            with quiet_decoder():
+                view.read()
         except LayoutError as error:
             number = recording.camera_ids[v]
             findings.append(

@@ -161,7 +161,7 @@ def _flicker(cameras: tuple[int, ...], e: dict[str, Any]) -> tuple[str, str, str
 
 def _jump(cameras: tuple[int, ...], e: dict[str, Any]) -> tuple[str, str, str]:
     message = f"the recording was cut: the animal jumps at frame {', '.join(map(str, e['frames']))}"
-    return "warning", message, "prepare keeps blocks of frames from crossing these places"
+    return "warning", message, "prepare skips frames at jumps; keep clips from crossing them"
 
 
 _WORDS = {

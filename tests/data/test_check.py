@@ -149,3 +149,20 @@ def test_few_frames_are_enough(clean, tmp_path):
     result = check_recording(path, max_frames=6)
     assert result.findings[0].code == "cameras_swapped"
     assert result.measures["looked_at_frames"] == 6
+
+
+def test_published_track_is_checked_for_cuts(shared):
+    """A folder with DANNCE's file alone: no videos, but its track tells of three cuts."""
+    result = check_recording(shared / "data/dannce")
+    assert [f.code for f in result.findings] == ["camera_missing", "content_jump"]
+    assert result.measures["content_jumps"] == [5900, 11800, 17700]
+
+
+def test_long_recordings_are_sampled_in_runs(tmp_path):
+    path = write_recording(
+        tmp_path / "l", frames=70, size=(96, 84), n_heldout=0, workers=1, jumps=(50,), seed=1
+    )
+    result = check_recording(path, max_frames=30)
+    assert result.measures["looked_at_frames"] == 30
+    assert [f.code for f in result.findings] == ["content_jump"]
+    assert result.findings[0].evidence["frames"] == [50]
