@@ -1,10 +1,8 @@
 """Fields that stages share, and the way variants are applied.
 
 A config file builds on `stage(...)`, adds its own fields inside `with config.unlocked():`, and
-ends with
-`return variant(config, name, VARIANTS)`. Variants are applied while the config is locked, so a
-misspelt
-key in one is an error and not a new field.
+ends with `return variant(config, name, VARIANTS)`. Variants are applied while the config is
+locked, so a misspelt key in one is an error and not a new field.
 """
 
 from __future__ import annotations

@@ -13,8 +13,7 @@ tiny           2 CPU cores: 64 px, 0.4 M weights       minutes; see docs/benchma
 
 Start from published weights with --config.init_from=DIR (converted, or the folder of a run).
 `--config.overfit=N` trains on N samples to check that data and cameras agree: training views
-must become
-sharp within minutes, else the cameras are wrong.
+must become sharp within minutes, else the cameras are wrong.
 """
 
 from __future__ import annotations

@@ -1,17 +1,13 @@
 """Pictures to 3D Gaussians: a PLY, a turntable, pictures and a report.
 
-    python launch.py --config=configs/infer.py --config.samples=runs/prepare
-    --config.gslrm=runs/gslrm \
-        --config.frames=0:100:10 --workdir=runs/infer
-    python launch.py --config=configs/infer.py --config.image=mouse.png
-    --config.mvdiff=runs/mvdiff \
-        --config.gslrm=runs/gslrm --workdir=runs/infer
+    python launch.py --config=configs/infer.py --config.samples=runs/prepare \
+        --config.gslrm=runs/gslrm --config.frames=0:100:10 --workdir=runs/infer
+    python launch.py --config=configs/infer.py --config.image=mouse.png \
+        --config.mvdiff=runs/mvdiff --config.gslrm=runs/gslrm --workdir=runs/infer
 
-Give `samples` (real views of six cameras, cut out by `prepare`) or `image` (a photo or a folder
-of photos; six
-views are generated first), not both. One item writes splats.ply, views.png and turntable.mp4
-into the
-workdir; several write them into items/<id>/.
+Give `samples` (real views of six cameras, cut out by `prepare`) or `image` (a photo or a folder of
+photos; six views are generated first), not both. One item writes splats.ply, views.png and
+turntable.mp4 into the workdir; several write them into items/<id>/.
 
 variant   what                                       hours, memory
 base      512 px turntable of 150 pictures           not measured yet

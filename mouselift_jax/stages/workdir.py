@@ -13,6 +13,7 @@ import fnmatch
 import importlib.metadata
 import json
 import logging
+import logging.handlers
 import os
 import platform
 import time
@@ -37,6 +38,7 @@ MAY_CHANGE = (
     "prepare.cache",
     "variant",
 )
+LOG_BYTES = 20 << 20  # log.txt grows to this, then becomes log.txt.1 and log.txt.2
 VERSIONS = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "mouselift_jax")
 
 
@@ -99,12 +101,22 @@ class Workdir:
             raise ConfigError(
                 "--workdir is a file", where=self.path, expected="a folder of its own"
             )
-        self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except (NotADirectoryError, FileExistsError, PermissionError) as error:
+            raise ConfigError(
+                "the folder cannot be made",
+                where=f"--workdir={self.path}",
+                found=error.strerror,
+                fix="give a folder that you may write to",
+            ) from error
         self._acquire()
         try:
             check_same_config(self.path, self.config)
             write_json_atomic(self.path / "config.json", self.config)
-            self._handler = logging.FileHandler(self.path / "log.txt")
+            self._handler = logging.handlers.RotatingFileHandler(
+                self.path / "log.txt", maxBytes=LOG_BYTES, backupCount=2
+            )
             self._handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
             log.addHandler(self._handler)
             if log.level == logging.NOTSET:

@@ -1,10 +1,9 @@
 """Checkpoints that are whole or absent, kept sparingly, and checked when they are read.
 
 A checkpoint is a folder named by its step, written in the background and renamed when complete.
-It holds a
-checksum of every array's bits, computed on the devices when saving and again when restoring, so
-damage that
-the file format does not notice is found. The sum is of integers: the same on any mesh.
+It holds a checksum of every array's bits, computed on the devices when saving and again when
+restoring, so damage that the file format does not notice is found. The sum is of integers: the
+same on any mesh.
 """
 
 from __future__ import annotations
@@ -172,8 +171,7 @@ class Checkpoints:
 
         Returns:
             (step, items), or None when there is no checkpoint at all. Damaged ones are named in
-            the log and
-            moved aside, and the one before is tried.
+            the log and moved aside, and the one before is tried.
 
         Raises:
             CheckpointError: checkpoints exist but none is sound, or they hold other shapes.

@@ -18,8 +18,7 @@ def initialise(
     """Join the other processes of the run, if there are any.
 
     With flags: explicitly. Without: on a TPU slice of several hosts and under Slurm with several
-    tasks,
-    where JAX finds the others by itself. Else this process is the whole run.
+    tasks, where JAX finds the others by itself. Else this process is the whole run.
     """
     global _joined
     given = [coordinator, processes, process_id]

@@ -1,8 +1,7 @@
 """Where numbers, pictures and text of a run go: metrics.jsonl and TensorBoard files.
 
 A resumed run cuts off what an earlier visit wrote past the step it resumes from, so no step is
-told twice.
-Only the first of several processes writes.
+told twice. Only the first of several processes writes.
 """
 
 from __future__ import annotations

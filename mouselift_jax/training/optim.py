@@ -1,8 +1,7 @@
 """The optimiser: AdamW with decay on matrices only, warm-up and cosine, clipping, skipping.
 
 The learning rate is a function of the run's step, not of the optimiser's own count: a skipped
-update still
-advances the schedule, as in the published recipe.
+update still advances the schedule, as in the published recipe.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """One progress object: a bar on a terminal, lines in a log, JSON for programs.
 
 The time left is reckoned from the steps alone: the first step (compilation) and whatever happens
-inside
-`pause()` (evaluation, pictures) do not count towards the rate.
+inside `pause()` (evaluation, pictures) do not count towards the rate.
 """
 
 from __future__ import annotations

@@ -4,8 +4,7 @@ Axes of the mesh: `data` (copies of the model), `fsdp` (the batch and the weight
 `tensor`
 (heads and hidden units), `sequence` (tokens of one sample). Networks name the axes of their arrays
 ("embed", "heads", "tokens", ...); `RULES` says which mesh axis each name is split over. Weights
-without
-names are split along their largest dimension that the fsdp axis divides.
+without names are split along their largest dimension that the fsdp axis divides.
 """
 
 from __future__ import annotations

@@ -37,8 +37,7 @@ class Task:
         constants: weights the loss needs and nothing trains (perceptual networks, a frozen
         encoder);
             given to `loss` as `constants=` when there are any, so that they are arguments of the
-            program and
-            not part of it.
+            program and not part of it.
         flops_per_step: of all devices together, forward and backward; 0 = unknown.
     """
 
@@ -88,8 +87,10 @@ class Trainer:
         self.task, self.config, self.seed = task, config, seed
         self.mesh = sharding.make_mesh(config.mesh, devices)
         sharding.check_batch(config.batch_size, config.accum_steps, self.mesh)
+        # On shapes alone: the devices of a plan may not be there.
+        key = jax.eval_shape(lambda: jax.random.key(0))
         with sharding.use(self.mesh):
-            boxed = jax.eval_shape(task.init, jax.random.key(0))
+            boxed = jax.eval_shape(task.init, key)
         shapes = nn.meta.unbox(boxed)
         places = sharding.param_shardings(boxed, self.mesh)
         trained = self._chooser(shapes)

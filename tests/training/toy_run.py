@@ -1,10 +1,9 @@
 """A run so small that it can be repeated many times: two dense layers on random numbers.
 
 Also a program: `python -m tests.training.toy_run DIR [--steps N] [--mesh D,F,T,S] [...]` trains
-in DIR, resuming
-what is there, and writes DIR/result.json = losses, checksum of the whole state. Tests start it
-as a process
-of its own to kill it, to give it other devices, or to join it with others.
+in DIR, resuming what is there, and writes DIR/result.json = losses, checksum of the whole state.
+Tests start it as a process of its own to kill it, to give it other devices, or to join it with
+others.
 """
 
 from __future__ import annotations
