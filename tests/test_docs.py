@@ -32,13 +32,3 @@ def test_verbs_and_options_in_documents_exist(path):
         known = build_parser(verb).format_help()
         for option in re.findall(r"(--[a-z][\w-]*)", rest.split("#")[0]):
             assert option in known, f"{path.name}: {verb} {option}"
-
-
-@pytest.mark.parametrize("path", DOCS, ids=lambda p: p.name)
-def test_lines_of_documents_fit_a_screen(path):
-    long = [
-        i
-        for i, line in enumerate(path.read_text().splitlines(), 1)
-        if len(line) > 130 and not line.lstrip().startswith("|") and "http" not in line
-    ]
-    assert not long, f"{path.name}: {long}"

@@ -16,6 +16,7 @@ from mouselift_jax.errors import MissingExtraError
 from mouselift_jax.geometry.camera import Camera
 from mouselift_jax.report.pictures import error_map, fit, to_uint8
 from mouselift_jax.report.scene import Scene
+from mouselift_jax.report.turntable import padded
 from mouselift_jax.splats.gaussians import Gaussians, quat_to_rotation, rotation_to_quat
 from mouselift_jax.splats.sh import C0
 
@@ -107,7 +108,7 @@ class LiveViewer:
             return pictures, []
         from mouselift_jax.render import render
 
-        renders = np.asarray(render(gaussians, cameras).rgb)
+        renders = np.asarray(render(padded(gaussians), cameras).rgb)
         psnr = [
             -10 * np.log10(max(1e-10, np.mean((to_uint8(r) / 255.0 - p / 255.0) ** 2)))
             for r, p in zip(renders, pictures, strict=True)

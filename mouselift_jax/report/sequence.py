@@ -23,7 +23,7 @@ from mouselift_jax.geometry.align import Similarity
 from mouselift_jax.geometry.camera import Camera
 from mouselift_jax.geometry.rig import turntable
 from mouselift_jax.report.pictures import captioned, to_uint8
-from mouselift_jax.report.turntable import mp4_writer
+from mouselift_jax.report.turntable import mp4_writer, padded
 from mouselift_jax.splats.gaussians import Gaussians
 
 SLICES = 16  # cross-sections that the volume is added up from
@@ -205,7 +205,7 @@ def write_videos(
             writers[name](picture)
 
         for i, frame in enumerate(frames):
-            gaussians = frame.load()
+            gaussians = padded(frame.load())
             camera = round_path[np.array([i % period])]
             around = to_uint8(np.asarray(render(gaussians, camera).rgb[0]))
             write("turntable", captioned(around, f"frame {frame.number}, {frame.time_s:.2f} s"))

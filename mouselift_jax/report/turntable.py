@@ -130,6 +130,26 @@ def ffmpeg_version() -> str:
     return found.group(1) if found else "unknown"
 
 
+def padded(gaussians: Gaussians, multiple: int = 2048) -> Gaussians:
+    """The same picture with N rounded up: invisible Gaussians are added at the end.
+
+    Filtered sets differ in N from frame to frame, and a renderer compiles for every N.
+    """
+    from mouselift_jax.splats.gaussians import Gaussians
+
+    n = int(np.shape(gaussians.opacity_logits)[0])
+    extra = -n % multiple if n else multiple
+    fill = {"quats": 1.0, "log_scales": -10.0, "opacity_logits": -30.0}
+
+    def grown(name: str) -> np.ndarray:
+        values = np.asarray(getattr(gaussians, name), np.float32)
+        shape = (extra, *values.shape[1:])
+        return np.concatenate([values, np.full(shape, fill.get(name, 0.0), np.float32)])
+
+    names = ("means", "quats", "log_scales", "opacity_logits", "sh")
+    return Gaussians(*(grown(name) for name in names))
+
+
 def render_turntable(
     gaussians: Gaussians,
     *,
@@ -158,7 +178,7 @@ def render_turntable(
 
     focal = size / 2 / np.tan(np.radians(fov_deg) / 2)
     path = turntable(n, radius=radius, elevation_deg=elevation_deg, focal=focal, size=size)
-    chunk = min(chunk, n)
+    chunk, gaussians = min(chunk, n), padded(gaussians)
     for start in range(0, n, chunk):
         # The last chunk repeats its last camera, so that one shape is compiled.
         cameras = path[np.minimum(np.arange(start, start + chunk), n - 1)]

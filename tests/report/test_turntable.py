@@ -47,3 +47,19 @@ def test_an_encoder_that_fails_is_one_clear_error(tmp_path, monkeypatch):
     with pytest.raises(BackendError, match="ffmpeg stopped"):
         write_mp4(tmp_path / "a.mp4", frames(200, 480, 640))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_padding_is_invisible_and_gives_few_shapes():
+    from mouselift_jax.geometry.rig import turntable
+    from mouselift_jax.render import render
+    from mouselift_jax.report.turntable import padded, render_turntable
+    from tests.report.test_scene import one
+
+    gaussians = one(n=20)
+    more = padded(gaussians, 64)
+    assert more.n_gaussians == 64 and padded(more, 64).n_gaussians == 64
+    cameras = turntable(1, size=24)
+    a, b = (np.asarray(render(g, cameras).rgb) for g in (gaussians, more))
+    np.testing.assert_allclose(a, b, atol=1e-6)
+    frames = list(render_turntable(gaussians, n=3, size=24, chunk=2))
+    assert len(frames) == 3 and frames[0].shape == (24, 24, 3) and frames[0].min() < 200
