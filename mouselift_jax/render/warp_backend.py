@@ -26,11 +26,8 @@ def problem(platform: str) -> str | None:
         return f"warp-lang {wp.__version__} is older than {MIN_VERSION[0]}.{MIN_VERSION[1]}"
     if platform not in ("cpu", "gpu"):
         return f"there is no Warp for {platform}"
-    # Warp greets every process, and warns where there is no CUDA driver, which here is no fault.
-    level = wp.config.log_level
-    wp.config.log_level = max(level, wp.LOG_ERROR if platform == "cpu" else wp.LOG_WARNING)
+    wp.config.log_level = max(wp.config.log_level, wp.LOG_WARNING)  # no banner in every process
     wp.init()
-    wp.config.log_level = max(level, wp.LOG_WARNING)
     if platform == "gpu" and not wp.is_cuda_available():
         return "warp-lang finds no CUDA device (its wheels need driver R580 or newer)"
     if not wp.is_cpu_available():

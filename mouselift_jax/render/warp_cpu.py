@@ -73,7 +73,10 @@ def _phase(frame: wp.array(dtype=wp.uint64), phase: int, worker: int):  # noqa: 
 def threads() -> int:
     """Cores that a call may use: `MOUSELIFT_RENDER_THREADS`, or those this process may run on."""
     wanted = os.environ.get("MOUSELIFT_RENDER_THREADS")
-    return max(1, int(wanted) if wanted else min(16, len(os.sched_getaffinity(0))))
+    if wanted:
+        return max(1, min(64, int(wanted)))
+    ours = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return max(1, min(16, ours or 1))
 
 
 @functools.cache

@@ -28,7 +28,7 @@ import numpy as np
 
 from mouselift_jax.render import rasterize
 from mouselift_jax.render.types import Spec
-from tests.benchmarks.peers_render import gsplat_torch
+from tests.benchmarks.peers_render import gsplat_cuda, gsplat_torch
 from tests.render.scenes import gslrm_like, shell, untrained
 
 GAUSSIANS = ("means", "quats", "scales", "opacities", "colors")
@@ -84,6 +84,10 @@ def speed(kind: str, n: int, size: int, implementations: list[str], args) -> dic
     if peer is not None:
         ways = {f"gsplat_torch/{w}": (lambda w=w: peer(w == "both")) for w in ("forward", "both")}
         row |= alternate(ways, 1 if args.quick else 3)
+    peer = gsplat_cuda(arrays, size, args.gsplat) if jax.default_backend() != "cpu" else None
+    if peer is not None:
+        ways = {f"gsplat_cuda/{w}": (lambda w=w: peer(w == "both")) for w in ("forward", "both")}
+        row |= alternate(ways, args.repeats)
     for way in ("forward", "both"):
         for a, b in (("tiled", "warp"), ("gsplat_torch", "warp"), ("gsplat_torch", "tiled")):
             if f"{a}/{way}" in row and f"{b}/{way}" in row:
@@ -254,8 +258,9 @@ def main() -> None:
     if not args.quick:
         cases += [("shell", 50_000, 256), ("gslrm", 100_000, 256), ("gslrm", 100_000, 512)]
         cases += [("gslrm", 393_218, 256), ("untrained", 10_000, 128)]
-    if jax.default_backend() != "cpu":
+    if jax.default_backend() != "cpu":  # wall_ms are the numbers to read there
         cases += [("gslrm", 400_000, 256), ("gslrm", 400_000, 512)]
+        args.full = True
     for kind, n, size in cases:
         row = speed(kind, n, size, implementations, args)
         keep("speed", [*result["speed"], row])

@@ -109,3 +109,30 @@ def gsplat_torch(arrays: dict[str, np.ndarray], size: int, folder: str | None) -
         return picture.detach().numpy()
 
     return run
+
+
+def gsplat_cuda(arrays: dict[str, np.ndarray], size: int, folder: str | None) -> Callable | None:
+    """The same with gsplat's CUDA kernels, all views at once; None without a GPU or gsplat."""
+    if folder:
+        sys.path.append(folder)
+    try:
+        import torch
+        from gsplat import rasterization
+    except ImportError:
+        return None
+    if not torch.cuda.is_available():
+        return None
+    names = ("means", "quats", "scales", "opacities", "colors")
+    leaves = [torch.tensor(arrays[k], requires_grad=True, device="cuda") for k in names]
+    w2c, K = (torch.tensor(arrays[k], device="cuda") for k in ("w2c", "K"))
+
+    def run(backward: bool) -> None:
+        with torch.set_grad_enabled(backward):
+            picture, _, _ = rasterization(*leaves, w2c, K, size, size, near_plane=0.2, packed=False)
+            if backward:
+                for leaf in leaves:
+                    leaf.grad = None
+                picture.square().sum().backward()
+        torch.cuda.synchronize()
+
+    return run
