@@ -26,7 +26,7 @@ def gslrm(size: str) -> ConfigDict:
     c.log_scale_bias = -2.3  # added to the raw log-scales
     c.max_log_scale = -1.2  # upper bound of the log-scales
     c.opacity_bias = -2.0  # added to the raw opacity logits
-    c.color_residual = False  # add each pixel's own colour to its Gaussian's; published: False
+    c.pixel_skip = False  # a linear map from each pixel to its own Gaussian; published: False
     c.mark_source = False  # one learned vector for view 0, another for the others
     c.lock()
     c.update(GSLRM[size])

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -37,6 +37,7 @@ from mouselift_jax.splats.gaussians import SH_COUNTS, Gaussians
 from mouselift_jax.splats.sh import C0
 
 RAY_CHANNELS = {"dir_nearest": 6, "plucker": 6, "plucker_nearest": 9}
+SKIP_OPACITY = 5.0  # logits between mid-grey and white, at the start of `pixel_skip`
 DEPTH_REACH = 1.8  # scene units each side of the centre; object at the origin, cameras near 2.7
 
 
@@ -65,9 +66,9 @@ class GSLRMConfig:
         opacity_bias: added to the raw opacity logits.
         clip_means: clamp the pixels' Gaussians to the cube [-1, 1]^3. The released weights were
             trained without.
-        color_residual: add each pixel's own colour to its Gaussian's, so that texture need not pass
-            through the transformer. Trains small networks from scratch several times faster; the
-            released weights were trained without.
+        pixel_skip: a linear map from each pixel's own colour and ray to its Gaussian, beside the
+            transformer. It starts as: the pixel's colour, transparent where white, opaque where
+            dark. Small networks learn from scratch with it; the released weights have none.
         mark_source: add one learned vector to the first view's tokens and another to the others'.
         token_multiple: pad the sequence to a multiple of this, so that a mesh can divide it.
         dtype: of the matrix products; rays, norms, residuals, depths and activations are float32.
@@ -91,7 +92,7 @@ class GSLRMConfig:
     max_log_scale: float = -1.2
     opacity_bias: float = -2.0
     clip_means: bool = False
-    color_residual: bool = False
+    pixel_skip: bool = False
     mark_source: bool = False
     token_multiple: int = 1
     dtype: str = "float32"
@@ -286,9 +287,14 @@ class GSLRM(nn.Module):
         self.sow("intermediates", "decoder_raw", pixels)
         pixels = pixels.reshape(b, v * h * w, per_pixel)
         self.sow("intermediates", "raw_params", jnp.concatenate([free, pixels], axis=1))
-        if c.color_residual:
-            own = patchify((images - 0.5) / C0, c.patch_size).reshape(b, v * h * w, 3)
-            pixels = pixels.at[..., 3:6].add(own)
+        if c.pixel_skip:
+            own = patchify(posed, c.patch_size).reshape(b, v * h * w, c.in_channels)
+            pixels += nn.Dense(
+                per_pixel,
+                use_bias=False,
+                kernel_init=partitioned(skip_init, None, "gaussian"),
+                name="pixel_skip",
+            )(own)
         return decode(free, pixels, ray_o, ray_d, c)
 
     def _table(self, name: str, rows: int) -> AnyArray:
@@ -296,6 +302,17 @@ class GSLRM(nn.Module):
         return self.param(
             name, partitioned(init, "vocab", "embed"), (rows, self.config.width), jnp.float32
         )
+
+
+def skip_init(key: jax.Array, shape: tuple[int, int], dtype: Any = jnp.float32) -> jax.Array:
+    """The start of `pixel_skip`: a pixel's colour as it is, and an opacity that falls with it.
+
+    Pictures come on white: white, 2 rgb - 1 = (1, 1, 1), is most likely background.
+    """
+    del key
+    kernel = jnp.zeros(shape, dtype)
+    kernel = kernel.at[jnp.arange(3), 3 + jnp.arange(3)].set(0.5 / C0)
+    return kernel.at[:3, -1].set(-SKIP_OPACITY / 3)
 
 
 def ray_embedding(

@@ -349,8 +349,14 @@ def test_depths_stay_within_their_range(change):
     assert low - 1e-4 <= away.min() < away.max() <= high + 1e-4
 
 
-def test_the_color_residual_paints_a_fresh_network_in_the_pictures_colors():
-    config, inputs = dataclasses.replace(TINY, color_residual=True), views(n=1, size=8, batch=1)
-    g = run(config, zeros(config), inputs)
+def test_the_pixel_skip_starts_as_the_pictures_colors_on_a_transparent_white():
+    config, inputs = dataclasses.replace(TINY, pixel_skip=True), views(n=1, size=8, batch=1)
+    inputs = (inputs[0].at[..., 0, :].set(1.0).at[..., 1, :].set(0.2), *inputs[1:])
+    params = jax.tree.map(jnp.zeros_like, init(config, inputs))
+    shape = params["pixel_skip"]["kernel"].shape
+    params["pixel_skip"]["kernel"] = lib.skip_init(jax.random.key(0), shape)
+    g = run(config, params, inputs)
     colors = lib.unpatchify(0.5 + C0 * g.sh[:, 2:, 0], 1, 8, 8, 4)
     np.testing.assert_allclose(colors, inputs[0], atol=1e-6)
+    opacities = lib.unpatchify(g.activate().opacities[:, 2:, None], 1, 8, 8, 4)
+    assert opacities[..., 0, :].max() < 0.01 < 0.6 < opacities[..., 1, :].min()
