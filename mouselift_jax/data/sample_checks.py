@@ -21,7 +21,7 @@ from mouselift_jax.geometry.camera import Camera
 MAX_WARP_ERROR_PX = 0.05
 MIN_CONFIDENCE = 0.25  # below it the lab's own tools treat a keypoint as missing
 N_RANDOM_POINTS = 32
-HULL_EVERY = 10  # samples: the hull takes a third of the time of a whole sample
+HULL_EVERY = 20  # samples: one hull costs half the time of a whole sample
 HULL_RAYS = 40  # per view
 
 

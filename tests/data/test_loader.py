@@ -1,8 +1,10 @@
 """The loader: a function of (seed, step), with true cameras."""
 
 import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -197,6 +199,8 @@ if __name__ == "__main__":
 """
     script = samples / "run_workers.py"
     script.write_text(code)
-    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=True)
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, env=env)
+    assert done.returncode == 0, done.stderr
     one, two = json.loads(done.stdout.strip().splitlines()[-1])
     assert one == two
