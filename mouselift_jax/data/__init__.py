@@ -1,0 +1,1 @@
+"""Data: recordings, preparation, sample sets, batches."""
