@@ -76,6 +76,12 @@ def write(
         fps=fps,
     )
     metrics = film.steadiness(rows)
+    hazy = sum(not math.isfinite(r["volume_mm3"]) for r in rows)
+    if hazy:
+        workdir.warn(
+            f"{hazy} of {len(rows)} frames have too few opaque Gaussians to enclose a volume: they "
+            "are haze, and the other figures of motion.csv mean little; train longer"
+        )
     if metrics.get("sequence/volume_wobble", 0) > 0.15:
         workdir.warn(
             f"the enclosed volume varies by {metrics['sequence/volume_wobble']:.0%} between frames "
