@@ -1,0 +1,102 @@
+"""Compile the full-size training steps for TPU slices that are not here: memory and traffic.
+
+    pip install libtpu==0.0.42.1
+    python -m tests.benchmarks.tpu_aot_train --out tpu.jsonl         # the table of docs/scaling.md
+    python -m tests.benchmarks.tpu_aot_train --weak                  # 8, 64 and 256 devices
+    python -m tests.benchmarks.tpu_aot_train --topology v5e:4x4 --mesh 1,16,1,1 --batch 32
+
+libtpu carries the whole TPU compiler; only execution needs the device. Nothing here was executed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import sys
+import time
+import traceback
+
+os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
+os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-4")
+os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+# Each: topology, mesh as data x fsdp x tensor x sequence, batch, variant of the config.
+CASES = (
+    ("v5e:2x2", "1,4,1,1", 4, "base"),
+    ("v5p:2x2x1", "1,4,1,1", 8, "base"),
+    ("v5e:2x2", "1,4,1,1", 4, "lowmem"),
+)
+WEAK = (
+    ("v5e:2x4", "1,8,1,1", 8, "base"),
+    ("v5e:8x8", "8,8,1,1", 64, "base"),
+    ("v5e:16x16", "32,8,1,1", 256, "base"),
+)
+
+
+def compile_case(topology: str, mesh: str, batch: int, variant: str, changes: dict) -> dict:
+    """Memory and traffic of one step on one device of a slice."""
+    from jax.experimental import topologies
+
+    from configs import gslrm as config_file
+    from mouselift_jax.models import attention
+    from mouselift_jax.stages import gslrm, program
+    from mouselift_jax.training.trainer import Trainer
+
+    attention.unavailable = lambda name, q: None  # the device is not here, and is a TPU
+    config = config_file.get_config(variant)
+    config.train.batch_size, config.render = batch, "tiled"
+    config.train.mesh.data, config.train.mesh.fsdp, config.train.mesh.tensor, sequence = (
+        int(n) for n in mesh.split(",")
+    )
+    config.train.mesh.sequence = sequence
+    config.update_from_flattened_dict(changes)
+    devices = topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
+    network_config = gslrm.network_config
+    # Chosen by hand: "the best here" would be the best of this CPU.
+    gslrm.network_config = lambda c: dataclasses.replace(
+        network_config(c), attention="splash", token_multiple=1024 * sequence
+    )
+    try:
+        task = gslrm.make_task(config, gslrm.loss_networks(config, abstract=True))
+    finally:
+        gslrm.network_config = network_config
+    started = time.time()
+    trainer = Trainer(task, config.train, low_rank=config.lora, devices=devices)
+    found = dataclasses.asdict(program.cost(trainer))
+    case = {"topology": topology, "mesh": mesh, "batch": batch, "variant": variant, **changes}
+    return case | found | {"seconds": round(time.time() - started), "executed": False}
+
+
+def main() -> int:
+    """The program."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--topology")
+    parser.add_argument("--mesh", default="1,4,1,1")
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--variant", default="base")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=JSON")
+    parser.add_argument("--weak", action="store_true", help="8, 64 and 256 devices")
+    parser.add_argument("--out")
+    a = parser.parse_args()
+    changes = {k: json.loads(v) for k, v in (s.split("=", 1) for s in a.set)}
+    cases = WEAK if a.weak else CASES
+    if a.topology:
+        cases = ((a.topology, a.mesh, a.batch, a.variant),)
+    for case in cases:
+        try:
+            row = compile_case(*case, changes)
+        except Exception as error:  # noqa: BLE001  (one case must not end the table)
+            row = {"case": case, "failed": str(error)[:2000]}
+            traceback.print_exc()
+        print(json.dumps(row), flush=True)
+        if a.out:
+            with open(a.out, "a") as file:
+                file.write(json.dumps(row) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

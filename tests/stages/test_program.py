@@ -1,0 +1,68 @@
+import jax
+import jax.numpy as jnp
+import pytest
+
+from mouselift_jax.models.gslrm import GSLRM, GSLRMConfig, forward_flops
+from mouselift_jax.stages import program
+from mouselift_jax.training.trainer import Trainer
+from tests.training import toy_run
+
+LOOP = 'condition=%cond, body=%body, backend_config={"known_trip_count":{"n":"24"}}'
+TEXT = """
+HloModule m
+
+%body (p: (s32[], f32[4,8])) -> (s32[], f32[4,8]) {
+  %ag = f32[16,8]{1,0} all-gather(%x), dimensions={0}
+  %cp = (f32[4,8], f32[4,8]) collective-permute-start(%x)
+}
+
+%cond (p: (s32[], f32[4,8])) -> pred[] {
+  %c = pred[] compare(%a, %b)
+}
+
+ENTRY %main (a: f32[4,8]) -> f32[4,8] {
+  %w = (s32[], f32[4,8]) while(%t), LOOP
+  %ar = bf16[100]{0} all-reduce(%g), to_apply=%add
+}
+""".replace("LOOP", LOOP)
+
+
+def test_collectives_of_loops_are_counted_as_often_as_the_loop_runs():
+    found, largest = program.collectives(TEXT)
+    assert found["all-gather"] == (24, 24 * 16 * 8 * 4)
+    assert found["collective-permute"] == (24, 24 * 4 * 8 * 4)
+    assert found["all-reduce"] == (1, 200)
+    assert largest == 16 * 8 * 4
+
+
+def test_cost_of_the_toy_on_two_devices():
+    config = toy_run.config(3, **{"mesh.data": 2, "accum_steps": 1})
+    trainer = Trainer(toy_run.task(), config, devices=jax.devices()[:2])
+    cost = program.cost(trainer)
+    weights = sum(x.size * 4 for x in jax.tree.leaves(trainer.shapes))
+    assert cost.params == weights and 3 * weights <= cost.optimiser <= 3 * weights + 64
+    # Gradients of data-parallel copies are summed once: as many bytes as the weights, and no more.
+    moved = sum(b for _, b in cost.collectives.values())
+    assert weights <= moved <= 1.1 * weights + 1024
+    assert cost.largest <= weights + 64  # with the loss beside them
+    assert "all-reduce" in cost.describe() and "activations" in cost.describe()
+
+
+@pytest.mark.parametrize("views, side", [(2, 32), (3, 48)])
+def test_arithmetic_flops_against_an_unrolled_compile(views, side):
+    """The count that plans and utilisation use, against XLA's own on one block at a time.
+
+    XLA counts a loop's body once, so two and one layers differ by nothing; blocks of one layer are
+    compiled and their number multiplied.
+    """
+    config = GSLRMConfig(width=128, head_dim=32, n_layers=1, remat="none", attention="xla")
+    images = jnp.zeros((1, views, side, side, 3))
+    K = jnp.broadcast_to(jnp.eye(3), (1, views, 3, 3))
+    c2w = jnp.broadcast_to(jnp.eye(4), (1, views, 4, 4))
+    model = GSLRM(config)
+    params = jax.eval_shape(model.init, jax.random.key(0), images, K, c2w)
+    compiled = jax.jit(model.apply).lower(params, images, K, c2w).compile()
+    counted = compiled.cost_analysis()["flops"]
+    arithmetic = forward_flops(config, views, side, side)
+    # XLA also counts norms, softmax and rays, a few operations for each element.
+    assert arithmetic <= counted <= 1.15 * arithmetic

@@ -1,0 +1,108 @@
+import json
+import logging
+
+import pytest
+
+from configs import common, gslrm
+from mouselift_jax.errors import ConfigError, LayoutError
+from mouselift_jax.stages import command
+from mouselift_jax.stages.stage import Plan, find_stage
+from mouselift_jax.stages.workdir import Workdir, resolve_samples
+from tests.sample_sets import write_samples
+
+
+def test_a_second_owner_is_refused(tmp_path):
+    with Workdir(tmp_path / "w", {"stage": "x"}):
+        with pytest.raises(ConfigError, match="in use by another run"):
+            Workdir(tmp_path / "w", {"stage": "x"}).__enter__()
+    with Workdir(tmp_path / "w", {"stage": "x"}):
+        pass
+
+
+def test_changes_are_listed_and_stop_but_for_the_harmless(tmp_path):
+    one = gslrm.get_config("tiny")
+    with Workdir(tmp_path, one):
+        pass
+    two = gslrm.get_config("tiny")
+    two.train.steps, two.train.log_every, two.train.mesh.fsdp = 7, 3, 1
+    with Workdir(tmp_path, two):
+        pass
+    two.loss.l2, two.seed = 0.5, 3
+    with pytest.raises(ConfigError) as told:
+        Workdir(tmp_path, two).__enter__()
+    assert "loss.l2: 1.0 -> 0.5" in str(told.value) and "seed: 0 -> 3" in str(told.value)
+    with Workdir(tmp_path, one):  # the refused visit left the folder as it was
+        pass
+
+
+def test_summary_keeps_what_came_before_and_paths_are_relative(tmp_path):
+    with Workdir(tmp_path / "w", {"stage": "x"}) as w:
+        w.warn("odd")
+        w.warn("odd")
+        w.summary(finished=False, metrics={"a": 1}, artefacts={"samples": w / "samples"})
+        w.summary(finished=True, steps=3, metrics={"b": 2}, artefacts={"report": "report.html"})
+    summary = json.loads((tmp_path / "w/summary.json").read_text())
+    assert summary["finished"] and summary["steps"] == 3 and summary["warnings"] == ["odd"]
+    assert summary["metrics"] == {"a": 1.0, "b": 2.0}
+    assert summary["artefacts"]["samples"] in ("samples", str(tmp_path / "w/samples"))
+    assert {"stage", "wall_s", "inputs", "versions"} <= set(summary)
+    assert "odd" in (tmp_path / "w/log.txt").read_text()
+    assert not [h for h in logging.getLogger("mouselift_jax").handlers if "log.txt" in str(h)]
+
+
+def test_a_folder_that_cannot_be_made_is_the_users_error(tmp_path):
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(ConfigError):
+            Workdir(path, {"stage": "x"}).__enter__()
+
+
+def test_resolve_samples(tmp_path):
+    made = write_samples(tmp_path / "run" / "samples", n=2, size=16, n_val=1)
+    assert resolve_samples(made) == made
+    (tmp_path / "run/summary.json").write_text(
+        json.dumps({"finished": True, "artefacts": {"samples": "samples"}})
+    )
+    assert resolve_samples(tmp_path / "run") == made
+    (tmp_path / "run/summary.json").write_text(
+        json.dumps({"finished": False, "artefacts": {"samples": "samples"}})
+    )
+    with pytest.raises(LayoutError, match="has not finished"):
+        resolve_samples(tmp_path / "run")
+    (tmp_path / "rec/videos_undist").mkdir(parents=True)
+    with pytest.raises(LayoutError, match="recording, not a sample set") as told:
+        resolve_samples(tmp_path / "rec")
+    assert "configs/prepare.py" in str(told.value)
+    with pytest.raises(LayoutError, match="did you mean 'run'"):
+        resolve_samples(tmp_path / "runn")
+    with pytest.raises(ConfigError, match="config.samples"):
+        resolve_samples(None)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(LayoutError, match="no sample set here"):
+        resolve_samples(tmp_path / "empty")
+
+
+def test_plan_reads_well():
+    text = Plan("gslrm", reads=["a", "b"], writes=["c"], steps="3 updates").describe()
+    assert text.splitlines()[0] == "plan of stage gslrm" and "3 updates" in text
+
+
+def test_unknown_stage_is_suggested():
+    with pytest.raises(ConfigError, match="did you mean 'gslrm'"):
+        find_stage("gslmr")
+
+
+def test_flag_errors_name_the_key_that_was_meant():
+    def told(*argv):
+        return str(command.flag_error(AttributeError("x"), ["launch.py", *argv]))
+
+    base = "--config=configs/gslrm.py:tiny"
+    assert "train.optim.lr" in told(base, "--config.train.lr=1")
+    assert "configs/prepare.py" in told(base, "--config.recording=here")
+    assert "did you mean 'data.size'" in told(base, "--config.data.siez=1")
+
+
+def test_a_variant_with_a_misspelt_key_is_an_error():
+    config = common.stage("x")
+    with pytest.raises((AttributeError, KeyError)):
+        common.variant(config, "bad", {"base": {}, "bad": {"seeed": 3}})
