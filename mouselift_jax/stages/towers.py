@@ -30,7 +30,7 @@ from mouselift_jax.pipelines.preprocess import ClipPixels
 from mouselift_jax.pipelines.pretrained import (
     load_pretrained,
     network,
-    read_component,
+    read_config,
     save_component,
 )
 from mouselift_jax.stages.workdir import Workdir, must_exist
@@ -299,7 +299,7 @@ def initial_unet(
     """
     from mouselift_jax.pipelines.pretrained import load_initial
 
-    stored, _, _ = read_component(source, "unet")
+    stored = read_config(source, "unet")
     expected = dataclasses.asdict(config)
     extends = stored["in_channels"] == 4 and config.in_channels == 8
     adds_pose = config.pose_features and not stored.get("pose_features", 0)

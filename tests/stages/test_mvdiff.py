@@ -157,7 +157,7 @@ def pretend(monkeypatch, in_channels, pose_features=0):
     """A stored UNet with a recognisable first layer."""
     config = dataclasses.asdict(MVUNetConfig(in_channels=in_channels, pose_features=pose_features))
     params = {"conv_in": {"kernel": np.ones((3, 3, in_channels, 2), np.float32)}}
-    monkeypatch.setattr(towers, "read_component", lambda s, n: (config, {}, ""))
+    monkeypatch.setattr(towers, "read_config", lambda s, n: config)
     import mouselift_jax.pipelines.pretrained as pretrained
 
     def load_initial(source, name, expected):
