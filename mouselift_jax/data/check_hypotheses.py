@@ -28,6 +28,7 @@ from mouselift_jax.geometry.camera import Camera
 
 CLIP = 60.0  # pixels; beyond, a misfit is just "wrong"
 MAX_OFFSET = 15  # frames
+_CONVINCING = 0.67  # a correction leaves at most this share of the misfit of its cameras' pairs
 _FIT_INSTANTS = 24  # for the fits of focal length and crop
 _GOLDEN = 0.5 * (np.sqrt(5.0) - 1.0)
 
@@ -403,6 +404,13 @@ def _with_lost(pairs: np.ndarray) -> np.ndarray:
     return filled
 
 
+def _own_share(h: Hypothesis, geometry: Geometry, pairs: np.ndarray) -> float:
+    """What a correction leaves of the misfit of the pairs it touches."""
+    rows = list(h.cameras)
+    new = _costs_after(h, geometry, pairs)
+    return float(np.nanmean(new[rows]) / max(np.nanmean(pairs[rows]), 1e-9))
+
+
 def _least(tried: list[tuple[Hypothesis, float]]) -> float:
     return min((c for _, c in tried), default=np.inf)
 
@@ -458,11 +466,12 @@ def explain(
         return none
     tried.sort(key=lambda item: item[1])
     least = tried[0][1]
-    if least > 0.67 * before or before - least < 0.1 * floor:
-        none.others = tried[:4]
-        return none
     # Among those that explain about as much, the simplest.
-    close = [t for t in tried if t[1] <= 1.2 * least + 0.1 * floor]
+    limit = min(1.2 * least + 0.1 * floor, before - 0.85 * (before - least))
+    close = [t for t in tried if t[1] <= limit]
     best, after = min(close, key=lambda item: (item[0].complexity, item[1]))
     others = [t for t in tried if t[0] is not best and t[1] < 0.8 * before][:4]
+    if _own_share(best, geometry, pairs) > _CONVINCING or before - after < 0.1 * floor:
+        none.others = tried[:4]
+        return none
     return Verdict(before, after, best, others, pairs, best.apply(geometry))
