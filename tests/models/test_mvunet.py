@@ -114,7 +114,7 @@ def test_golden_activations(golden_case):
         assert peak(value, expected) < 1e-4, name
 
 
-@pytest.mark.parametrize("remat", [False, True])
+@pytest.mark.parametrize("remat", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_golden_gradients(golden_case, remat):
     path, module, params, args, weight = golden_case
     module = module.clone(remat=remat)

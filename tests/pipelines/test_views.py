@@ -94,6 +94,7 @@ def test_golden_sampling_run(golden_models):
     assert peak(found, expected) < 1e-3
 
 
+@pytest.mark.slow
 def test_golden_sampling_intermediates(golden_models):
     path, models = golden_models
     a = tensors(path, "infer.")
@@ -142,36 +143,40 @@ def training_case(golden_models):
     return a, models, draws, targets, reference
 
 
-def test_golden_training_step(golden_models):
+def golden_loss(golden_models):
+    """The reference's training step as a function of the UNet's weights and the frozen ones."""
     a, models, draws, targets, reference = training_case(golden_models)
-    networks, params = models.networks, models.params
+    networks = models.networks
 
-    @jax.jit
-    def step(unet_params, frozen):
+    def loss(unet_params, frozen):
         encoded = views_training.encode(networks, frozen, targets, reference)
+        return views_training.diffusion_loss(
+            unet_params,
+            encoded,
+            jnp.asarray(a["prompt"]),
+            draws,
+            networks=networks,
+            normalizer=frozen["image_normalizer"],
+        )[0]
 
-        def loss(p):
-            return views_training.diffusion_loss(
-                p,
-                encoded,
-                jnp.asarray(a["prompt"]),
-                draws,
-                networks=networks,
-                normalizer=frozen["image_normalizer"],
-            )[0]
+    return a, models.params, loss
 
-        return jax.value_and_grad(loss)(unet_params)
 
-    value, gradient = step(params["unet"], params)
+def test_golden_training_loss(golden_models):
+    a, params, loss = golden_loss(golden_models)
+    value = jax.jit(loss)(params["unet"], params)
     assert float(value) == pytest.approx(float(a["loss"][0]), rel=1e-5)
+
+
+@pytest.mark.slow
+def test_golden_training_gradients(golden_models):
+    a, params, loss = golden_loss(golden_models)
+    gradient = jax.jit(jax.grad(loss))(params["unet"], params)
     block = gradient["mid_block"]["attentions_0"]["transformer_blocks_0"]["attn1"]["to_k"]
     for found, name in (
         (gradient["class_embedding"]["linear_1"]["kernel"].T, "class_embedding.linear_1.weight"),
         (jnp.transpose(gradient["conv_in"]["kernel"], (3, 2, 0, 1)), "conv_in.weight"),
-        (
-            block["kernel"].T,
-            "mid_block.attentions.0.transformer_blocks.0.attn1.to_k.weight",
-        ),
+        (block["kernel"].T, "mid_block.attentions.0.transformer_blocks.0.attn1.to_k.weight"),
     ):
         assert peak(found, a[f"grad.{name}"]) < 1e-3, name
 
