@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
 
 GSLRM = {
     "paper": {},  # 303,565,824 parameters
@@ -25,6 +26,7 @@ def gslrm(size: str) -> ConfigDict:
     c.depth = "around_nearest"  # around_nearest | around_origin | range: where on its ray
     c.log_scale_bias = -2.3  # added to the raw log-scales
     c.max_log_scale = -1.2  # upper bound of the log-scales
+    c.min_log_scale = placeholder(float)  # lower bound, about a pixel's width; published: none
     c.opacity_bias = -2.0  # added to the raw opacity logits
     c.pixel_skip = False  # a linear map from each pixel to its own Gaussian; published: False
     c.mark_source = False  # one learned vector for view 0, another for the others

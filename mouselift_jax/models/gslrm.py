@@ -63,6 +63,9 @@ class GSLRMConfig:
         depth_bias: added to the depth before the sigmoid.
         log_scale_bias: added to the raw log-scales.
         max_log_scale: upper bound of the log-scales.
+        min_log_scale: lower bound of the log-scales; None = none. About one pixel's width on the
+            subject: splats smaller than the training pixels look dense there, because rendering
+            widens them by half a pixel, and fall apart into dots in sharper pictures.
         opacity_bias: added to the raw opacity logits.
         clip_means: clamp the pixels' Gaussians to the cube [-1, 1]^3. The released weights were
             trained without.
@@ -90,6 +93,7 @@ class GSLRMConfig:
     depth_bias: float = 0.0
     log_scale_bias: float = -2.3
     max_log_scale: float = -1.2
+    min_log_scale: float | None = None
     opacity_bias: float = -2.0
     clip_means: bool = False
     pixel_skip: bool = False
@@ -378,10 +382,13 @@ def decode(
     raw = jnp.concatenate([free, pixels], axis=1)
     n_sh = (config.sh_degree + 1) ** 2
     sh, scales, quats, opacity = jnp.split(raw[..., 3:], [3 * n_sh, 3 * n_sh + 3, 3 * n_sh + 7], -1)
+    log_scales = jnp.minimum(scales + config.log_scale_bias, config.max_log_scale)
+    if config.min_log_scale is not None:
+        log_scales = jnp.maximum(log_scales, config.min_log_scale)
     return Gaussians(
         means=jnp.concatenate([free[..., :3], means], axis=1),
         quats=quats,
-        log_scales=jnp.minimum(scales + config.log_scale_bias, config.max_log_scale),
+        log_scales=log_scales,
         opacity_logits=opacity[..., 0] + config.opacity_bias,
         sh=sh.reshape(*sh.shape[:-1], n_sh, 3),
     )

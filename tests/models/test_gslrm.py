@@ -349,6 +349,13 @@ def test_depths_stay_within_their_range(change):
     assert low - 1e-4 <= away.min() < away.max() <= high + 1e-4
 
 
+def test_log_scales_stay_within_their_bounds():
+    config = dataclasses.replace(TINY, min_log_scale=-3.0, max_log_scale=-2.0, log_scale_bias=-2.5)
+    inputs = views(n=1, size=8, batch=1)
+    g = run(config, jax.tree.map(lambda x: x * 50, init(config, inputs)), inputs)
+    assert float(g.log_scales.min()) == -3.0 and float(g.log_scales.max()) == -2.0
+
+
 def test_the_pixel_skip_starts_as_the_pictures_colors_on_a_transparent_white():
     config, inputs = dataclasses.replace(TINY, pixel_skip=True), views(n=1, size=8, batch=1)
     inputs = (inputs[0].at[..., 0, :].set(1.0).at[..., 1, :].set(0.2), *inputs[1:])
