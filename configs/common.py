@@ -43,6 +43,7 @@ def training() -> ConfigDict:
     c.save_every = 500  # steps between checkpoints; one is always written at the end
     c.keep = 3  # newest checkpoints kept
     c.keep_best = ""  # metric whose best checkpoint is kept besides, e.g. "heldout/psnr"; "" = none
+    c.wandb = False  # mirror the scalars to Weights & Biases; needs `pip install wandb`
     c.on_bad_sample = "stop"  # stop | skip: a sample that cannot be read
     c.optim = optimiser()
     c.mesh = mesh()

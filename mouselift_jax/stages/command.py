@@ -22,6 +22,11 @@ from mouselift_jax.training.preempt import AGAIN, INTERRUPTED, StopRequested
 
 log = logging.getLogger("mouselift_jax")
 
+MEMORY = (
+    "the variant lowmem, a smaller config.train.batch_size or config.data.size, more "
+    "config.train.accum_steps, or config.train.mesh.fsdp over more devices; --plan tells what is needed"
+)
+
 DONE, USER = 0, 2  # a bug is a traceback and 1; 75 and 130 see training/preempt.py
 
 
@@ -137,6 +142,14 @@ def run(config: Any, path: str, options: Options) -> int:
     except KeyboardInterrupt:
         say(f"interrupted: what is finished is kept. Resume: {same_command()}")
         return INTERRUPTED
+    except RuntimeError as error:
+        # JAX raises a kind of RuntimeError when a device is full; everything else is a bug.
+        if not any(words in str(error) for words in ("RESOURCE_EXHAUSTED", "Out of memory")):
+            raise
+        say(
+            f"the device's memory is too small: {str(error).splitlines()[0][:300]}\n  Fix: {MEMORY}"
+        )
+        return USER
     except OSError as error:
         if error.errno != 28:
             raise

@@ -377,6 +377,7 @@ def run(config: Any, workdir: Workdir) -> None:
                 else None,
                 warn=workdir.warn,
                 replay=program.command_line(),
+                texts=_texts(config, sample_set),
             ),
             style=workdir.options.progress,
             profile=workdir.options.profile,
@@ -387,6 +388,14 @@ def run(config: Any, workdir: Workdir) -> None:
     if judge.count and not judge.pictures:
         metrics |= judge(state, config.train.steps)
     finish(config, workdir, sample_set, judge, metrics, int(state.skipped), started)
+
+
+def _texts(config: Any, sample_set: SampleSet) -> dict[str, str]:
+    source = (getattr(sample_set, "manifest", None) or {}).get("source", {})
+    return {
+        "config": f"```json\n{json.dumps(plain(config), indent=1)}\n```",
+        "data": f"{sample_set.path}\n```json\n{json.dumps(plain(source), indent=1)[:4000]}\n```",
+    }
 
 
 def _pictures(judge: Judge, state: Any, step: int) -> dict[str, np.ndarray]:

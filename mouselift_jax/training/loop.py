@@ -46,6 +46,7 @@ class Hooks:
         flops_per_step: of all devices together, for the utilisation; 0 = unknown.
         warn: tells the user something once.
         replay: the command that repeats a step whose loss was not finite.
+        texts: {name: Markdown} shown beside the curves: configuration, provenance.
     """
 
     evaluate: Callable[[Any, int], Mapping[str, float]] | None = None
@@ -53,6 +54,7 @@ class Hooks:
     flops_per_step: float = 0.0
     warn: Callable[[str], None] = log.warning
     replay: str = ""
+    texts: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 def due(step: int, every: int, total: int) -> bool:

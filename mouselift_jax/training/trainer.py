@@ -256,12 +256,17 @@ class Trainer:
                 eval_every=config.eval_every,
                 picture_every=config.picture_every,
                 save_every=config.save_every,
+                agree_every=max(1, min(10, config.log_every)),
             )
             with (
-                MetricWriter(folder, resume_step=done, primary=primary) as writer,
+                MetricWriter(
+                    folder, resume_step=done, primary=primary, wandb=config.wandb
+                ) as writer,
                 Progress(config.steps, done=done, style=style if primary else "none") as progress,
             ):
                 if done < config.steps:
+                    for name, text in hooks.texts.items():
+                        writer.text(done, name, text)
                     state = loop.train(
                         state,
                         self.step,
