@@ -1,0 +1,132 @@
+"""Samples of generated views: cameras, provenance, split, seeds; and photos for infer."""
+
+from __future__ import annotations
+
+import types
+
+import numpy as np
+import pytest
+
+from configs import synth as configs
+from mouselift_jax.data.sample_writer import SampleWriter
+from mouselift_jax.data.samples import SampleSet
+from mouselift_jax.errors import ConfigError, LayoutError
+from mouselift_jax.geometry.rig import azimuth_elevation, rig_from_angles
+from mouselift_jax.geometry.rig_spread import Rig
+from mouselift_jax.stages import generated, generating, synth
+from tests.sample_sets import write_samples
+
+
+@pytest.fixture(scope="module")
+def samples(tmp_path_factory):
+    return write_samples(tmp_path_factory.mktemp("set") / "samples")
+
+
+class FakeGenerator:
+    """Returns the reference in every slot and remembers what it was asked."""
+
+    side, posed, note, seed = 24, False, "test", 5
+
+    def __init__(self):
+        rig = rig_from_angles(270 - 60.0 * np.arange(6), 15.0, 2.7, 1.1 * 24, 24)
+        self.rig = Rig(rig, np.zeros(6), np.zeros(6), 4)
+        self.prompts = np.zeros((6, 4, 8), np.float32)
+        self.generate = types.SimpleNamespace(white=0.94, keep_reference=True)
+        self.asked = []
+
+    def views(self, picture, key, *, order=None, cameras=None):
+        self.asked.append((picture, key, np.asarray(order)))
+        return np.repeat(picture[None].astype(np.float32) / 255, 6, axis=0)
+
+
+@pytest.mark.parametrize("reference", [0, 2])
+def test_a_generated_sample(samples, tmp_path, reference):
+    source, made = SampleSet.open(samples), FakeGenerator()
+    with SampleWriter(tmp_path / "out", {"source": {}, "parameters": {}}) as writer:
+        synth._one(made, source, writer, (12 + reference, "sample_000002", reference), [])
+        writer.finish(lambda rows: ["train"] * len(rows))
+    sample = SampleSet.open(tmp_path / "out").load(f"sample_{12 + reference:06d}")
+    original = source.load("sample_000002")
+    order = made.asked[0][2]
+    assert order[0] == reference
+    assert made.asked[0][1] == (12 + reference,)
+    assert sample.camera_ids.tolist() == original.camera_ids[order].tolist()
+    assert sample.info["generated"]["reference_slot"] == reference
+    # every slot's camera is one of the rig's; the kept reference stands where the rig's front is
+    azimuth = np.asarray(azimuth_elevation(sample.cameras.c2w)[0])
+    np.testing.assert_allclose(azimuth % 360, (270 - 60 * np.arange(6)) % 360, atol=1e-3)
+    # the reference picture itself is in slot 0, with its own alpha
+    assert sample.images_rgba.shape == (6, 24, 24, 4)
+    assert (sample.images_rgba[0, ..., 3] > 0).any()
+    assert not sample.images_rgba[sample.images_rgba[..., 3] == 0].any()
+
+
+def test_numbers_and_split_come_from_the_source(samples):
+    source = SampleSet.open(samples)
+    config = configs.get_config("all_views")
+    all_jobs = synth.jobs(config, source)
+    assert len(all_jobs) == 36
+    config.split = "val"
+    some = synth.jobs(config, source)
+    assert {n for n, _, _ in some} <= {n for n, _, _ in all_jobs}
+    assert {name for _, name, _ in some} == set(source.ids("val"))
+    assert dict((n, i) for n, i, _ in all_jobs)[some[0][0]] == some[0][1]
+
+
+@pytest.mark.parametrize("text", ["7", "x", "-1"])
+def test_references_are_checked(text):
+    config = configs.get_config()
+    config.references = text
+    with pytest.raises(ConfigError, match="reference slots"):
+        synth.references(config, 6)
+
+
+def test_cut_out_keeps_colours_and_clears_the_rest():
+    views = np.ones((1, 16, 16, 3), np.float32)
+    views[0, 4:12, 4:12] = (0.5, 0.2, 0.1)
+    rgba = generating.cut_out(views, 0.94)
+    assert rgba[0, 8, 8].tolist() == [128, 51, 26, 255]
+    assert not rgba[0, 0, 0].any()
+
+
+# --- photos --------------------------------------------------------------------------------------
+
+
+def photo(background=(230, 230, 230)):
+    image = np.full((40, 60, 3), background, np.uint8)
+    image[10:20, 40:56] = (40, 30, 20)
+    return image
+
+
+def test_plain_background_is_removed():
+    rgba, how = generated.foreground(photo())
+    assert how == "plain"
+    assert rgba[15, 50, 3] == 255
+    assert rgba[0, 0, 3] == 0
+
+
+def test_alpha_is_used_where_it_says_something():
+    image = np.dstack([photo(), np.zeros((40, 60), np.uint8)])
+    image[10:20, 40:56, 3] = 255
+    assert generated.foreground(image)[1] == "alpha"
+    image[..., 3] = 255
+    assert generated.foreground(image)[1] == "plain"
+
+
+def test_a_busy_background_is_an_error_that_says_what_to_do():
+    noise = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
+    with pytest.raises(LayoutError, match="rembg"):
+        generated.foreground(noise)
+
+
+def test_the_subject_is_centred_and_scaled():
+    rgba, _ = generated.foreground(photo())
+    square, M = generated.centred(rgba, 64, 0.5)
+    assert square.shape == (64, 64, 4)
+    rows, columns = np.nonzero(square[..., 3] > 127)
+    assert columns.max() + 1 - columns.min() == pytest.approx(32, abs=1)
+    assert (columns.max() + 1 + columns.min()) / 2 == pytest.approx(32, abs=1)
+    assert (rows.max() + 1 + rows.min()) / 2 == pytest.approx(32, abs=1)
+    np.testing.assert_allclose(M @ [48, 15, 1], [32, 32, 1])
+    with pytest.raises(LayoutError, match="no subject"):
+        generated.centred(np.zeros((8, 8, 4), np.uint8), 16, 0.5)
