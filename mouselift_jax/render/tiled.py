@@ -162,7 +162,8 @@ def _start(grid: Grid, order: Order, channels: int) -> tuple[Array, Array]:
     """Full light and empty sums; padding tiles and pixels beyond the picture come along."""
     zero = order.drawn.astype(jnp.float32) * 0  # carries the mesh axes of shard_map along
     pixels = grid.tile * grid.tile
-    return jnp.ones((grid.tiles, pixels)) + zero, jnp.zeros((grid.tiles, pixels, channels)) + zero
+    ones = jnp.ones((grid.tiles, pixels), jnp.float32) + zero
+    return ones, jnp.zeros((grid.tiles, pixels, channels), jnp.float32) + zero
 
 
 def _channels(rows: Array) -> Array:
@@ -273,7 +274,7 @@ def blend_backward(
 
     def body(slab: Slab, state: tuple) -> tuple:
         light, left, gradients = state
-        rows = jnp.zeros((grid.capacity, 10)) + light[0, 0] * 0
+        rows = jnp.zeros((grid.capacity, 10), jnp.float32) + light[0, 0] * 0
 
         def step(tile: Array, at: Array, light: Array, left: Array, rows: Array) -> tuple:
             chunk = _chunk(grid, table, slab, tile, at, light)
@@ -287,11 +288,11 @@ def blend_backward(
         light, left, rows = _walk(grid, slab, (light, left, rows), step)
         summed = _sum_by_rank(rows, slab)
         # The slab's tail beyond `end` is zero and is overwritten by the next slab.
-        gradients = lax.dynamic_update_slice(gradients, summed, (slab.first, 0))
+        gradients = lax.dynamic_update_slice_in_dim(gradients, summed, slab.first, 0)
         return light, left, gradients
 
     light, zero = _start(grid, order, 1)
-    gradients = jnp.zeros((n + grid.slab, 10)) + zero[0, 0]
+    gradients = jnp.zeros((n + grid.slab, 10), jnp.float32) + zero[0, 0]
     _, (_, _, gradients) = _over_slabs(
         grid, order, (light, zero + total[..., None], gradients), body
     )

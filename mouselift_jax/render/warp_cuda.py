@@ -305,8 +305,9 @@ def _prepare(spec: Spec, capacity: int | None, gaussians: tuple, cameras: tuple)
 def _forward_group(spec: Spec, capacity: int | None, gaussians: tuple, cameras: tuple) -> tuple:
     grid, visibility, order, table, plan = _prepare(spec, capacity, gaussians, cameras)
     views = order.drawn.shape[0]
-    light = jnp.ones((views, grid.tiles, BLOCK)) + order.drawn[:, None, None] * 0.0
-    sums = jnp.zeros((views, grid.tiles, BLOCK, 5)) + light[..., None] * 0
+    light = jnp.ones((views, grid.tiles, BLOCK), jnp.float32)
+    light = light + order.drawn.astype(jnp.float32)[:, None, None] * 0
+    sums = jnp.zeros((views, grid.tiles, BLOCK, 5), jnp.float32) + light[..., None] * 0
 
     def body(slab: binning.Slab, state: tuple) -> tuple:
         return tuple(_call(0, slab.keys, slab.starts, slab.first, table, plan, *state))

@@ -113,3 +113,14 @@ def test_both_ways_of_summing_pairs_agree():
     )
     expected = np.stack([rows[: counts.sum()][rank[: counts.sum()] == k].sum(0) for k in range(6)])
     np.testing.assert_allclose(found[:5], expected[:5], atol=1e-5)
+
+
+def test_traces_where_64_bit_types_are_switched_on():
+    """With jax_enable_x64 the default types change; loops must not carry them."""
+    with jax.enable_x64(True):
+        arrays = {k: jnp.asarray(v)[None] for k, v in scene(n=30, views=1).items()}
+
+        def loss(means):
+            return tiled.rasterize_flat(SPEC, means, *list(arrays.values())[1:])[0].sum()
+
+        assert jax.eval_shape(jax.grad(loss), arrays["means"]).dtype == jnp.float32
