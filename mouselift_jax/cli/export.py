@@ -69,14 +69,22 @@ def run(args: argparse.Namespace) -> int:
 
 def _to_torch(args: argparse.Namespace) -> list[str]:
     from mouselift_jax.pipelines.export_torch import export_torch
+    from mouselift_jax.report.model_card import write_model_card
 
-    return export_torch(
+    lines = export_torch(
         args.source,
         args.out,
         components=tuple(args.component) if args.component else None,
         multiview=args.multiview,
         perceptual_from=args.vgg19,
     )
+    source = Path(args.source)
+    if (source / "summary.json").is_file() or (source / "conversion.json").is_file():
+        # Weights travel with what they are and under which licence.
+        is_folder = args.out.is_dir()
+        card = args.out / "MODEL_CARD.md" if is_folder else args.out.with_suffix(".md")
+        lines.append(str(write_model_card(source, card)))
+    return lines
 
 
 # Another format is one more entry: a function of the parsed arguments that returns lines to print.

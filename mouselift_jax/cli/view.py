@@ -76,6 +76,12 @@ def _export(scene: object, path: Path) -> int:
         scene_scale=scene.scene_scale,
     )
     size = path.stat().st_size / (1 << 20)
-    note = f", every {step}th frame" if step > 1 else ""
+    note = f", {every(step)}" if step > 1 else ""
     sys.stdout.write(f"{path} ({size:.1f} MiB{note}); open it in any browser\n")
     return 0
+
+
+def every(step: int) -> str:
+    """In words: every 2nd frame."""
+    ending = {1: "st", 2: "nd", 3: "rd"}.get(step % 10 if step % 100 not in (11, 12, 13) else 0)
+    return f"every {step}{ending or 'th'} frame"

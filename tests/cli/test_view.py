@@ -1,0 +1,47 @@
+import pytest
+
+from mouselift_jax.__main__ import main
+from mouselift_jax.splats.ply import save_ply
+from tests.report.test_scene import one, write_samples
+
+
+def test_a_film_becomes_one_page(tmp_path, capsys):
+    for i in range(3):
+        save_ply(tmp_path / "run" / "items" / f"frame_{i}" / "splats.ply", one(i), scene_scale=0.02)
+    page = tmp_path / "page.html"
+    assert main(["view", str(tmp_path / "run"), "--export-html", str(page)]) == 0
+    assert str(page) in capsys.readouterr().out
+    html = page.read_text()
+    assert "frame_2" in html and '"scene_scale": 0.02' in html
+
+
+def test_long_films_are_thinned_and_that_is_said(tmp_path, capsys, monkeypatch):
+    from mouselift_jax.cli import view
+
+    monkeypatch.setattr(view, "MAX_PAGE_FRAMES", 2)
+    for i in range(3):
+        save_ply(tmp_path / f"{i}.ply", one(i))
+    assert main(["view", str(tmp_path), "--export-html", str(tmp_path / "p.html")]) == 0
+    assert "every 2nd frame" in capsys.readouterr().out
+    assert (tmp_path / "p.html").read_text().count("H4sI") == 2  # gzip, in base64
+
+
+def test_samples_have_no_page_and_nothing_has_no_view(tmp_path, capsys):
+    samples = write_samples(tmp_path / "samples")
+    assert main(["view", str(samples), "--export-html", str(tmp_path / "p.html")]) == 2
+    assert "there are none here" in capsys.readouterr().err
+    assert main(["view", str(tmp_path / "nowhere")]) == 2
+
+
+def test_without_viser_it_says_how_to_get_it(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "viser", None)
+    save_ply(tmp_path / "a.ply", one())
+    assert main(["view", str(tmp_path / "a.ply")]) == 2
+    assert "mouselift_jax[viewer]" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("step, text", [(2, "every 2nd frame"), (3, "every 3rd"), (4, "every 4th")])
+def test_ordinals(step, text):
+    from mouselift_jax.cli.view import every
+
+    assert text in every(step)
