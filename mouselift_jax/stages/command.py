@@ -24,7 +24,7 @@ log = logging.getLogger("mouselift_jax")
 
 MEMORY = (
     "the variant lowmem, a smaller config.train.batch_size or config.data.size, more "
-    "config.train.accum_steps, or config.train.mesh.fsdp over more devices; --plan tells what is needed"
+    "config.train.accum_steps, or config.train.mesh.fsdp over more devices; --plan says how much"
 )
 
 DONE, USER = 0, 2  # a bug is a traceback and 1; 75 and 130 see training/preempt.py

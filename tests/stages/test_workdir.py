@@ -8,6 +8,7 @@ from mouselift_jax.errors import ConfigError, LayoutError
 from mouselift_jax.stages import command
 from mouselift_jax.stages.stage import Plan, find_stage
 from mouselift_jax.stages.workdir import Workdir, resolve_samples
+from mouselift_jax.training.preempt import StopRequested
 from tests.sample_sets import write_samples
 
 
@@ -106,3 +107,39 @@ def test_a_variant_with_a_misspelt_key_is_an_error():
     config = common.stage("x")
     with pytest.raises((AttributeError, KeyError)):
         common.variant(config, "bad", {"base": {}, "bad": {"seeed": 3}})
+
+
+@pytest.mark.parametrize(
+    "error, code, said",
+    [
+        (ConfigError("wrong", fix="this"), 2, "Fix: this"),
+        (RuntimeError("RESOURCE_EXHAUSTED: Out of memory"), 2, "lowmem"),
+        (OSError(28, "No space left on device"), 2, "disk is full"),
+        (StopRequested(75, "saved at step 3"), 75, "saved at step 3"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+        (None, 0, ""),
+    ],
+)
+def test_exit_codes(tmp_path, monkeypatch, capsys, error, code, said):
+    class Stage:
+        @staticmethod
+        def run(config, workdir):
+            if error is not None:
+                raise error
+
+    monkeypatch.setattr(command, "find_stage", lambda name: Stage)
+    monkeypatch.setattr(command, "environment", lambda path, options: True)
+    assert command.run(common.stage("x"), str(tmp_path / "w"), command.Options()) == code
+    assert said in capsys.readouterr().err
+
+
+def test_a_bug_keeps_its_traceback(tmp_path, monkeypatch):
+    class Stage:
+        @staticmethod
+        def run(config, workdir):
+            raise ZeroDivisionError
+
+    monkeypatch.setattr(command, "find_stage", lambda name: Stage)
+    monkeypatch.setattr(command, "environment", lambda path, options: True)
+    with pytest.raises(ZeroDivisionError):
+        command.run(common.stage("x"), str(tmp_path / "w"), command.Options())
