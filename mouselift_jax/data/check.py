@@ -36,6 +36,8 @@ UNEXPLAINED = 6.0  # silhouette misfit without a cause, from which on it is repo
 COVER_LIMIT = 0.97  # hull cover below which the same holds
 _MAX_FAULTS = 3
 _SURE = 0.5  # keypoint confidence that counts
+_BLACK = 10  # grey level of a margin; undistortion leaves curved ones narrower than _MARGIN
+_MARGIN = 0.04  # share of the side
 _FLICKER = 0.15  # change of a mask's area from one frame to the next and back
 
 
@@ -123,6 +125,7 @@ def check_recording(path: str | Path, *, max_frames: int = MAX_FRAMES) -> CheckR
     if masks_say and not found and cover is not None and np.nanmin(cover) < COVER_LIMIT:
         worst = int(np.nanargmin(cover))
         found.append(describe("hull_cover", (recording.camera_ids[worst],), {"cover": cover}))
+    found += _margin_findings(recording, seen, found)
     found += _mask_findings(recording, seen)
     track = tracks or _track(recording, seen, outlines)
     found += _jump_findings(recording.camera_ids, *track, measures)
@@ -371,6 +374,30 @@ def _reprojection(recording: Recording, seen: Observations) -> list[float]:
         error = np.asarray(reprojection_error(points, flat[..., :2], cameras))
     error = np.where(weights > 0, error, np.nan)
     return [float(np.nanmedian(e)) if np.isfinite(e).any() else float("nan") for e in error]
+
+
+def _margin_findings(
+    recording: Recording, seen: Observations, found: list[Finding]
+) -> list[Finding]:
+    """Straight black margins that only few cameras have: cut out and filled up again."""
+    margins = []
+    for picture in seen.brightest:
+        lit = picture > _BLACK
+        rows, columns = np.flatnonzero(lit.any(1)), np.flatnonzero(lit.any(0))
+        height, width = lit.shape
+        whole = len(rows) and len(columns)
+        sides = (columns[0], width - 1 - columns[-1], rows[0], height - 1 - rows[-1])
+        margins.append(np.array(sides) / [width, width, height, height] if whole else np.zeros(4))
+    wide = [v for v, m in enumerate(margins) if m.max() > _MARGIN]
+    known = {c for f in found if f.code == "video_cropped" for c in f.cameras}
+    out = []
+    if len(wide) <= len(margins) // 2:  # all alike: that is how the rig's pictures are
+        for v in wide:
+            number = recording.camera_ids[v]
+            if number not in known:
+                sides = dict(zip(("left", "right", "top", "bottom"), margins[v], strict=True))
+                out.append(describe("video_cropped", (number,), {"black_margin": sides}))
+    return out
 
 
 def _mask_findings(recording: Recording, seen: Observations) -> list[Finding]:

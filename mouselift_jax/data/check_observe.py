@@ -42,6 +42,7 @@ class Observations:
         colours: mean grey value on the masked animal [V,T].
         masks: whole masks of the frames `mask_rows`, per camera bool [k,H,W].
         mask_rows: indices into `frames`.
+        brightest: per camera the brightest each place ever was [h,w], uint8, at the edges' size.
         thumbnails: per camera RGB uint8 [k,h,w,3] of the same frames, mask outline drawn in.
         has_masks: the recording brings masks.
     """
@@ -58,6 +59,7 @@ class Observations:
     mask_rows: np.ndarray
     thumbnails: list[np.ndarray]
     has_masks: bool
+    brightest: list[np.ndarray] = dataclasses.field(default_factory=list)
 
 
 class _Seekable(FrameStream):
@@ -133,6 +135,7 @@ def observe(
         rows,
         [np.stack(v.thumbnails) if v.thumbnails else np.zeros((0, 1, 1, 3)) for v in views],
         recording.mask_kind != "none",
+        [v.brightest for v in views],
     )
 
 
@@ -152,6 +155,7 @@ class _View:
         self.outlines = np.full((n, 96, 2), np.nan)
         self.areas, self.colours = np.full(n, np.nan), np.full(n, np.nan)
         self.edges = np.zeros((n, self.edge_size[1], self.edge_size[0]), np.uint8)
+        self.brightest = np.zeros(self.edge_size[::-1], np.uint8)
         self.contours: list[np.ndarray] = [np.zeros((0, 2))] * n
         self.masks: list[np.ndarray] = []
         self.thumbnails: list[np.ndarray] = []
@@ -184,6 +188,7 @@ class _View:
         grey = cv2.resize(
             cv2.cvtColor(picture, cv2.COLOR_BGR2GRAY), self.edge_size, interpolation=cv2.INTER_AREA
         ).astype(np.float32)
+        np.maximum(self.brightest, grey.astype(np.uint8), out=self.brightest)
         gx, gy = cv2.Sobel(grey, cv2.CV_32F, 1, 0), cv2.Sobel(grey, cv2.CV_32F, 0, 1)
         self.edges[row] = np.minimum(np.sqrt(gx * gx + gy * gy) / 2, 255)
         if mask is not None:

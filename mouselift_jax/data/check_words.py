@@ -102,6 +102,10 @@ def _mirrored(cameras: tuple[int, ...], e: dict[str, Any]) -> tuple[str, str, st
 
 
 def _cropped(cameras: tuple[int, ...], e: dict[str, Any]) -> tuple[str, str, str]:
+    if "black_margin" in e:
+        sides = ", ".join(f"{k} {v:.0%}" for k, v in e["black_margin"].items() if v > 0)
+        message = f"the pictures of {_names(cameras)} are cropped: black margins ({sides})"
+        return "warning", message, "export whole frames; what was cut off cannot be prepared"
     what = {"pictures": "the pictures", "masks": "the masks"}.get(e.get("altered"), "the videos")
     scale = abs(e.get("scale_x", 1.0) - 1) > 0.02 or abs(e.get("scale_y", 1.0) - 1) > 0.02
     how = "cropped and resized" if scale else "cropped or shifted"

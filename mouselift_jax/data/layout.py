@@ -284,8 +284,8 @@ def _frame_counts(
                     "error" if trim == "error" else "info",
                     f"{what}camera {number} has {frames.n_frames:,} frames, the others {usual:,}",
                     (number,),
-                    "export it again, or use the frames all have (trim=shortest) if they start "
-                    "together",
+                    "export it again, or, if they start together, use the frames all have: "
+                    "--config.prepare.trim=shortest",
                     {"frames": frames.n_frames, "expected": usual, "found": frames.n_frames},
                     where=str(frames.path),
                 )

@@ -96,6 +96,15 @@ def crop(x: np.ndarray) -> np.ndarray:
     return x[:, y0:y1, x0:x1]
 
 
+def crop_padded(x: np.ndarray) -> np.ndarray:
+    """The same, with black in place of what was cut off."""
+    h, w = x.shape[1:3]
+    out = np.zeros_like(x)
+    y0, y1, x0, x1 = (2 * round(v / 2) for v in (0.1 * h, 0.96 * h, 0.1 * w, 0.96 * w))
+    out[:, y0:y1, x0:x1] = x[:, y0:y1, x0:x1]
+    return out
+
+
 def crop_resized(x: np.ndarray) -> np.ndarray:
     """The same, blown up to the old size."""
     h, w = x.shape[1:3]
@@ -168,6 +177,8 @@ def faults() -> list[Fault]:
             p, lambda r: [x.update(R=x["R"] @ np.diag([1.0, 1.0, -1.0])) for x in r]),
               "handedness", (0,)),
     ]  # fmt: skip
+    rows.append(Fault("cropped+black, colour 1", lambda p: videos(p, 1, "colour", crop_padded),
+                      "video_cropped", (1,)))  # fmt: skip
     for depth in ("colour", "both"):
         for n in (1, 3, 10):
             rows.append(

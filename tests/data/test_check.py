@@ -27,6 +27,7 @@ QUICK = (
     "shift 3, both 2",
     "drop first 3, colour 5",
     "cropped, colour 1",
+    "cropped+black, colour 1",
     "mirrored, both 4",
 )
 

@@ -258,7 +258,7 @@ def _units(calibration: Calibration) -> list[Finding]:
         f"{unit}"
     )
     numbers_ = tuple(c.number for c in calibration.cameras)
-    fix = f"divide T of every camera by {factor:g}, or name the unit (recording_unit=m)"
+    fix = f"divide T of every camera by {factor:g}, or name the unit (--config.prepare.unit=m)"
     evidence = {"factor": factor, "distance": float(distance), "expected": f"{RIG_MM} mm"}
     return [Finding("translation_units", "error", message, numbers_, fix, evidence, where=where)]
 
