@@ -35,7 +35,13 @@ from mouselift_jax.report.html import Finding, Picture, Section, Table, Text, wr
 from mouselift_jax.stages import mvdiff_data, program
 from mouselift_jax.stages.mvdiff_judge import Judge
 from mouselift_jax.stages.stage import Plan
-from mouselift_jax.stages.towers import Towers, initial_unet, load_towers, uses_toys
+from mouselift_jax.stages.towers import (
+    Towers,
+    abstract_towers,
+    initial_unet,
+    load_towers,
+    uses_toys,
+)
 from mouselift_jax.stages.workdir import Workdir, must_exist, read_summary, resolve_samples
 from mouselift_jax.training import loop
 from mouselift_jax.training.trainer import Task, Trainer
@@ -247,6 +253,15 @@ def plan(config: Any, workdir: Path) -> Plan:
         skipped=[f"all {t.steps} steps: finished"] if finished else [],
         notes=notes,
     )
+
+
+def compile_plan(config: Any, workdir: Path) -> program.Cost:
+    """Memory, FLOPs and traffic of the compiled step, on shapes alone."""
+    del workdir
+    towers = abstract_towers(config)
+    networks = towers.networks(make_unet(config, towers.modules["vae"].config.downscale))
+    constants = {**towers.params, "prompts": towers.prompts}
+    return program.cost(Trainer(make_task(config, networks, constants), config.train))
 
 
 def run(config: Any, workdir: Workdir) -> None:

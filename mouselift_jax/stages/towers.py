@@ -30,10 +30,12 @@ from mouselift_jax.pipelines.preprocess import ClipPixels
 from mouselift_jax.pipelines.pretrained import (
     load_pretrained,
     network,
+    param_shapes,
     read_config,
     save_component,
 )
 from mouselift_jax.stages.workdir import Workdir, must_exist
+from mouselift_jax.training import sharding
 from mouselift_jax.training.trainer import Task, Trainer
 
 log = logging.getLogger("mouselift_jax")
@@ -105,6 +107,24 @@ def load_towers(config: Any, workdir: Workdir, samples: Path) -> Towers:
     settings = views.read_settings(workdir.path)
     prompts = read_prompts(config, workdir)
     return Towers(modules, params, settings, prompts, uses_toys(config))
+
+
+def abstract_towers(config: Any) -> Towers:
+    """The frozen networks as shapes, for plans: nothing is read but configs."""
+    toys = toy_configs(config) if uses_toys(config) else {}
+    dtype = jnp.dtype(config.frozen_dtype)
+    modules, params = {}, {}
+    for name in FROZEN:
+        settings = toys.get(name) or read_config(config.init_from, name)
+        kind = jnp.float32 if name == "image_normalizer" else dtype
+        modules[name] = network(name).make(settings, kind)
+        params[name] = jax.tree.map(
+            lambda x, kind=kind: jax.ShapeDtypeStruct(x.shape, kind), param_shapes(name, settings)
+        )
+    c = config.model
+    tokens = TOY_PROMPT_TOKENS if toys else 77
+    prompts = jax.ShapeDtypeStruct((c.n_views, tokens, c.context_dim), jnp.float32)
+    return Towers(modules, params, {}, prompts, bool(toys))
 
 
 def settings_folder(source: Path) -> Path:
@@ -224,8 +244,8 @@ def train_toy_vae(
     config: Any, coder: vae.VAE, workdir: Workdir, samples: Path
 ) -> tuple[dict[str, Any], float]:
     """Weights of a small autoencoder of the training pictures, and the scale of its latents."""
-    toy, size, b = config.toy, config.data.size, 1
-    v = config.model.n_views
+    toy, size, v = config.toy, config.data.size, config.model.n_views
+    b = sharding.batch_parts(sharding.make_mesh(config.train.mesh))  # one sample a device
 
     def loss(params: Any, batch: jax.Array, *, rng: jax.Array, step: Any) -> Any:
         x = 2 * batch.reshape(-1, *batch.shape[2:]) - 1

@@ -18,7 +18,7 @@ from mouselift_jax.models import clip, mvunet, vae
 from mouselift_jax.pipelines import views, views_training
 from mouselift_jax.pipelines.preprocess import ClipPixels, clip_pixels
 from tests.models.oracle import l2, load, metadata, nhwc, peak, tensors
-from tests.pipelines.tiny_views import tiny_models
+from tests.pipelines.tiny_views import save_pipeline, tiny_models
 
 
 @pytest.fixture(scope="module")
@@ -187,6 +187,17 @@ def test_golden_training_gradients(golden_models):
 @pytest.fixture(scope="module")
 def tiny():
     return tiny_models()
+
+
+def test_load_models_of_a_folder(tiny, tmp_path):
+    folder = save_pipeline(tiny, tmp_path / "dir")
+    loaded = views.load_models(folder)
+    assert loaded.networks == tiny.networks
+    same = jax.tree.map(lambda a, b: bool((a == b).all()), loaded.params, dict(tiny.params))
+    assert jax.tree.all(same)
+    (folder / "scheduler/scheduler_config.json").unlink()
+    with pytest.raises(MouseLiftError, match="scheduler_config.json"):
+        views.load_models(folder)
 
 
 def picture(seed=0, side=16):

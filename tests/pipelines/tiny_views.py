@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mouselift_jax.files import write_json_atomic
 from mouselift_jax.models import clip, mvunet, vae
 from mouselift_jax.pipelines.preprocess import ClipPixels
+from mouselift_jax.pipelines.pretrained import save_component
 from mouselift_jax.pipelines.views import Models, Networks
+from mouselift_jax.stages.towers import SETTINGS, TOY_SCHEDULER
 from tests.models.oracle import shapes
 
 
@@ -85,3 +92,21 @@ def tiny_models(pose_features: int = 0) -> Models:
     params = {name: random_like(tree, i) for i, (name, tree) in enumerate(trees.items())}
     params["image_normalizer"] = {"mean": jnp.zeros((1, 8)), "std": jnp.ones((1, 8))}
     return Models(networks, params)
+
+
+def save_pipeline(models: Models, folder: Path) -> Path:
+    """Write a pipeline as a conversion does."""
+    n = models.networks
+    configs = {
+        name: json.loads(json.dumps(dataclasses.asdict(getattr(n, name).config)))
+        for name in ("unet", "vae", "image_encoder")
+    }
+    configs["image_normalizer"] = {"embedding_dim": n.image_normalizer.embedding_dim}
+    folder.mkdir()
+    write_json_atomic(folder / "config.json", {})
+    for name, config in configs.items():
+        save_component(folder, name, config, models.params[name])
+    write_json_atomic(folder / SETTINGS[0], TOY_SCHEDULER)
+    write_json_atomic(folder / SETTINGS[1], {"beta_schedule": "squaredcos_cap_v2"})
+    write_json_atomic(folder / SETTINGS[2], n.clip.to_source())
+    return folder
