@@ -97,6 +97,7 @@ class _Located:
     areas: np.ndarray
     sharpness: float
     centre: np.ndarray
+    release: Callable[[], None]
     heading_deg: float | None = None
     reject: str = ""
     row: dict[str, Any] = dataclasses.field(default_factory=dict)
@@ -248,6 +249,7 @@ class Preparer:
             areas,
             0.0,
             np.full(3, np.nan),
+            instant.release,
         )
         empty = np.flatnonzero(areas < s.min_mask_px)
         if len(empty):
@@ -291,6 +293,12 @@ class Preparer:
         return located
 
     def _finish(self, writer: SampleWriter, number: int, located: _Located, name: str) -> None:
+        try:
+            self._write(writer, number, located, name)
+        finally:
+            located.release()
+
+    def _write(self, writer: SampleWriter, number: int, located: _Located, name: str) -> None:
         row = {"recording": name, **located.row} if name else located.row
         if np.isfinite(located.centre).all():
             row["centre"] = [round(float(v), 4) for v in located.centre]

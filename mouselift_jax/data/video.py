@@ -7,7 +7,8 @@ order is neither. Frames that are not wanted are decoded (the codec needs them) 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
+import functools
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from pathlib import Path
@@ -42,6 +43,7 @@ class FrameStream:
         self._time_ms = 0.0
         self._capture = _open_video(frames.path) if frames.kind == "video" else None
         self._luma = False
+        self._spare: list[np.ndarray] = []  # pictures handed back, to decode into
         if grey and self._capture is not None and _luma_is_grey(frames.path):
             self._luma = bool(self._capture.set(cv2.CAP_PROP_CONVERT_RGB, 0))
 
@@ -62,7 +64,7 @@ class FrameStream:
             image = self._read_file()
         else:
             self._grab()
-            ok, image = self._capture.retrieve()
+            ok, image = self._capture.retrieve(self._spare.pop() if self._spare else None)
             if not ok or image is None:
                 raise self._ended()
         self.position += 1
@@ -75,6 +77,7 @@ class FrameStream:
                 fix="all pictures of one camera must have one size",
             )
         if self._luma:
+            self._spare.append(image)
             return _grey_from_luma(image)
         return cv2.extractChannel(image, 0) if self.grey and image.ndim == 3 else image
 
@@ -82,6 +85,14 @@ class FrameStream:
         """Frame number `frame`, which must not be behind."""
         self.skip(frame - self.position)
         return self.read()
+
+    def give_back(self, picture: np.ndarray) -> None:
+        """Let a picture that `read` returned, and nobody looks at any more, be overwritten.
+
+        Fresh megabytes for every frame are page faults for every frame.
+        """
+        if self._capture is not None and not self.grey:
+            self._spare.append(picture)
 
     def close(self) -> None:
         """Release the decoder."""
@@ -128,11 +139,13 @@ class Instant:
         frame: frame number.
         pictures: per camera BGR(A) [H,W,3|4] uint8.
         masks: per camera [H,W] uint8 as stored, or None.
+        release: call it when the pictures are not needed any more: their memory is used again.
     """
 
     frame: int
     pictures: list[np.ndarray]
     masks: list[np.ndarray] | None
+    release: Callable[[], None] = lambda: None
 
 
 def read_instants(
@@ -179,10 +192,20 @@ def _read_instants(
             # The next instant is decoded while the caller works on this one.
             ahead = _advance(streams, next(wanted, None), executor)
             n = len(videos)
-            yield Instant(frame, images[:n], images[n:] if masks is not None else None)
+            yield Instant(
+                frame,
+                images[:n],
+                images[n:] if masks is not None else None,
+                functools.partial(_give_back, streams[:n], images[:n]),
+            )
     finally:
         for stream in streams:
             stream.close()
+
+
+def _give_back(streams: Sequence[FrameStream], pictures: Sequence[np.ndarray]) -> None:
+    for stream, picture in zip(streams, pictures, strict=True):
+        stream.give_back(picture)
 
 
 def count_frames(frames: Frames) -> int:
