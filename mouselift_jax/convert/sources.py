@@ -8,6 +8,7 @@ are read when asked for. Safetensors (whole or sharded) are read here; files tha
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import zipfile
 from collections.abc import Callable, Mapping
@@ -85,8 +86,8 @@ def check_file(path: Path) -> None:
         raise CheckpointError("The file is cut off", where=path, found=f"{size} bytes", fix=again)
 
 
-def _check_safetensors_size(path: Path) -> None:
-    """Compare the file's length with what its header promises."""
+def _safetensors_header(path: Path) -> tuple[dict[str, Any], int]:
+    """The header of a safetensors file and where its values begin, checked against its length."""
     size = path.stat().st_size
     problem = CheckpointError(
         "The file is cut off or is not a safetensors file",
@@ -112,35 +113,48 @@ def _check_safetensors_size(path: Path) -> None:
             found=f"{size} bytes",
             fix=problem.fix,
         )
+    return header, 8 + length
 
 
 def open_safetensors(path: Path) -> dict[str, LazyTensor]:
-    """Open one safetensors file; values stay on disk.
+    """Open one safetensors file; values stay on disk and are mapped, not copied, when read.
 
     Raises:
         CheckpointError: not a whole safetensors file, or a tensor type that weights do not have.
     """
-    from safetensors import safe_open
-
     check_file(path)
-    _check_safetensors_size(path)
-    file = safe_open(str(path), "np")
+    header, begin = _safetensors_header(path)
+    values = np.memmap(path, np.uint8, "r")
     out = {}
-    for key in file.keys():  # noqa: SIM118 (a safetensors handle, not a dict)
-        part = file.get_slice(key)
-        kind = part.get_dtype()
-        dtype = _NUMPY_DTYPES.get(kind) or _INT_DTYPES.get(kind)
+    for key, entry in header.items():
+        dtype = _NUMPY_DTYPES.get(entry["dtype"]) or _INT_DTYPES.get(entry["dtype"])
         if dtype is None:
             raise CheckpointError(
                 "A tensor has a type that this project does not read",
                 where=f"{path}: {key}",
                 expected=", ".join(_NUMPY_DTYPES),
-                found=kind,
+                found=entry["dtype"],
             )
-        out[key] = LazyTensor(
-            tuple(part.get_shape()), dtype, lambda key=key, file=file: file.get_tensor(key)
-        )
+        first, last = entry["data_offsets"]
+        shape = tuple(entry["shape"])
+        tensor = LazyTensor(shape, dtype, lambda: np.empty(0))
+        if tensor.nbytes != last - first:
+            raise CheckpointError(
+                "The header contradicts itself",
+                where=f"{path}: {key}",
+                expected=f"{tensor.nbytes} bytes",
+                found=f"{last - first} bytes",
+            )
+        part = values[begin + first : begin + last]
+        out[key] = LazyTensor(shape, dtype, functools.partial(_mapped, part, dtype, shape))
     return out
+
+
+def _mapped(part: np.ndarray, dtype: str, shape: tuple[int, ...]) -> np.ndarray:
+    import ml_dtypes  # NumPy has no bfloat16 of its own
+
+    kind = np.dtype(ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype)
+    return np.frombuffer(part, kind).reshape(shape)
 
 
 def _torch_tensors(path: Path, read_torch: TorchReader | None) -> Any:

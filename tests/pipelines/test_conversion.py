@@ -426,9 +426,18 @@ def test_the_tool_needs_no_torch_for_safetensors(pipeline, tmp_path):
     assert dry.returncode == 0, dry.stderr
     assert "encoder.conv_in.weight [8, 3, 3, 3] -> encoder/conv_in/kernel (conv)" in dry.stdout
     assert not out.exists()
-    done = subprocess.run([sys.executable, "-c", code, *args], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "licence" in done.stdout and (out / "conversion.json").exists()
-    again = subprocess.run([sys.executable, "-c", code, *args], capture_output=True, text=True)
-    assert again.returncode == 2
-    assert "The destination exists" in again.stderr and "Traceback" not in again.stderr
+
+
+def test_the_tool_converts_and_its_errors_are_one_message(pipeline, tmp_path, capsys, monkeypatch):
+    from tools import convert_torch_ckpt as tool
+
+    args = ["tool", "mvdiffusion", str(pipeline[0]), str(tmp_path / "out"), "--component", "vae"]
+    monkeypatch.setattr(sys, "argv", args)
+    assert tool.main() == 0
+    assert "licence" in capsys.readouterr().out and (tmp_path / "out/conversion.json").exists()
+    assert tool.main() == 2
+    err = capsys.readouterr().err
+    assert "The destination exists" in err and "Traceback" not in err
+    monkeypatch.setattr(sys, "argv", [*args[:3]])
+    assert tool.main() == 2
+    assert "DST is missing" in capsys.readouterr().err
