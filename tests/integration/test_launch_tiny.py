@@ -21,7 +21,6 @@ SMALL = (
     "--config.train.log_every=1",
     "--config.train.save_every=2",
     "--config.eval_samples=2",
-    "--config.render=tiled",
 )
 
 
@@ -112,7 +111,7 @@ def test_sigterm_says_run_me_again(trained, samples, tmp_path):
 
 def test_infer_on_samples(trained, samples, tmp_path):
     flags = ("--config=configs/infer.py:tiny", f"--config.samples={samples}", "--config.limit=1",
-             f"--config.gslrm={trained}", "--config.turntable.frames=2", "--config.render=tiled",
+             f"--config.gslrm={trained}", "--config.turntable.frames=2",
              "--config.turntable.size=32", f"--workdir={tmp_path / 'i'}")  # fmt: skip
     launch(*flags)
     summary = json.loads((tmp_path / "i/summary.json").read_text())
@@ -133,11 +132,12 @@ def test_infer_on_samples(trained, samples, tmp_path):
             ("--config=configs/gslrm.py", "--config.recording=r", "--workdir=x"),
             "configs/prepare.py",
         ),
-        (("--config=configs/infer.py", "--workdir=/dev/null/x"), "give exactly one input"),
+        (("--config=configs/infer.py", "--workdir={tmp}/x"), "give exactly one input"),
+        (("--config=configs/infer.py", "--workdir=/dev/null/x"), "the folder cannot be made"),
     ],
 )
-def test_mistakes_are_one_error_and_exit_2(flags, said):
-    text = launch(*flags, code=2)
+def test_mistakes_are_one_error_and_exit_2(tmp_path, flags, said):
+    text = launch(*(f.format(tmp=tmp_path) for f in flags), code=2)
     assert said in text and "Traceback" not in text
 
 
