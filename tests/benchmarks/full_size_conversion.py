@@ -14,6 +14,7 @@ import argparse
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -143,6 +144,7 @@ def main() -> None:
     parser.add_argument("--parity", action="store_true")
     parser.add_argument("--kind", choices=MAKERS, help="only this one")
     args = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the folder goes away too
     root = Path(tempfile.mkdtemp(prefix="full_size_"))
     try:
         for kind in [args.kind] if args.kind else MAKERS:
