@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from mouselift_jax.data.frames import choose_frames
+from mouselift_jax.data.grade import grade_samples
 from mouselift_jax.data.masks import MaskSettings
 from mouselift_jax.data.prepare import Preparer, PrepareSettings, available_cores
 from mouselift_jax.data.recording import Recording, open_recording
@@ -26,6 +27,7 @@ from mouselift_jax.stages.workdir import Workdir, must_exist
 FOLDER = "samples"
 BYTES_PER_VIEW_512 = 30_000  # of a cut-out mouse; only for the plan's estimate
 SHEET_SAMPLES = 4
+GRADED_SAMPLES = 6
 MANY_OUT = 0.02  # share of a visual hull outside the export box: hulls are fatter than animals
 LEAST_COVER = 0.98  # 0.999 is true, 0.983 is one focal length 5 % off
 MANY_CUT = 0.02  # share of samples with an animal cut by the border that is worth a warning
@@ -111,6 +113,7 @@ def run(config: Any, workdir: Workdir) -> None:
     metrics = _metrics(manifest, (total - before) / seconds if total > before else 0.0)
     for text in _warnings(manifest, metrics):
         workdir.warn(text)
+    graded = grade_samples(SampleSet.open(workdir / FOLDER), max_samples=GRADED_SAMPLES)
     sheet = _sheet(workdir)
     workdir.summary(
         finished=True,
@@ -119,7 +122,7 @@ def run(config: Any, workdir: Workdir) -> None:
         artefacts={"samples": FOLDER, "views": "views.png", "report": "report.html"},
         inputs={"recording": [str(p.recording.path) for p in preparers]},
     )
-    _report(workdir, manifest, preparers, sheet)
+    _report(workdir, manifest, preparers, sheet, graded)
 
 
 # --- inputs -----------------------------------------------------------------------------------
@@ -300,7 +303,11 @@ def _sheet(workdir: Workdir) -> np.ndarray:
 
 
 def _report(
-    workdir: Workdir, manifest: dict[str, Any], preparers: Sequence[Preparer], sheet: np.ndarray
+    workdir: Workdir,
+    manifest: dict[str, Any],
+    preparers: Sequence[Preparer],
+    sheet: np.ndarray,
+    graded: dict[str, Any],
 ) -> None:
     from mouselift_jax.report.html import Picture, Section, Table, Text, write_report
 
@@ -323,6 +330,10 @@ def _report(
         title="Samples",
         intro="What was cut out of the recording, and whether pictures and cameras agree.",
         sections=[
+            Section(
+                f"Quality: {graded['grade']}",
+                [Text(reason) for reason in graded["reasons"]] or [Text("nothing to remark")],
+            ),
             Section("Pictures", [Picture(sheet, "Each row is one instant; slots in order.")]),
             Section("Cameras", [geometry, Text(" · ".join(_notes(preparers[0])))]),
             Section(
