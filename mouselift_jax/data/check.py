@@ -304,13 +304,24 @@ def _colour_findings(recording: Recording, fits: list[Fit], explained: set[int])
             numbers.append(recording.camera_ids[fit.partner])
             done.add(fit.partner)
         evidence = {
-            **fit.parameters,
+            **_from_picture(fit.parameters),
             "altered": "pictures",
             "edge_strength_before": fit.before,
             "edge_strength_after": fit.after,
         }
         found.append(describe(fit.code, tuple(sorted(numbers)), evidence))
     return found
+
+
+def _from_picture(parameters: dict[str, float]) -> dict[str, float]:
+    """A crop's numbers from picture to mask, as elsewhere, where they were fitted the other way."""
+    if "scale_x" not in parameters:
+        return parameters
+    scale = {k: 1.0 / parameters[f"scale_{k}"] for k in "xy"}
+    return {
+        **{f"scale_{k}": scale[k] for k in "xy"},
+        **{f"shift_{k}": -parameters[f"shift_{k}"] * scale[k] for k in "xy"},
+    }
 
 
 def _from_keypoints(recording: Recording, verdict: Verdict, code: str) -> Finding:

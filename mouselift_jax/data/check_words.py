@@ -44,7 +44,11 @@ def _gain(e: dict[str, Any]) -> str:
     for before, after, what in (
         ("tangent_px_before", "tangent_px_after", "silhouettes miss each other by {:.2f} px, "),
         ("keypoint_px_before", "keypoint_px_after", "keypoints miss by {:.2f} px, "),
-        ("edge_strength_before", "edge_strength_after", "mask outlines on edges {:.1f}, "),
+        (
+            "edge_strength_before",
+            "edge_strength_after",
+            "edges under the mask outline {:.2f}, ",
+        ),
     ):
         if e.get(before) is not None and e.get(after) is not None:
             return " (" + what.format(e[before]) + f"{e[after]:.2f} once corrected)"
