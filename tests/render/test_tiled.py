@@ -10,19 +10,35 @@ import pytest
 from mouselift_jax.render import binning, tiled
 from mouselift_jax.render.projection import project
 from mouselift_jax.render.types import Spec
-from tests.render.suite import GAUSSIANS, RasterizerSuite, assert_close, scene
+from tests.render.suite import CAMERAS, CASES, GAUSSIANS, RasterizerSuite, assert_close, scene
 
 SPEC = Spec(37, 31, 0.2, None)
+ORDER = (*GAUSSIANS, *CAMERAS)
 
 
 class TestTiled(RasterizerSuite):
     implementation = "tiled"
+    golden_cases = tuple(c for c in CASES if c != "tiny")
+
+    # Every new shape compiles for seconds; two of them wait for `make test-slow`.
+    @pytest.mark.slow
+    def test_one_pixel(self):
+        super().test_one_pixel()
+
+
+@pytest.mark.slow
+def test_golden_of_many_small():
+    suite = TestTiled()
+    suite.golden_cases = CASES
+    suite.test_golden("tiny")
 
 
 @functools.lru_cache
 def with_capacity(capacity):
     def loss(arrays):
-        rgb, light, depth, info = tiled.rasterize_flat(SPEC, *arrays.values(), capacity=capacity)
+        rgb, light, depth, info = tiled.rasterize_flat(
+            SPEC, *(arrays[k] for k in ORDER), capacity=capacity
+        )
         return (rgb * rgb).sum() + (light * depth).sum(), (rgb, light, depth, info)
 
     run = jax.jit(jax.grad(loss, has_aux=True))
@@ -44,7 +60,7 @@ def test_buffer_size_changes_the_slabs_and_nothing_else():
 
 
 def test_the_number_of_visible_gaussians_does_not_recompile():
-    run = jax.jit(lambda a: tiled.rasterize_flat(SPEC, *a.values(), capacity=20)[0])
+    run = jax.jit(lambda a: tiled.rasterize_flat(SPEC, *(a[k] for k in ORDER), capacity=20)[0])
     for opacity in (0.9, 0.3, 0.0):
         arrays = {k: jnp.asarray(v)[None] for k, v in scene(n=300, seed=2, views=1).items()}
         arrays["opacities"] = jnp.full_like(arrays["opacities"], opacity)
@@ -55,8 +71,9 @@ def test_the_number_of_visible_gaussians_does_not_recompile():
 def test_lists_hold_exactly_the_tiles_where_something_is_drawn():
     """No pair is missing, and few are listed in vain."""
     arrays = scene(n=200, seed=5, views=1)
-    splats, visibility = project(SPEC, *(jnp.asarray(arrays[k]) for k in GAUSSIANS),
-                                 arrays["w2c"][0], arrays["K"][0])  # fmt: skip
+    arrays = {k: jnp.asarray(v) for k, v in arrays.items()}
+    gaussians = (arrays[k] for k in GAUSSIANS)
+    splats, visibility = project(SPEC, *gaussians, arrays["w2c"][0], arrays["K"][0])
     grid = binning.plan(200, 37, 31)
     order = binning.order_by_depth(grid, splats, visibility)
     slab = binning.list_slab(grid, order, jnp.int32(0))
@@ -121,6 +138,6 @@ def test_traces_where_64_bit_types_are_switched_on():
         arrays = {k: jnp.asarray(v)[None] for k, v in scene(n=30, views=1).items()}
 
         def loss(means):
-            return tiled.rasterize_flat(SPEC, means, *list(arrays.values())[1:])[0].sum()
+            return tiled.rasterize_flat(SPEC, means, *(arrays[k] for k in ORDER[1:]))[0].sum()
 
         assert jax.eval_shape(jax.grad(loss), arrays["means"]).dtype == jnp.float32

@@ -11,9 +11,17 @@ def blocks_on_the_cpu():
     wp.config.enable_cpu_blocks = True
 
 
+@pytest.mark.slow
 class TestWarpCudaOnFibers(RasterizerSuite):
     implementation = "warp_blocks"
-    golden_cases = ("base", "sh3", "huge")
+    golden_cases = ("base", "sh3", "huge", "opaque")
+
+
+def test_golden_on_fibers():
+    """The one case of the suite that is cheap enough for every run."""
+    suite = RasterizerSuite()
+    suite.implementation = "warp_blocks"
+    suite.test_golden("base")
 
 
 @pytest.mark.slow
