@@ -264,6 +264,7 @@ FLAGS = (
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_train_kill_resume_synth_infer(samples, tmp_path):
     flags = (f"samples={samples}", *FLAGS)
     whole = subprocess.run(launch("mvdiff.py:tiny", tmp_path / "a", *flags), cwd=ROOT)
