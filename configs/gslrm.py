@@ -9,7 +9,7 @@ pretrain_256   the paper's first stage: 256 px, from   not measured yet (8 x 80 
                random weights
 pretrain_512   the paper's second stage                not measured yet (8 x 80 GB)
 lowmem         one 24 GB card: 384 px, LoRA            not measured yet
-tiny           2 CPU cores: 64 px, 0.4 M weights       minutes; see docs/benchmarks.md
+tiny           2 CPU cores: 96 px, 0.5 M weights       minutes; see docs/benchmarks.md
 
 Start from published weights with --config.init_from=DIR (converted, or the folder of a run).
 `--config.overfit=N` trains on N samples to check that data and cameras agree: training views
@@ -50,13 +50,13 @@ VARIANTS = {
         "model.width": 96,
         "model.head_dim": 32,
         "model.n_layers": 3,
-        "model.log_scale_bias": -3.3,  # a pixel of 64 on the subject: large splats are slow haze,
-        "model.min_log_scale": -3.6,  # and smaller ones dust in sharper pictures
+        "model.log_scale_bias": -3.7,  # a pixel of 96 on the subject: large splats are slow haze,
+        "model.min_log_scale": -4.0,  # and smaller ones dust in sharper pictures
         "model.opacity_bias": 0.5,  # white starts transparent, the animal opaque
         "model.pixel_skip": True,
-        "data.size": 64,
+        "data.size": 96,
         "train.steps": 300,
-        "train.batch_size": 2,
+        "train.batch_size": 1,  # as many updates as the minutes allow
         "train.dtype": "float32",
         "train.log_every": 10,
         "train.eval_every": 0,
@@ -67,7 +67,7 @@ VARIANTS = {
         "loss.perceptual": 0.0,
         "loss.l2_warmup_steps": 0,
         "loss.masked": True,
-        "loss.alpha": 1.0,
+        "loss.alpha": 3.0,
     },
 }
 
