@@ -44,7 +44,7 @@ from mouselift_jax.data.sample_checks import (
 )
 from mouselift_jax.data.sample_writer import SampleWriter, sample_id
 from mouselift_jax.data.scene import Scene, SceneSettings, build_scene, triangulate_centre
-from mouselift_jax.data.video import Instant, read_instants
+from mouselift_jax.data.video import Instant, quiet_decoder, read_instants
 from mouselift_jax.errors import LayoutError
 from mouselift_jax.geometry.camera import Camera, stack_cameras
 
@@ -188,7 +188,7 @@ class Preparer:
         self._last = self._resume_track(writer, min(todo))
         threads = threads or available_cores()
         done = 0
-        with _single_threaded_opencv(), ThreadPoolExecutor(threads) as pool:
+        with quiet_decoder(), _single_threaded_opencv(), ThreadPoolExecutor(threads) as pool:
             if self.settings.match_gain:
                 self._gains = self._measure_gains(pool)
             under_way: collections.deque[Future] = collections.deque()

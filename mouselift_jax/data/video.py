@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Executor
+from concurrent.futures import Executor, Future
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -183,24 +183,22 @@ def _read_instants(
     clock = (
         [s for s in streams if s.frames.kind == "video" and s.frames.fps > 0] if check_clock else []
     )
-    try:
-        wanted = iter(frames)
+    # The streams are not closed here: an interrupted caller leaves reads under way on other
+    # threads, and closing a decoder below them crashes. The last reference releases it.
+    wanted = iter(frames)
+    ahead = _advance(streams, next(wanted, None), executor)
+    while ahead is not None:
+        frame, done = ahead
+        images = _in_step(frame, [f.result() for f in done], streams, clock)
+        # The next instant is decoded while the caller works on this one.
         ahead = _advance(streams, next(wanted, None), executor)
-        while ahead is not None:
-            frame, done = ahead
-            images = _in_step(frame, list(done), streams, clock)
-            # The next instant is decoded while the caller works on this one.
-            ahead = _advance(streams, next(wanted, None), executor)
-            n = len(videos)
-            yield Instant(
-                frame,
-                images[:n],
-                images[n:] if masks is not None else None,
-                functools.partial(_give_back, streams[:n], images[:n]),
-            )
-    finally:
-        for stream in streams:
-            stream.close()
+        n = len(videos)
+        yield Instant(
+            frame,
+            images[:n],
+            images[n:] if masks is not None else None,
+            functools.partial(_give_back, streams[:n], images[:n]),
+        )
 
 
 def _give_back(streams: Sequence[FrameStream], pictures: Sequence[np.ndarray]) -> None:
@@ -225,7 +223,7 @@ _Advanced = tuple[np.ndarray | None, float, MouseLiftError | None]
 
 def _advance(
     streams: list[FrameStream], frame: int | None, executor: Executor | None
-) -> tuple[int, Iterable[_Advanced]] | None:
+) -> tuple[int, list[Future[_Advanced]]] | None:
     """Start to read one frame of every stream: image, longest gap on the way, error."""
     if frame is None:
         return None
@@ -241,7 +239,12 @@ def _advance(
         except MouseLiftError as error:
             return None, 0.0, error
 
-    return frame, executor.map(read, streams) if executor else map(read, streams)
+    if executor is not None:
+        return frame, [executor.submit(read, stream) for stream in streams]
+    done: list[Future[_Advanced]] = [Future() for _ in streams]
+    for future, stream in zip(done, streams, strict=True):
+        future.set_result(read(stream))
+    return frame, done
 
 
 def _in_step(
