@@ -56,7 +56,7 @@ VARIANTS = {
         "model.pixel_skip": True,
         "data.size": 96,
         "train.steps": 300,
-        "train.batch_size": 1,  # as many updates as the minutes allow
+        "train.batch_size": 2,
         "train.dtype": "float32",
         "train.log_every": 10,
         "train.eval_every": 0,
@@ -67,7 +67,7 @@ VARIANTS = {
         "loss.perceptual": 0.0,
         "loss.l2_warmup_steps": 0,
         "loss.masked": True,
-        "loss.alpha": 3.0,
+        "loss.alpha": 1.0,
     },
 }
 
