@@ -1,8 +1,8 @@
 """The folder of a run: one owner at a time, its configuration, its log, its summary.
 
 Layout (see the data format page): config.json, log.txt, metrics.jsonl, TensorBoard events,
-checkpoints/,
-summary.json and the artefacts of the stage. Only the first process of several writes here.
+checkpoints/, summary.json and the artefacts of the stage. Only the first process of several writes
+here.
 """
 
 from __future__ import annotations
@@ -65,8 +65,8 @@ class Workdir:
     Args:
         path: the folder, made when it is absent.
         config: the resolved configuration (ConfigDict or mapping). On a second visit it must be
-        the same,
-            but for the keys of `MAY_CHANGE`; else the differences are listed and the run stops.
+            the same, but for the keys of `MAY_CHANGE`; else the differences are listed and the run
+            stops.
         options: see `Options`.
     """
 

@@ -1,10 +1,9 @@
 """Which device holds what: the mesh, one table of rules, and the shardings they give.
 
 Axes of the mesh: `data` (copies of the model), `fsdp` (the batch and the weights are split),
-`tensor`
-(heads and hidden units), `sequence` (tokens of one sample). Networks name the axes of their arrays
-("embed", "heads", "tokens", ...); `RULES` says which mesh axis each name is split over. Weights
-without names are split along their largest dimension that the fsdp axis divides.
+`tensor` (heads and hidden units), `sequence` (tokens of one sample). Networks name the axes of
+their arrays ("embed", "heads", "tokens", ...); `RULES` says which mesh axis each name is split
+over. Weights without names are split along their largest dimension that the fsdp axis divides.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """The state of a run and the one training step.
 
-Everything a run needs to go on exactly is in `TrainState`: random numbers derive from (seed,
-step) and
-so does the position in the data.
+Everything a run needs to go on exactly is in `TrainState`: random numbers derive from (seed, step)
+and so does the position in the data.
 """
 
 from __future__ import annotations
@@ -117,7 +116,7 @@ def make_step(
 
     Args:
         loss: `loss(params, batch, rng=, step=) -> (scalar, metrics)`, params trained and frozen
-        together.
+            together.
         tx: turns gradients into updates for a learning rate of 1 (see `optim.make`).
         guard: clipping, skipping and the learning rate.
         seed: of the run.

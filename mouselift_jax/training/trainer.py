@@ -1,8 +1,8 @@
 """A network on a mesh: what to initialise, where it lives, the compiled step, restoring, running.
 
 A stage describes its task; this places it on the devices and hands it to the loop. Order of
-restoring, as in
-big_vision: 1 the run's own newest sound checkpoint, 2 the weights of `init_from`, 3 random weights.
+restoring, as in big_vision: 1 the run's own newest sound checkpoint, 2 the weights of `init_from`,
+3 random weights.
 """
 
 from __future__ import annotations
@@ -35,9 +35,8 @@ class Task:
         loss: `loss(params, batch, rng=, step=) -> (scalar, metrics)`.
         batch: ShapeDtypeStructs of one whole batch.
         constants: weights the loss needs and nothing trains (perceptual networks, a frozen
-        encoder);
-            given to `loss` as `constants=` when there are any, so that they are arguments of the
-            program and not part of it.
+            encoder); given to `loss` as `constants=` when there are any, so that they are arguments
+            of the program and not part of it.
         flops_per_step: of all devices together, forward and backward; 0 = unknown.
     """
 
