@@ -110,6 +110,10 @@ def test_names_of_items_are_not_trusted_in_pages(tmp_path):
         b"ply\nformat binary_little_endian 1.0\nelement vertex 99999999999\nproperty float x\n"
         b"end_header\n",
         b"ply\nformat ascii 1.0\nelement vertex 1\nproperty float x\nend_header\nabc\n",
+        b"ply\nformat ascii 1.0\nelement vertex 99999999999\nproperty float x\nend_header\n1\n",
+        b"ply\nformat ascii 1.0\nelement vertex 3\nend_header\n1\n",
+        b"ply\nformat binary_little_endian 1.0\nelement vertex 3\nend_header\n1\n",
+        b"ply\nformat ascii 1.0\nelement vertex 1\nproperty float x\n" + b"comment \xff " * 999,
         b"\x00" * 1000,
     ],
 )

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from mouselift_jax.errors import ConfigError, LayoutError, ShapeError, nearest
-from mouselift_jax.files import atomic_path
 from mouselift_jax.splats.gaussians import SH_COUNTS, Gaussians
+from mouselift_jax.splats.ply_table import read_table, write_table
 
 # Where the project's world axes (z up, right-handed) go. "opencv" and "blender" keep the numbers as
 # they are: the first says that the cameras of this scene have OpenCV axes, the second is z up too.
@@ -44,8 +44,6 @@ def save_ply(
         scene_scale: scene units per millimetre, for the header; None when unknown.
         axes: axes to write in, a key of `AXES`; "opencv" stores the numbers unchanged.
     """
-    from plyfile import PlyData, PlyElement
-
     if axes not in AXES:
         raise ConfigError("unknown axes", where=str(path), found=axes, fix=nearest(axes, AXES))
     if np.ndim(gaussians.opacity_logits) != 1:
@@ -58,10 +56,6 @@ def save_ply(
         )
     matrix, meaning = AXES[axes]
     degree, turned = gaussians.sh_degree, gaussians.turned(matrix)
-    columns = _columns(turned)
-    vertex = np.empty(turned.n_gaussians, dtype=[(name, "<f4") for name in columns])
-    for name, values in columns.items():
-        vertex[name] = values
     comments = [
         f"{_TAG} axes {axes}: {meaning}",
         f"{_TAG} sh_degree {degree}",
@@ -69,9 +63,7 @@ def save_ply(
         "scene units per mm",
         f"{_TAG} colour sRGB; opacity is a logit, scale a logarithm, rot wxyz",
     ]
-    ply = PlyData([PlyElement.describe(vertex, "vertex")], byte_order="<", comments=comments)
-    with atomic_path(path) as part:
-        ply.write(str(part))
+    write_table(path, _columns(turned), comments)
 
 
 def load_ply(path: str | Path) -> Gaussians:
@@ -87,7 +79,7 @@ def load_ply(path: str | Path) -> Gaussians:
     Raises:
         LayoutError: not a PLY file, truncated, or fields are missing.
     """
-    vertex, comments = _read(path)
+    vertex, comments = read_table(path)
     names = vertex.dtype.names
     needed = ["x", "y", "z", "f_dc_0", "f_dc_1", "f_dc_2", "opacity"]
     needed += [f"scale_{i}" for i in range(3)] + [f"rot_{i}" for i in range(4)]
@@ -98,7 +90,7 @@ def load_ply(path: str | Path) -> Gaussians:
             where=str(path),
             expected="the fields of a 3DGS file",
             found=f"no {', '.join(missing)}",
-            fix="a mesh or point-cloud PLY cannot be used; export splats instead",
+            fix="export splats, not a mesh or points; save a compressed PLY uncompressed first",
         )
 
     def pick(*fields: str) -> np.ndarray:
@@ -137,7 +129,7 @@ def load_ply(path: str | Path) -> Gaussians:
 
 def read_header(path: str | Path) -> dict[str, str]:
     """What this project's header comments say: axes, sh_degree, scene_scale (strings)."""
-    _, comments = _read(path)
+    _, comments = read_table(path)
     found = {key: _comment(comments, key) for key in ("axes", "sh_degree", "scene_scale")}
     return {key: value.rstrip(":") for key, value in found.items() if value is not None}
 
@@ -154,25 +146,6 @@ def _columns(g: Gaussians) -> dict[str, np.ndarray]:
     columns |= {f"scale_{i}": np.asarray(g.log_scales)[:, i] for i in range(3)}
     columns |= {f"rot_{i}": np.asarray(g.quats)[:, i] for i in range(4)}
     return columns
-
-
-def _read(path: str | Path) -> tuple[np.ndarray, list[str]]:
-    from plyfile import PlyData, PlyParseError
-
-    if not Path(path).is_file():
-        raise LayoutError("no such PLY file", where=str(path), fix="check the path")
-    try:
-        ply = PlyData.read(str(path))
-    except (PlyParseError, ValueError, UnicodeDecodeError) as error:
-        raise LayoutError(
-            "the PLY cannot be read",
-            where=str(path),
-            found=str(error),
-            fix="the file is truncated or is no PLY: copy or export it again",
-        ) from error
-    if "vertex" not in ply:
-        raise LayoutError("the PLY has no vertices", where=str(path))
-    return ply["vertex"].data, list(ply.comments)
 
 
 def _comment(comments: list[str], key: str) -> str | None:

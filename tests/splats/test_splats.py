@@ -1,4 +1,5 @@
 import dataclasses
+import struct
 
 import jax
 import jax.numpy as jnp
@@ -128,19 +129,50 @@ def test_ply_round_trip_is_exact(tmp_path, degree):
     assert [p.name for p in tmp_path.iterdir()] == ["a.ply"]
 
 
-def test_ply_fields_are_those_that_viewers_read(tmp_path):
-    from plyfile import PlyData
+def test_a_ply_is_the_header_and_the_numbers_that_viewers_read(tmp_path):
+    g = random_gaussians(2, degree=1)
+    save_ply(tmp_path / "a.ply", g, scene_scale=0.02)
+    fields = ["x", "y", "z", "nx", "ny", "nz", "f_dc_0", "f_dc_1", "f_dc_2"]
+    fields += [f"f_rest_{i}" for i in range(9)]
+    fields += ["opacity", "scale_0", "scale_1", "scale_2", "rot_0", "rot_1", "rot_2", "rot_3"]
+    head, body = (tmp_path / "a.ply").read_bytes().split(b"end_header\n")
+    lines = [line for line in head.decode().splitlines() if not line.startswith("comment ")]
+    assert lines == [
+        "ply",
+        "format binary_little_endian 1.0",
+        "element vertex 2",
+        *(f"property float {name}" for name in fields),
+    ]
+    assert b"comment mouselift_jax scene_scale 0.02 scene units per mm\n" in head
+    rows = [
+        [*g.means[i], 0, 0, 0, *g.sh[i, 0], *g.sh[i, 1:].T.ravel(), g.opacity_logits[i]]
+        + [*g.log_scales[i], *g.quats[i]]
+        for i in range(2)
+    ]
+    assert body == b"".join(struct.pack("<26f", *row) for row in rows)
 
-    g = random_gaussians(degree=1)
-    save_ply(tmp_path / "a.ply", g)
-    v = PlyData.read(str(tmp_path / "a.ply"))["vertex"]
-    assert [p.name for p in v.properties] == (
-        ["x", "y", "z", "nx", "ny", "nz", "f_dc_0", "f_dc_1", "f_dc_2"]
-        + [f"f_rest_{i}" for i in range(9)]
-        + ["opacity", "scale_0", "scale_1", "scale_2", "rot_0", "rot_1", "rot_2", "rot_3"]
-    )
-    np.testing.assert_array_equal(v["f_rest_3"], g.sh[:, 1, 1])  # green follows all of red
-    np.testing.assert_array_equal(v["opacity"], g.opacity_logits)
+
+@pytest.mark.parametrize("form", ["ascii", "binary_big_endian"])
+def test_ply_of_another_program(tmp_path, form):
+    """Other order and types, fields of no interest, a table before and faces behind."""
+    g = random_gaussians(3)
+    columns = {f"rot_{i}": g.quats[:, i] for i in range(4)}
+    columns |= {f"scale_{i}": g.log_scales[:, i] for i in range(3)}
+    columns |= {"opacity": g.opacity_logits} | {f"f_dc_{i}": g.sh[:, 0, i] for i in range(3)}
+    columns |= dict(zip("xyz", g.means.T, strict=True))
+    head = f"ply\r\nformat {form} 1.0\r\ncomment a comment\r\nobj_info by hand\r\n"
+    head += "element camera 2\r\nproperty uchar id\r\nelement vertex 3\r\nproperty uchar red\r\n"
+    head += "".join(f"property double {name}\r\n" for name in columns)
+    head += "element face 1\r\nproperty list uchar int vertex_indices\r\nend_header\r\n"
+    rows = np.stack(list(columns.values()), 1).astype(float)
+    if form == "ascii":
+        body = "7\n8\n" + "".join(f"200 {' '.join(map(repr, r.tolist()))}\n" for r in rows)
+        body = (body + "3 0 1 2\n").encode()
+    else:
+        body = bytes([7, 8]) + b"".join(struct.pack(">B14d", 200, *row) for row in rows)
+        body += struct.pack(">B3i", 3, 0, 1, 2)
+    (tmp_path / "a.ply").write_bytes(head.encode() + body)
+    fields_equal(load_ply(tmp_path / "a.ply"), g)
 
 
 @pytest.mark.parametrize("axes", ["opengl", "unity", "blender"])
