@@ -21,13 +21,10 @@ from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parents[1]
 # What the metadata say too long or not at all; read in the packages' own licence files.
-KNOWN = {"cycler": "BSD-3-Clause", "kiwisolver": "BSD-3-Clause", "plyfile": "GPL-3.0-or-later"}
+KNOWN = {"cycler": "BSD-3-Clause", "kiwisolver": "BSD-3-Clause"}
 NOTES = """\
-Two of them deserve a look before you redistribute anything:
-
-* **plyfile** is GPL-3.0-or-later. It is installed beside this project, not part of it, and reads
-  and writes PLY files. Whoever ships both together as one work has to follow the GPL.
-* **imageio-ffmpeg** brings an FFmpeg binary built with x264 (GPL). It runs as a program of its own.
+One of them deserves a look before you redistribute anything: **imageio-ffmpeg** brings an FFmpeg
+binary built with x264 (GPL). It runs as a program of its own, beside this project.
 """
 
 
@@ -97,7 +94,7 @@ def licences() -> str:
     return (
         "# Licences of the packages that are installed\n\n"
         "What `requirements.txt` leads to, with the licence each package states. Written by\n"
-        "`python tools/write_lock.py`; the project's own licence is Apache-2.0 (see NOTICE).\n\n"
+        "`python tools/write_lock.py`; the project itself is Apache-2.0 (LICENSE, NOTICE).\n\n"
         f"{NOTES}\n| package | version | licence |\n|---|---|---|\n{table}\n"
     )
 

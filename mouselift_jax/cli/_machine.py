@@ -21,14 +21,14 @@ import numpy as np
 GIB = 1 << 30
 PACKAGES = (
     "jax jaxlib flax optax orbax-checkpoint numpy opencv-python grain diffusers transformers "
-    "ml_collections plyfile imageio-ffmpeg"
+    "ml_collections imageio-ffmpeg"
 ).split()
 EXTRAS = {
     "warp": ("warp", "the fastest rasterizer on CPU and NVIDIA GPUs"),
     "viewer": ("viser", "`view` with a live server"),
     "demo": ("gradio", "`demo`, the web page from photo to splat"),
     "matte": ("rembg", "background removal of photos"),
-    "mesh": ("open3d", "`export --format mesh`"),
+    "mesh": ("open3d", "`export --to=mesh`"),
 }
 
 
