@@ -13,8 +13,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-import json
-import platform
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mouselift_jax.models.attention import BACKENDS, attention, unavailable
+from tests.benchmarks import report
 
 HEAD_DIM = 64
 SCORES_LIMIT = 8 * 2**30  # bytes of scores above which `xla` is left out
@@ -117,17 +116,7 @@ def main() -> None:
     found: list[dict] = []
     for tokens in map(int, a.tokens.split(",")):
         found += rows(tokens, a.heads, a.dtype, a.repeat)
-    device = jax.devices()[0]
-    report = {
-        "benchmark": "attention",
-        "hardware": f"{device.platform} {device.device_kind} ({platform.processor()})",
-        "versions": {"jax": jax.__version__, "python": platform.python_version()},
-        "rows": found,
-    }
-    text = json.dumps(report, indent=1)
-    print(text)
-    if a.out:
-        a.out.write_text(text)
+    report.write("attention", {"": found}, a.out)
 
 
 if __name__ == "__main__":

@@ -9,9 +9,6 @@ includes checking every bit.
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
 import tempfile
 import time
 from pathlib import Path
@@ -20,6 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from mouselift_jax.training.checkpoint import Checkpoints, abstract_like
+from tests.benchmarks import report
 
 
 def measure(folder: Path, mib: int, repeat: int) -> list[dict[str, float]]:
@@ -65,17 +63,7 @@ def main() -> None:
     a = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=a.dir) as folder:
         rows = measure(Path(folder), a.mib, a.repeat)
-    device = jax.devices()[0]
-    report = {
-        "benchmark": "checkpoint",
-        "hardware": f"{device.platform} {device.device_kind}, {os.cpu_count()} cores",
-        "versions": {"jax": jax.__version__, "python": platform.python_version()},
-        "rows": rows,
-    }
-    text = json.dumps(report, indent=1)
-    print(text)
-    if a.out:
-        a.out.write_text(text)
+    report.write("checkpoint", {"": rows}, a.out)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ docs/data_format.md.
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 import time
 from pathlib import Path
@@ -23,6 +22,7 @@ from mouselift_jax.data.loader import composite, make_loader
 from mouselift_jax.data.sample_writer import SampleWriter
 from mouselift_jax.data.samples import SampleSet
 from mouselift_jax.geometry.rig import rig_from_angles
+from tests.benchmarks import report
 
 N_SAMPLES, N_VIEWS, SIZE = 24, 6, 512
 
@@ -99,7 +99,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=5.0)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
-    result: dict[str, object] = {}
+    rows: list[dict[str, object]] = []
     with tempfile.TemporaryDirectory() as folder:
         sets = {"given": args.samples} if args.samples else {}
         if not sets:
@@ -109,15 +109,13 @@ def main() -> None:
             files = list(path.rglob("cam_*.png"))
             png = from_loader(path, args.seconds)
             png["bytes_per_view"] = sum(f.stat().st_size for f in files) / len(files)
-            result[name] = {
-                "png": png,
-                "png, 256 px": from_loader(path, args.seconds, size=256),
-                "packed": from_shard(path, Path(folder), args.seconds),
-            }
-    text = json.dumps(result, indent=1)
-    print(text)
-    if args.out:
-        args.out.write_text(text + "\n")
+            for form, found in (
+                ("PNG", png),
+                ("PNG, read at 256 px", from_loader(path, args.seconds, size=256)),
+                ("packed, one file", from_shard(path, Path(folder), args.seconds)),
+            ):
+                rows.append({"set": name, "form": form, **found})
+    report.write("loader", {"": rows}, args.out, device="cpu")
 
 
 if __name__ == "__main__":

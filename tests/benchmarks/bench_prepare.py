@@ -13,7 +13,6 @@ alternately; processor seconds beside wall seconds, because only they are fair o
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shutil
 import subprocess
@@ -23,6 +22,8 @@ import time
 from pathlib import Path
 
 import numpy as np
+
+from tests.benchmarks import report
 
 MODES = ("look_at", "look_at:fill", "crop", "as_is", "original", "original_boxes",
          "original_centered", "original_uniform", "original_pixels")  # fmt: skip
@@ -115,7 +116,7 @@ def timed(code: str) -> dict[str, float]:
 HEAD = "from pathlib import Path; from tests.benchmarks import bench_prepare as b; "
 
 
-def speed(recording: Path, repeats: int) -> dict[str, object]:
+def speed(recording: Path, repeats: int) -> list[dict[str, object]]:
     """Whole run against decoding, alternately, each in its own process, start-up taken off."""
     idle = timed(HEAD + "from mouselift_jax.data import prepare, recording")
     runs: dict[str, list[dict[str, float]]] = {"decode": [], "look_at": [], "look_at:fill": []}
@@ -130,16 +131,21 @@ def speed(recording: Path, repeats: int) -> dict[str, object]:
                 found.append(timed(HEAD + call))
         print({k: v[-1] for k, v in runs.items()}, flush=True)
     n = decode_only(recording)
-    result: dict[str, object] = {"samples": n, "startup": idle}
-    for key in ("wall_s", "cpu_s"):
-        best = {k: min(r[key] for r in v) - idle[key] for k, v in runs.items()}
-        result[key] = {
-            "decode_ms_per_sample": best["decode"] / n * 1e3,
-            "run_ms_per_sample": best["look_at"] / n * 1e3,
-            "ratio": best["look_at"] / best["decode"],
-            "ratio_fill": best["look_at:fill"] / best["decode"],
+    ms = {
+        what: {k: (min(r[k] for r in found) - idle[k]) / n * 1e3 for k in ("wall_s", "cpu_s")}
+        for what, found in runs.items()
+    }
+    return [
+        {
+            "what": what,
+            "samples": n,
+            "cpu ms a sample": row["cpu_s"],
+            "wall ms a sample": row["wall_s"],
+            "cpu / decode": row["cpu_s"] / ms["decode"]["cpu_s"],
+            "wall / decode": row["wall_s"] / ms["decode"]["wall_s"],
         }
-    return result
+        for what, row in ms.items()
+    ]
 
 
 def looped(recording: Path, folder: Path, times: int) -> Path:
@@ -159,18 +165,17 @@ def looped(recording: Path, folder: Path, times: int) -> Path:
     return out
 
 
-def memory(recording: Path, times: int) -> dict[str, object]:
+def memory(recording: Path, times: int) -> list[dict[str, object]]:
     """Peak memory of the recording once and looped, every frame prepared at 128 px."""
-    result: dict[str, object] = {}
+    rows: list[dict[str, object]] = []
     with tempfile.TemporaryDirectory() as folder:
         long = looped(recording, Path(folder), times)
         for name, path in (("once", recording), (f"looped {times} times", long)):
-            out = Path(folder) / f"out{len(result)}"
-            result[name] = timed(
-                HEAD + f"b.prepare(Path({str(path)!r}), Path({str(out)!r}), size=128)"
-            )
-            print({name: result[name]}, flush=True)
-    return result
+            out = Path(folder) / f"out{len(rows)}"
+            code = f"b.prepare(Path({str(path)!r}), Path({str(out)!r}), size=128)"
+            rows.append({"recording": name, **timed(HEAD + code)})
+            print(rows[-1], flush=True)
+    return rows
 
 
 def main() -> None:
@@ -184,17 +189,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     parts = args.parts.split(",")
-    result: dict[str, object] = {}
+    tables: dict[str, list[dict[str, object]]] = {}
     if "geometry" in parts:
-        result["geometry"] = geometry(args.recording)
+        tables["geometry (pixels of the original pictures)"] = geometry(args.recording)
     if "speed" in parts:
-        result["speed"] = speed(args.recording, args.repeats)
+        tables["speed, start of Python taken off"] = speed(args.recording, args.repeats)
     if "memory" in parts:
-        result["memory"] = memory(args.recording, args.loops)
-    text = json.dumps(result, indent=1)
-    print(text)
-    if args.out:
-        args.out.write_text(text + "\n")
+        tables["whole process"] = memory(args.recording, args.loops)
+    report.write("prepare", tables, args.out, device="cpu")
 
 
 if __name__ == "__main__":

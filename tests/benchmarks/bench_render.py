@@ -1,6 +1,7 @@
-"""Speed, memory and agreement of the rasterizers -> render.json and difference pictures.
+"""Speed, memory and agreement of the rasterizers, as JSON, and difference pictures.
 
-    python -m tests.benchmarks.bench_render [--quick] [--full] [--gsplat FOLDER] [--out FOLDER]
+    python -m tests.benchmarks.bench_render [--quick] [--full] [--gsplat FOLDER] [--out FILE]
+        [--pictures FOLDER]
 
 Times are medians of calls that alternate between implementations in one process: processor
 milliseconds (both cores added up), and wall milliseconds, which on a busy machine are noise.
@@ -14,7 +15,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import resource
 import subprocess
 import sys
@@ -28,6 +28,7 @@ import numpy as np
 
 from mouselift_jax.render import rasterize
 from mouselift_jax.render.types import Spec
+from tests.benchmarks import report
 from tests.benchmarks.peers_render import gsplat_cuda, gsplat_torch
 from tests.render.scenes import gslrm_like, shell, untrained
 
@@ -72,28 +73,33 @@ def alternate(functions: dict[str, Callable], repeats: int) -> dict[str, dict[st
     }
 
 
-def speed(kind: str, n: int, size: int, implementations: list[str], args) -> dict:
-    """One row: every implementation, and gsplat's torch code where it is wanted and present."""
+def speed(kind: str, n: int, size: int, implementations: list[str], args) -> list[dict]:
+    """A row for every implementation, and for gsplat where it is wanted and present."""
     arrays = SCENES[kind](n, size)
     functions = {}
     for name in implementations:
         for way, function in calls(arrays, size, name).items():
             functions[f"{name}/{way}"] = function
-    row = {"scene": kind, "gaussians": n, "size": size, **alternate(functions, args.repeats)}
+    taken = alternate(functions, args.repeats)
     peer = gsplat_torch(arrays, size, args.gsplat) if args.gsplat and n <= 50_000 else None
     if peer is not None:
         ways = {f"gsplat_torch/{w}": (lambda w=w: peer(w == "both")) for w in ("forward", "both")}
-        row |= alternate(ways, 1 if args.quick else 3)
+        taken |= alternate(ways, 1 if args.quick else 3)
     peer = gsplat_cuda(arrays, size, args.gsplat) if jax.default_backend() != "cpu" else None
     if peer is not None:
         ways = {f"gsplat_cuda/{w}": (lambda w=w: peer(w == "both")) for w in ("forward", "both")}
-        row |= alternate(ways, args.repeats)
-    for way in ("forward", "both"):
-        for a, b in (("tiled", "warp"), ("gsplat_torch", "warp"), ("gsplat_torch", "tiled")):
-            if f"{a}/{way}" in row and f"{b}/{way}" in row:
-                ratio = row[f"{a}/{way}"]["cpu_ms"] / row[f"{b}/{way}"]["cpu_ms"]
-                row[f"{a} / {b}, {way}"] = round(ratio, 1)
-    return row
+        taken |= alternate(ways, args.repeats)
+    return by_implementation({"scene": kind, "gaussians": n, "size": size}, taken)
+
+
+def by_implementation(about: dict, taken: dict[str, dict[str, float]]) -> list[dict]:
+    """{"warp/forward": {"cpu_ms": ...}} as one row a name, "forward cpu_ms" being a column."""
+    rows: dict[str, dict] = {}
+    for key, times in taken.items():
+        name, _, way = key.partition("/")
+        row = rows.setdefault(name, {**about, "implementation": name})
+        row |= {f"{way} {unit}": value for unit, value in times.items()}
+    return list(rows.values())
 
 
 def tiled_memory(n: int, size: int) -> dict:
@@ -117,13 +123,13 @@ def tiled_memory(n: int, size: int) -> dict:
     }
 
 
-def slab_cost(n: int, size: int, repeats: int) -> dict:
+def slab_cost(n: int, size: int, repeats: int) -> list[dict]:
     """The same picture from one slab and from several."""
     from mouselift_jax.render import tiled
 
     arrays = [jnp.asarray(a)[None] for a in gslrm_like(n, size).values()]
     spec = Spec(size, size, 0.2, None)
-    functions, info = {}, {}
+    functions = {}
     for capacity in (4 * n, n):
 
         def loss(gaussians, cameras, capacity=capacity):
@@ -133,12 +139,13 @@ def slab_cost(n: int, size: int, repeats: int) -> dict:
         run = jax.jit(jax.value_and_grad(loss, has_aux=True))
         (_, counts), _ = run(arrays[:5], arrays[5:])
         name = f"{int(counts['slabs'])} slabs"
-        functions[name] = lambda run=run: jax.block_until_ready(run(arrays[:5], arrays[5:]))
-        info[name] = capacity
-    return {"gaussians": n, "size": size, "capacity": info, "both": alternate(functions, repeats)}
+        functions[f"tiled, {name}/both"] = lambda run=run: jax.block_until_ready(
+            run(arrays[:5], arrays[5:])
+        )
+    return by_implementation({"gaussians": n, "size": size}, alternate(functions, repeats))
 
 
-def thread_gain(n: int, size: int, repeats: int) -> dict:
+def thread_gain(n: int, size: int, repeats: int) -> list[dict]:
     """Wall time of `warp` with one and two threads; needs an idle machine to mean anything."""
     functions = {}
     for threads in (1, 2):
@@ -148,13 +155,10 @@ def thread_gain(n: int, size: int, repeats: int) -> dict:
                 os.environ["MOUSELIFT_RENDER_THREADS"] = str(threads)
                 function()
 
-            functions[f"{threads} threads/{way}"] = run
-    row = alternate(functions, repeats)
+            functions[f"warp, {threads} threads/{way}"] = run
+    taken = alternate(functions, repeats)
     os.environ.pop("MOUSELIFT_RENDER_THREADS", None)
-    for way in ("forward", "both"):
-        gain = row[f"1 threads/{way}"]["wall_ms"] / row[f"2 threads/{way}"]["wall_ms"]
-        row[f"gain, {way}"] = round(gain, 2)
-    return {"gaussians": n, "size": size, **row}
+    return by_implementation({"gaussians": n, "size": size}, taken)
 
 
 def full_shape(views: int, implementation: str) -> dict:
@@ -177,7 +181,9 @@ def full_shape(views: int, implementation: str) -> dict:
     }
 
 
-def pictures(out: Path, implementations: list[str], size: int = 512, n: int = 100_000) -> dict:
+def pictures(
+    out: Path, implementations: list[str], size: int = 512, n: int = 100_000
+) -> list[dict]:
     """Pictures of each implementation and their differences, as one sheet."""
     import matplotlib
 
@@ -195,17 +201,21 @@ def pictures(out: Path, implementations: list[str], size: int = 512, n: int = 10
     first = drawn[implementations[0]]
     figure, axes = pyplot.subplots(1, 2 * len(drawn) - 1, figsize=(5 * (2 * len(drawn) - 1), 5))
     axes = np.atleast_1d(axes)
-    differences = {}
+    differences = []
     for k, (name, picture) in enumerate(drawn.items()):
         axes[k].imshow(np.clip(picture, 0, 1))
         axes[k].set_title(f"{name}, {n:,} Gaussians, {size} px")
         if k:
             error = np.abs(picture - first).max(-1)
-            differences[f"{name} - {implementations[0]}"] = {
-                "max": float(error.max()),
-                "mean": float(error.mean()),
-                "pixels above 1e-4": int((error > 1e-4).sum()),
-            }
+            differences.append(
+                {
+                    "difference": f"{name} - {implementations[0]}",
+                    "max": float(error.max()),
+                    "mean": float(error.mean()),
+                    "pixels above 1e-4": int((error > 1e-4).sum()),
+                    "of": error.size,
+                }
+            )
             panel = axes[len(drawn) + k - 1]
             shown = panel.imshow(np.log10(np.maximum(error, 1e-9)), vmin=-9, vmax=-2)
             panel.set_title(f"log10 |{name} - {implementations[0]}|")
@@ -220,7 +230,8 @@ def pictures(out: Path, implementations: list[str], size: int = 512, n: int = 10
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--out", type=Path, default=Path("runs/bench/render"))
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--pictures", type=Path, default=Path("runs/bench"))
     parser.add_argument("--quick", action="store_true", help="the small scenes only")
     parser.add_argument("--full", action="store_true", help="add GS-LRM's training shape")
     parser.add_argument("--gsplat", help="folder that gsplat was installed into")
@@ -230,7 +241,7 @@ def main() -> None:
     if args.one_full_shape:
         print(json.dumps(full_shape(int(args.one_full_shape[0]), args.one_full_shape[1])))
         return
-    args.out.mkdir(parents=True, exist_ok=True)
+    args.pictures.mkdir(parents=True, exist_ok=True)
     implementations = ["tiled"]
     try:
         import warp  # noqa: F401
@@ -238,21 +249,11 @@ def main() -> None:
         implementations.append("warp")
     except ImportError:
         print("warp-lang is not installed: tiled alone")
-    result = {
-        "machine": {
-            "platform": platform.platform(),
-            "devices": [d.device_kind for d in jax.devices()],
-            "cores": os.cpu_count(),
-            "load": os.getloadavg(),
-            "jax": jax.__version__,
-        },
-        "speed": [],
-    }
+    tables: dict[str, list[dict]] = {}
 
-    def keep(name: str, value: object) -> None:
-        result[name] = value
-        print(json.dumps({name: value}), flush=True)
-        (args.out / "render.json").write_text(json.dumps(result, indent=1), encoding="utf-8")
+    def keep(title: str, rows: list[dict]) -> None:
+        tables.setdefault(title, []).extend(rows)
+        print(json.dumps({title: rows}), flush=True)
 
     cases = [("gslrm", 10_000, 128), ("gslrm", 10_000, 256), ("gslrm", 50_000, 256)]
     if not args.quick:
@@ -262,14 +263,14 @@ def main() -> None:
         cases += [("gslrm", 400_000, 256), ("gslrm", 400_000, 512)]
         args.full = True
     for kind, n, size in cases:
-        row = speed(kind, n, size, implementations, args)
-        keep("speed", [*result["speed"], row])
-    keep("difference", pictures(args.out, implementations))
+        keep("time", speed(kind, n, size, implementations, args))
+    keep("pictures, 100,000 Gaussians @ 512 px", pictures(args.pictures, implementations))
     if not args.quick:
-        keep("tiled_memory", [tiled_memory(n, s) for n, s in ((50_000, 256), (393_218, 256))])
-        keep("slabs", slab_cost(100_000, 256, args.repeats))
+        memory = [tiled_memory(n, s) for n, s in ((50_000, 256), (393_218, 256))]
+        keep("`tiled`, forward and backward, as compiled", memory)
+        keep("`tiled`, one slab or several", slab_cost(100_000, 256, args.repeats))
         if "warp" in implementations:
-            keep("threads", thread_gain(100_000, 512, args.repeats))
+            keep("`warp`, one thread or two", thread_gain(100_000, 512, args.repeats))
     if args.full:
         rows = []
         for views in ("1", "2", "8"):
@@ -278,7 +279,8 @@ def main() -> None:
                 [*command, views, implementations[-1]], capture_output=True, text=True, check=True
             )
             rows.append(json.loads(done.stdout.strip().splitlines()[-1]))
-        keep("full_shape", rows)
+        keep("GS-LRM's training shape, forward and backward, a process each", rows)
+    report.write("render", tables, args.out)
 
 
 if __name__ == "__main__":

@@ -3,8 +3,9 @@
     python -m tests.benchmarks.bench_train_step                  # sizes that suit this device
     python -m tests.benchmarks.bench_train_step --size 512 --batch 2 --dtype bfloat16
     python -m tests.benchmarks.bench_train_step --mesh 1,8,1,1 --remat block,dots,attention
+    python -m tests.benchmarks.bench_train_step --network unet --batch 4 --remat block
 
-On a GPU the network's step is also timed in torch, in the same run, where torch sees that GPU:
+On a GPU GS-LRM's step is also timed in torch, in the same run, where torch sees that GPU:
 same sizes and dtype, blocks of the same shape (scaled_dot_product_attention, fused AdamW), without
 the rasterizer on either side, so that the two compare. Compilation is a column of its own.
 """
@@ -14,9 +15,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import functools
-import json
-import os
-import platform
+import itertools
 import time
 from pathlib import Path
 from typing import Any
@@ -25,22 +24,26 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from configs import gslrm as config_file
+from configs import gslrm as gslrm_config
+from configs import mvdiff as mvdiff_config
 from mouselift_jax.models import gslrm as network
-from mouselift_jax.stages import gslrm, program
+from mouselift_jax.pipelines import views_cost
+from mouselift_jax.stages import gslrm, mvdiff, program
 from mouselift_jax.training import loop
 from mouselift_jax.training.trainer import Task, Trainer
+from tests.benchmarks import report
 
 
-def settings(a: argparse.Namespace, remat: str) -> Any:
+def settings(a: argparse.Namespace, name: str, remat: str) -> Any:
     """The stage's config at the sizes of the benchmark."""
-    config = config_file.get_config(a.variant)
+    config = (gslrm_config if name == "gslrm" else mvdiff_config).get_config(a.variant)
     config.data.size, config.train.batch_size, config.train.dtype = a.size, a.batch, a.dtype
-    config.train.remat, config.loss.perceptual, config.loss.ssim = remat, 0.0, 0.0
-    config.loss.masked = False
+    config.train.remat, config.train.accum_steps = remat, 1
+    if name == "gslrm":
+        config.loss.perceptual, config.loss.ssim, config.loss.masked = 0.0, 0.0, False
     mesh = config.train.mesh
     mesh.data, mesh.fsdp, mesh.tensor, mesh.sequence = (int(n) for n in a.mesh.split(","))
-    if a.layers:
+    if a.layers and name == "gslrm":
         config.model.n_layers = a.layers
     return config
 
@@ -76,11 +79,47 @@ def network_only(config: Any) -> Task:
     return dataclasses.replace(task, loss=loss)
 
 
-def measure(config: Any, what: str, repeat: int) -> dict[str, Any]:
+def unet_only(config: Any) -> Task:
+    """The multi-view UNet on random latents: what it puts out is the loss, as above."""
+    side, c = config.data.size // 8, config.model
+    module = mvdiff.make_unet(config, 8)
+    shapes = {
+        "sample": (c.n_views, side, side, c.in_channels),
+        "prompts": (c.n_views, 77, c.context_dim),
+        "labels": (c.n_views, c.class_dim),
+    }
+    b = config.train.batch_size
+
+    def loss(params: Any, batch: Any, *, rng: Any, step: Any) -> Any:
+        t = jnp.full(b, 500)
+        out = module.apply(
+            {"params": params}, batch["sample"], t, batch["prompts"], batch["labels"]
+        )
+        return jnp.mean(jnp.square(out.astype(jnp.float32))), {}
+
+    return Task(
+        functools.partial(mvdiff.init_unet, module),
+        loss,
+        {k: jax.ShapeDtypeStruct((b, *s), jnp.float32) for k, s in shapes.items()},
+        flops_per_step=3 * b * c.n_views * views_cost.unet_flops(module.config),
+    )
+
+
+def random_batch(shapes: Any) -> Any:
+    """Normal numbers."""
+    rng = np.random.default_rng(0)
+    return jax.tree.map(lambda s: rng.normal(size=s.shape).astype(np.float32), shapes)
+
+
+def measure(config: Any, name: str, what: str, repeat: int) -> dict[str, Any]:
     """Compile, run, time."""
-    task = gslrm.make_task(config) if what == "whole step" else network_only(config)
+    if name == "unet":
+        task = unet_only(config)
+    else:
+        task = gslrm.make_task(config) if what == "whole step" else network_only(config)
     trainer = Trainer(task, config.train)
-    state, batch = trainer.create(), trainer.put(make_batch(config))
+    rows = random_batch(task.batch) if name == "unet" else make_batch(config)
+    state, batch = trainer.create(), trainer.put(rows)
     started = time.perf_counter()
     state, metrics = trainer.step(state, batch)
     jax.block_until_ready(metrics)
@@ -107,7 +146,8 @@ def measure(config: Any, what: str, repeat: int) -> dict[str, Any]:
 def plan(config: Any) -> dict[str, Any]:
     """The compiler's own figures for the whole step."""
     cost = program.cost(Trainer(gslrm.make_task(config), config.train))
-    return {"what": "compiled", **dataclasses.asdict(cost)}
+    found = {k: v for k, v in dataclasses.asdict(cost).items() if not isinstance(v, dict)}
+    return found | {f"{k} bytes": size for k, (_, size) in cost.collectives.items()}
 
 
 def torch_peer(config: Any, repeat: int) -> dict[str, Any] | None:
@@ -179,6 +219,7 @@ def main() -> None:
     """Measure and write JSON."""
     on_cpu = jax.default_backend() == "cpu"
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--network", default="gslrm,unet")
     parser.add_argument("--variant", default="tiny" if on_cpu else "base")
     parser.add_argument("--size", type=int, default=64 if on_cpu else 512)
     parser.add_argument("--batch", type=int, default=2)
@@ -190,27 +231,18 @@ def main() -> None:
     parser.add_argument("--plan", action="store_true", help="also the compiler's memory plan")
     parser.add_argument("--out", type=Path)
     a = parser.parse_args()
-    rows = []
-    for remat in a.remat.split(","):
-        config = settings(a, remat)
-        about = {"network": "gslrm", "size": a.size, "batch": a.batch, "dtype": a.dtype}
-        about |= {"mesh": a.mesh, "remat": remat, "layers": config.model.n_layers}
-        runs = [functools.partial(measure, config, w, a.repeat) for w in ("network", "whole step")]
-        runs += [functools.partial(plan, config)] if a.plan else []
-        runs += [functools.partial(torch_peer, config, a.repeat)]
-        rows += [about | row for run in runs if (row := run()) is not None]
-    device = jax.devices()[0]
-    report = {
-        "benchmark": "train_step",
-        "hardware": f"{len(jax.devices())} x {device.platform} {device.device_kind}, "
-        f"{os.cpu_count()} cores",
-        "versions": {"jax": jax.__version__, "python": platform.python_version()},
-        "rows": rows,
-    }
-    text = json.dumps(report, indent=1)
-    print(text)
-    if a.out:
-        a.out.write_text(text)
+    rows, plans = [], []
+    for name, remat in itertools.product(a.network.split(","), a.remat.split(",")):
+        config = settings(a, name, remat)
+        about = {"network": name, "variant": a.variant, "size": a.size, "batch": a.batch}
+        about |= {"dtype": a.dtype, "mesh": a.mesh, "remat": remat}
+        for what in ("network", "whole step") if name == "gslrm" else ("network",):
+            rows.append(about | measure(config, name, what, a.repeat))
+        if name == "gslrm" and (peer := torch_peer(config, a.repeat)):
+            rows.append(about | peer)
+        if a.plan and name == "gslrm":
+            plans.append(about | plan(config))
+    report.write("train_step", {"": rows} | ({"as compiled": plans} if plans else {}), a.out)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@
 
 CPU: six views of 32 x 32 latents, float32, diffusers' stock UNet with keys and values of slot 0 put
 in front. GPU: 512 px, four objects of six views, remat, against torch with SDPA, bf16,
-channels_last and torch.compile. Prints one line of JSON. Wall time and processor time: on a busy
+channels_last and torch.compile. Wall time and processor time: on a busy
 machine only the second says something.
 """
 
@@ -13,13 +13,15 @@ from __future__ import annotations
 
 import argparse
 import gc
-import json
 import os
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from tests.benchmarks import report
 
 
 def fill(shape: tuple[int, ...], i: int) -> np.ndarray:
@@ -250,7 +252,6 @@ def train(batch: int, repeats: int) -> dict[str, Any]:
     useful = 3 * batch * 6 * unet_flops(MVUNetConfig())
     return {
         "what": f"UNet training step, 512 px, {batch} x 6 views, bf16, remat",
-        "device": jax.local_devices()[0].device_kind,
         "wall_s": {"jax": jax_s, "torch": torch_s},
         "ratio_wall": jax_s / torch_s,
         "peak_gib": {"jax": jax_gib, "torch": torch.cuda.max_memory_allocated() / 2**30},
@@ -260,13 +261,21 @@ def train(batch: int, repeats: int) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--train", action="store_true", help="a training step on one GPU")
+    parser.add_argument("--train", action="store_true", help="a training step; always on a GPU")
     parser.add_argument("--side", type=int, default=32, help="latent pixels along a side (CPU)")
     parser.add_argument("--batch", type=int, default=4, help="objects (GPU)")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--out", type=Path)
     args = parser.parse_args()
-    found = train(args.batch, args.repeats) if args.train else forward(args.side, args.repeats)
-    print(json.dumps(found))
+    step = args.train or report.backend() == "gpu"
+    found = train(args.batch, args.repeats) if step else forward(args.side, args.repeats)
+    what = found.pop("what")
+    rows = [
+        {"network": who} | {k: v[who] for k, v in found.items() if isinstance(v, dict)}
+        for who in ("jax", "torch")
+    ]
+    alone = [{k: v for k, v in found.items() if not isinstance(v, dict)}]
+    report.write("views", {what: rows, "jax / torch": alone}, args.out)
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from pathlib import Path
 import numpy as np
 
 from tests import torch_sources as fake
+from tests.benchmarks import report
 from tests.models.oracle import manifest
 
 SETTINGS = {
@@ -143,16 +144,41 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--parity", action="store_true")
     parser.add_argument("--kind", choices=MAKERS, help="only this one")
+    parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the folder goes away too
     root = Path(tempfile.mkdtemp(prefix="full_size_"))
+    found = {}
     try:
         for kind in [args.kind] if args.kind else MAKERS:
             source = MAKERS[kind](root, args.manifests)
-            print(json.dumps({kind: measure(kind, source, root, args)}), flush=True)
+            found[kind] = measure(kind, source, root, args)
+            print(json.dumps({kind: found[kind]}), flush=True)
             shutil.rmtree(source)
+        report.write("conversion", tables(found), args.out, device="cpu")
     finally:
         shutil.rmtree(root)
+
+
+def tables(found: dict[str, dict]) -> report.Tables:
+    """What the page shows of the measurements."""
+    runs = [
+        {"kind": kind, "what": what, "run": i + 1, **row}
+        for kind, result in found.items()
+        for what in ("convert", "rewrite")
+        for i, row in enumerate(result[what])
+    ]
+    whole = [
+        {"kind": kind} | {k: v for k, v in result.items() if not isinstance(v, (list, dict))}
+        for kind, result in found.items()
+    ]
+    parity = [
+        {"kind": kind, "component": name, **{k: v for k, v in row.items() if k != "missing"}}
+        for kind, result in found.items()
+        for name, row in result.get("parity", {}).items()
+    ]
+    shown = {"whole (ratios of medians)": whole, "every run": runs}
+    return shown | ({"against torch": parity} if parity else {})
 
 
 def measure(kind: str, source: Path, root: Path, args: argparse.Namespace) -> dict:
