@@ -51,7 +51,10 @@ def _parse(argv: Sequence[str]) -> list[str]:
     sys.argv = list(argv)  # config_flags reads the overrides from here
     try:
         command.check_config_argument(argv)
-        rest = flags.FLAGS(argv)
+        try:
+            rest = flags.FLAGS(argv)
+        except SystemExit:  # --help was printed, after which absl exits with 1
+            sys.exit(0)
         command.check_leftovers(rest[1:])
         if CONFIG.value is None:
             raise command.usage("--config is missing")

@@ -64,6 +64,22 @@ def test_nothing_is_left_to_do_and_no_blind_except():
     assert not found, "\n".join(found)
 
 
+def test_every_error_says_how_to_fix_it():
+    """A wrong shape is the caller's own; it says what was expected and found."""
+    family = {
+        "MouseLiftError", "ConfigError", "LayoutError", "CalibrationError", "CheckpointError",
+        "BackendError", "TrainingError",
+    }  # fmt: skip
+    silent = [
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for path in SOURCES
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in family
+        if not {k.arg for k in node.keywords} & {"fix", None}
+    ]
+    assert not silent, "\n".join(silent)
+
+
 def test_no_machine_paths_or_hosts():
     # Built from parts, so that this file does not contain what it forbids.
     words = [

@@ -89,7 +89,11 @@ def _load(make: Callable[[], torch.nn.Module], state: Mapping[str, torch.Tensor]
     model.load_state_dict(state, strict=False, assign=True)
     left = [name for name, p in model.named_parameters() if p.is_meta]
     if left:
-        raise CheckpointError("torch's network wants other tensors", found=", ".join(left[:5]))
+        raise CheckpointError(
+            "torch's network wants other tensors",
+            found=", ".join(left[:5]),
+            fix="convert without --verify, and report it",
+        )
     for name, buffer in model.named_buffers():
         if buffer.is_meta and name.endswith("position_ids"):
             parent = model.get_submodule(name.rpartition(".")[0])

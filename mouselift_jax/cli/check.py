@@ -18,8 +18,9 @@ from pathlib import Path
 import numpy as np
 
 from mouselift_jax.data.check import CheckResult, check_recording
-from mouselift_jax.data.check_samples import check_samples, is_sample_set
+from mouselift_jax.data.check_samples import check_samples
 from mouselift_jax.data.grade import grade_table
+from mouselift_jax.data.samples import MANIFEST, is_sample_set
 from mouselift_jax.errors import ConfigError
 from mouselift_jax.files import write_json_atomic
 from mouselift_jax.report.grades import grade_plot
@@ -46,16 +47,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Check, write, print; 0 if all are usable, 2 if one is not."""
     paths = [Path(p) for p in args.paths]
+    places = _places(paths, args.out)
     results = [_check(path, args) for path in paths]
-    for path, result in zip(paths, results, strict=True):
-        out = Path(args.out) if args.out else Path(f"check_{path.resolve().name}")
-        out = out / path.resolve().name if args.out and len(paths) > 1 else out
-        if out.resolve() == path.resolve() or path.resolve() in out.resolve().parents:
-            raise ConfigError(
-                "check never writes into what it checks",
-                where=out,
-                fix="give --out=DIR outside the checked folder",
-            )
+    for out, result in zip(places, results, strict=True):
         _write(out, result)
         _print(out, result)
     graded = [(str(r.path), r.measures["grade"]) for r in results if "grade" in r.measures]
@@ -68,8 +62,31 @@ def run(args: argparse.Namespace) -> int:
     return EXIT_USABLE if all(r.usable for r in results) else EXIT_UNUSABLE
 
 
+def _places(paths: list[Path], out: str | None) -> list[Path]:
+    """Where each result goes; folders called alike are told apart by their parents.
+
+    Raises:
+        ConfigError: a result would be written into what is checked.
+    """
+    whole = [path.resolve() for path in paths]
+    names = [path.name for path in whole]
+    names = ["_".join(p.parts[-2:]) if names.count(p.name) > 1 else p.name for p in whole]
+    if out is None:
+        places = [Path(f"check_{name}") for name in names]
+    else:
+        places = [Path(out) / name if len(paths) > 1 else Path(out) for name in names]
+    for place, path in zip(places, whole, strict=True):
+        if path in (place.resolve(), *place.resolve().parents):
+            raise ConfigError(
+                "check never writes into what it checks",
+                where=place,
+                fix="give --out=DIR outside the checked folder",
+            )
+    return places
+
+
 def _check(path: Path, args: argparse.Namespace) -> CheckResult:
-    if is_sample_set(path):
+    if is_sample_set(path) or (path / "samples" / MANIFEST).exists():
         return check_samples(path, max_samples=args.max_samples)
     return check_recording(path, max_frames=args.max_frames)
 

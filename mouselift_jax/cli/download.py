@@ -105,6 +105,7 @@ def run(args: argparse.Namespace) -> int:
             "the repository holds none of the files",
             where=item.repo,
             expected=", ".join(item.patterns),
+            fix="another --revision, or copy the files by hand: docs/checkpoints.md",
         )
     missing = [f for f in files if not _there(place / f.filename, f.file_size)]
     for f in files:

@@ -25,6 +25,7 @@ def config_from_tensors(tensors: Mapping[str, Any], where: object) -> dict[str, 
             where=where,
             expected=f"[views, 77 tokens, {CONTEXT_DIM}]",
             found=list(shape),
+            fix="encode them with the text tower of the same pipeline: configs/prompts.py",
         )
     if shape[2] != CONTEXT_DIM:
         reason = (

@@ -75,6 +75,7 @@ def config_from_source(
             expected="decoder rows patch^2 (11 + 3 (degree+1)^2), patch inputs patch^2 x 9 or 12",
             found=f"decoder {shapes['pixel_gaussian_decoder.1.weight']}, upsampler {channels}, "
             f"patch_embedder {shapes['patch_embedder.1.weight']}",
+            fix="give a GS-LRM checkpoint of FaceLift or of its mouse fork",
         )
     layer = re.compile(rf"{LAYER}\.(\d+)\.")
     config = {
@@ -132,7 +133,11 @@ def _with_upstream(config: dict[str, Any], upstream: Mapping[str, Any]) -> dict[
     for key, (value, supported) in fixed.items():
         if value != supported:
             raise ConfigError(
-                "This network option is not supported", where=key, expected=supported, found=value
+                "This network option is not supported",
+                where=key,
+                expected=supported,
+                found=value,
+                fix="give the config that the checkpoint was trained with",
             )
     out = dict(config, head_dim=transformer.get("d_head", config["head_dim"]))
     out["depth_bias"] = float(model.get("depth_preact_bias") or 0.0)

@@ -90,6 +90,7 @@ def eight_channels(
             where="unet/config.json: in_channels",
             expected="8 (multi-view), or 4 (stock, extended to 8)",
             found=want,
+            fix="give a UNet of FaceLift, or of Stable Diffusion 2.1 unCLIP",
         )
     if want == 8 or tensor is None:
         return config, weights, notes

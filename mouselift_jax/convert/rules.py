@@ -354,8 +354,8 @@ def expected_keys(
                 CheckpointError(
                     "The conversion table does not make this parameter exactly once",
                     where=path,
-                    expected="one rule",
                     found=f"{len(makers)}: {[next(iter(m.values()))[0].pattern for m in makers]}",
+                    fix="report it: the table of this network has a fault",
                 )
             )
             continue
@@ -420,7 +420,11 @@ def match(
         reason = next((r.reason for r in ignores if r.matches(name)), None)
         if name in expected and name in taken:
             problems.append(
-                CheckpointError("Two tensors want the same place", where=f"{taken[name]}, {key}")
+                CheckpointError(
+                    "Two tensors want the same place",
+                    where=f"{taken[name]}, {key}",
+                    fix="the file holds a tensor twice, under an old and a new name: keep one",
+                )
             )
         elif name in expected:
             taken[name] = key
@@ -453,7 +457,9 @@ def _raise_limited(problems: list[CheckpointError], limit: int = 20) -> None:
     """Raise the first `limit` problems; a wrong file would otherwise list thousands."""
     if len(problems) > limit:
         rest = len(problems) - limit
-        more = CheckpointError(f"... and {rest} more like these: is this the right KIND of file?")
+        more = CheckpointError(
+            f"... and {rest} more like these", fix="is it the right KIND of file?"
+        )
         problems = [*problems[:limit], more]
     raise_all("The source does not fit the network", problems)
 

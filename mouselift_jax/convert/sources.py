@@ -134,6 +134,7 @@ def open_safetensors(path: Path) -> dict[str, LazyTensor]:
                 where=f"{path}: {key}",
                 expected=", ".join(_NUMPY_DTYPES),
                 found=entry["dtype"],
+                fix="save it in one of these types",
             )
         first, last = entry["data_offsets"]
         shape = tuple(entry["shape"])
@@ -144,6 +145,7 @@ def open_safetensors(path: Path) -> dict[str, LazyTensor]:
                 where=f"{path}: {key}",
                 expected=f"{tensor.nbytes} bytes",
                 found=f"{last - first} bytes",
+                fix="copy the file again from its source",
             )
         part = values[begin + first : begin + last]
         out[key] = LazyTensor(shape, dtype, functools.partial(_mapped, part, dtype, shape))
@@ -179,6 +181,7 @@ def open_file(path: Path, read_torch: TorchReader | None) -> Any:
         "This is not a weight file that can be read here",
         where=path,
         expected=".safetensors, " + ", ".join(TORCH_SUFFIXES),
+        fix="give the file or folder that docs/checkpoints.md names for this KIND",
     )
 
 
@@ -243,7 +246,16 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text())
     except ValueError as error:
-        raise CheckpointError("The file is not valid json", where=path, found=str(error)) from error
+        raise CheckpointError(
+            "The file is not valid json",
+            where=path,
+            found=str(error),
+            fix="copy the file again from its source",
+        ) from error
     if not isinstance(value, dict):
-        raise CheckpointError("The json does not hold a dictionary", where=path)
+        raise CheckpointError(
+            "The json does not hold a dictionary",
+            where=path,
+            fix="copy the file again from its source",
+        )
     return value

@@ -105,7 +105,9 @@ def read_params(path: Any) -> dict[str, np.ndarray]:
 
     path = epath.Path(path)
     if not path.exists():
-        raise CheckpointError("There are no parameters here", where=path)
+        raise CheckpointError(
+            "There are no parameters here", where=path, fix="convert again, into a new folder"
+        )
     with ocp.PyTreeCheckpointer() as checkpointer:
         tree = checkpointer.metadata(path).item_metadata.tree
         args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)

@@ -10,24 +10,11 @@ from mouselift_jax.data.check import CheckResult, ordered
 from mouselift_jax.data.check_observe import Observations
 from mouselift_jax.data.findings import Finding
 from mouselift_jax.data.grade import grade_samples
-from mouselift_jax.data.samples import CAMERAS, MANIFEST, Sample, SampleSet
+from mouselift_jax.data.samples import MANIFEST, Sample, SampleSet
 from mouselift_jax.errors import MouseLiftError
 from mouselift_jax.geometry.validate import validate_cameras
 
 _SHEET_SAMPLES = 4
-
-
-def is_sample_set(path: str | Path) -> bool:
-    """Whether a folder holds samples rather than a recording."""
-    path = Path(path)
-    if path.is_file():
-        return path.suffix == ".txt"
-    if (path / "samples" / MANIFEST).exists() or (path / MANIFEST).exists():
-        return True
-    lists = [*path.glob("data_*.txt"), path / "train.txt"]
-    if any(p.exists() for p in lists) or any(path.glob("sample_*/" + CAMERAS)):
-        return True
-    return (path / CAMERAS).exists() and ((path / "images").is_dir() or any(path.glob("cam_*.png")))
 
 
 def check_samples(path: str | Path, *, max_samples: int = 24) -> CheckResult:

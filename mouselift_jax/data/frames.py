@@ -36,7 +36,9 @@ def choose_frames(
     frames = np.arange(n_frames) if not ranges.strip() else _parse(ranges, n_frames)
     if every < 1 or n_samples < 0:
         raise ConfigError(
-            "every >= 1 and n_samples >= 0", found=f"every {every}, n_samples {n_samples}"
+            "every >= 1 and n_samples >= 0",
+            found=f"every {every}, n_samples {n_samples}",
+            fix="--config.prepare.every=1 takes every frame",
         )
     frames = frames[::every]
     if len(exclude):
@@ -63,13 +65,19 @@ def _parse(ranges: str, n_frames: int) -> np.ndarray:
                 where="config.prepare.frames",
                 expected="a:b, a:b:step or a number, joined by commas",
                 found=part,
+                fix="--config.prepare.frames=0:1000:5",
             )
         numbers = [int(x) if x else None for x in part.split(":")]
         if len(numbers) == 1:
             inside = -n_frames <= numbers[0] < n_frames
             chosen |= {numbers[0] % n_frames} if inside else set()
         elif len(numbers) == 3 and numbers[2] is not None and numbers[2] < 1:
-            raise ConfigError("a frame step must be positive", where="prepare.frames", found=part)
+            raise ConfigError(
+                "a frame step must be positive",
+                where="prepare.frames",
+                found=part,
+                fix="a:b:step with step 1 or more",
+            )
         else:
             inside = (numbers[1] or 0) <= n_frames
             chosen |= set(range(n_frames)[slice(*numbers)])
@@ -79,5 +87,6 @@ def _parse(ranges: str, n_frames: int) -> np.ndarray:
                 where="config.prepare.frames",
                 expected=f"frames 0 to {n_frames - 1}",
                 found=part,
+                fix=f"--config.prepare.frames=0:{n_frames}",
             )
     return np.array(sorted(chosen), dtype=int)

@@ -43,6 +43,7 @@ def face_square(
             where="config.face_box",
             expected=f"x0 < x1 <= {width}, y0 < y1 <= {height}",
             found=list(box),
+            fix="x0,y0,x1,y1 in pixels of the photo, from its upper left corner",
         )
     ratio = FACE_SIZE / (((x1 - x0) + (y1 - y0)) / 2)
     size = (int(width * ratio), int(height * ratio))
@@ -84,7 +85,11 @@ def face_box(text: str, photo: str) -> tuple[float, float, float, float]:
         )
     if text.endswith(".json"):
         if not Path(text).is_file():
-            raise ConfigError("no such file", where=f"config.face_box={text}")
+            raise ConfigError(
+                "no such file",
+                where=f"config.face_box={text}",
+                fix="four numbers x0,y0,x1,y1, or a JSON file {photo: [x0, y0, x1, y1]}",
+            )
         boxes = json.loads(Path(text).read_text())
         name = next((k for k in (photo, Path(photo).stem) if k in boxes), None)
         if name is None:
@@ -98,6 +103,10 @@ def face_box(text: str, photo: str) -> tuple[float, float, float, float]:
         x0, y0, x1, y1 = (float(v) for v in values)
     except (TypeError, ValueError) as error:
         raise ConfigError(
-            "not a face box", where="config.face_box", expected="four numbers", found=values
+            "not a face box",
+            where="config.face_box",
+            expected="four numbers",
+            found=values,
+            fix="--config.face_box=x0,y0,x1,y1",
         ) from error
     return x0, y0, x1, y1

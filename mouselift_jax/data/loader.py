@@ -161,6 +161,7 @@ def make_loader(
             "the batch cannot be divided among the hosts",
             expected=f"a multiple of {n_hosts}",
             found=f"batch_size {batch_size}, shard {shard}",
+            fix=f"a batch_size that is a multiple of {n_hosts}",
         )
     _check_background(background)
     read = _Read(source, views or Views(), size, background, augment or Augment(), seed, shuffle)
@@ -236,7 +237,11 @@ class _Source:
         self.sets = [s if isinstance(s, SampleSet) else SampleSet.open(s) for s in many]
         self.entries = [(k, name) for k, s in enumerate(self.sets) for name in s.ids(split)][:limit]
         if on_bad_sample not in ("stop", "skip"):
-            raise ConfigError("on_bad_sample is stop or skip", found=on_bad_sample)
+            raise ConfigError(
+                "on_bad_sample is stop or skip",
+                found=on_bad_sample,
+                fix="--config.train.on_bad_sample=stop",
+            )
         self.bad: list[str] = []
         if on_bad_sample == "skip":
             self._drop_bad()
@@ -348,6 +353,7 @@ class _Read:
                 where=self.source.ids[index][1],
                 expected=f"only {v.only or 'all'}, without {v.exclude}",
                 found=f"cameras {ids.tolist()}",
+                fix="fewer heldout_cameras",
             )
         centers = np.zeros((len(ids), 3)) if centers is None else centers
         return allowed[choose_views(v.policy, centers[allowed], v.n_views, v.n_inputs, rng)]
@@ -370,7 +376,9 @@ def _check_background(background: str | float) -> None:
                 "no such background", found=background, fix=nearest(background, BACKGROUNDS)
             )
     elif not 0.0 <= background <= 1.0:
-        raise ConfigError("a grey background lies in [0,1]", found=background)
+        raise ConfigError(
+            "a grey background lies in [0,1]", found=background, fix="0 is black, 1 is white"
+        )
 
 
 def resized(

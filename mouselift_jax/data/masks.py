@@ -176,7 +176,11 @@ def sharpness(picture: np.ndarray, alpha: np.ndarray, box: tuple[int, int, int, 
 
 def _threshold_masker(settings: MaskSettings) -> MaskMaker:
     if settings.animal_is not in ("dark", "bright"):
-        raise ConfigError("animal_is is dark or bright", found=settings.animal_is)
+        raise ConfigError(
+            "animal_is is dark or bright",
+            found=settings.animal_is,
+            fix="--config.prepare.mask_animal=dark",
+        )
     table = ramp_table(settings.threshold, min(SOFTNESS, 12))
     table = 255 - table if settings.animal_is == "dark" else table
 

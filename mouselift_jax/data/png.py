@@ -67,7 +67,9 @@ def read_picture(path: str | Path) -> np.ndarray:
     try:
         data = path.read_bytes()
     except FileNotFoundError:
-        raise LayoutError("a picture is missing", where=path) from None
+        raise LayoutError(
+            "a picture is missing", where=path, fix="run the command that writes the set again"
+        ) from None
     return decode_png(data, path)
 
 

@@ -55,7 +55,12 @@ def load_styles(path: str | Path = STYLES_FILE) -> dict[str, PromptStyle]:
             fix="run from a complete checkout, or give --config.styles=FILE",
         ) from error
     except json.JSONDecodeError as error:
-        raise LayoutError("not a JSON file", where=path, found=str(error)) from error
+        raise LayoutError(
+            "not a JSON file",
+            where=path,
+            found=str(error),
+            fix="compare it with data/prompts/styles.json",
+        ) from error
     styles = {}
     for name, entry in table.items():
         missing = {"template", "views"} - entry.keys()
@@ -65,6 +70,7 @@ def load_styles(path: str | Path = STYLES_FILE) -> dict[str, PromptStyle]:
                 where=f"{path}: {name}",
                 expected=f"a template with {{view}} and {len(SLOT_TURNS)} view words",
                 found=sorted(entry),
+                fix="compare it with data/prompts/styles.json",
             )
         styles[name] = PromptStyle(
             name, entry["template"], tuple(entry["views"]), entry.get("note", "")

@@ -66,7 +66,12 @@ def load_rig(path: str | Path) -> tuple[Rig, str]:
             fix="--config.cameras=FILE",
         ) from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise LayoutError("not a JSON file", where=path, found=str(error)) from error
+        raise LayoutError(
+            "not a JSON file",
+            where=path,
+            found=str(error),
+            fix="give the opencv_cameras.json of a training sample",
+        ) from error
     cameras = validate_cameras(parse_cameras(record, path), subject=np.zeros(3))
     size = np.array([cameras.width, cameras.height])
     xy, _ = cameras.project(np.zeros(3))
@@ -83,10 +88,13 @@ def load_rig(path: str | Path) -> tuple[Rig, str]:
         note = f"cameras of {record['n_samples']} samples, spread {spread_px.max():.1f} px"
         return Rig(cameras, spread_deg, spread_px, int(record["n_samples"])), note
     azimuth, _ = azimuth_elevation(cameras.c2w)
+    unknown = np.full(n, np.nan)
+    if (slot_order(azimuth, front_deg=float(azimuth[0])) == np.arange(n)).all():
+        note = f"{path.name}: its frames go clockwise already and are the slots"
+        return Rig(cameras, unknown, unknown, 1), note
     order = slot_order(azimuth)
     note = (
         f"{path.name} does not say its slot order: taken clockwise from the camera nearest the "
         f"front (azimuth 270), frames {order.tolist()}"
     )
-    unknown = np.full(n, np.nan)
     return Rig(cameras[order], unknown, unknown, 1), note

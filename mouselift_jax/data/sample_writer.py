@@ -144,7 +144,12 @@ class SampleWriter:
         rows = [self.rows[k] for k in sorted(self.rows)]
         missing = {sample_id(n) for n in numbers or ()} - set(self.rows)
         if missing:
-            raise LayoutError("samples are missing", where=self.path, found=sorted(missing)[:8])
+            raise LayoutError(
+                "samples are missing",
+                where=self.path,
+                found=sorted(missing)[:8],
+                fix="run the same command again",
+            )
         kept = [r for r in rows if r["status"] == "ok"]
         if not kept:
             raise LayoutError(

@@ -136,7 +136,11 @@ class SampleSet:
             return json.loads((folder / CAMERAS).read_text())
         except FileNotFoundError:
             if not folder.is_dir():
-                raise LayoutError("a sample is missing", where=folder) from None
+                raise LayoutError(
+                    "a sample is missing",
+                    where=folder,
+                    fix="run the command that writes the set again, or take it from the list",
+                ) from None
             return None
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
             raise LayoutError(
@@ -182,6 +186,19 @@ class SampleSet:
         return Sample(sample_id, images, cameras, ids, int(info.get("frame", -1)), has_alpha, info)
 
 
+def is_sample_set(path: str | Path) -> bool:
+    """Whether `SampleSet.open` takes a path: a set, a list of one, or a single sample's folder."""
+    path = Path(path)
+    if path.is_file():
+        return path.suffix == ".txt"
+    if (path / MANIFEST).exists() or _list_files(path):
+        return True
+    inside = (f"sample_*/{name}" for name in (CAMERAS, "images/cam_*.png", "cam_*.png"))
+    if any(any(path.glob(pattern)) for pattern in inside):
+        return True
+    return (path / CAMERAS).exists() and ((path / "images").is_dir() or any(path.glob("cam_*.png")))
+
+
 def parse_cameras(record: dict[str, Any], where: object = None) -> Camera:
     """The cameras [V] of an opencv_cameras.json, NumPy float64.
 
@@ -190,10 +207,19 @@ def parse_cameras(record: dict[str, Any], where: object = None) -> Camera:
     """
     frames = record.get("frames")
     if not isinstance(frames, list) or not frames:
-        raise LayoutError("a camera file without frames", where=where, found=str(record)[:80])
+        raise LayoutError(
+            "a camera file without frames",
+            where=where,
+            found=str(record)[:80],
+            fix='write {"frames": [...]}, one entry a view; docs/data_format.md',
+        )
     needed = ("w", "h", "fx", "fy", "cx", "cy", "w2c")
     problems = [
-        LayoutError(f"frame {i} has no {key!r}", where=where)
+        LayoutError(
+            f"frame {i} has no {key!r}",
+            where=where,
+            fix="write w, h, fx, fy, cx, cy and w2c for every view; docs/data_format.md",
+        )
         for i, frame in enumerate(frames)
         for key in needed
         if key not in frame
@@ -201,7 +227,12 @@ def parse_cameras(record: dict[str, Any], where: object = None) -> Camera:
     raise_all("a camera file is incomplete", problems)
     sizes = {(int(f["w"]), int(f["h"])) for f in frames}
     if len(sizes) > 1:
-        raise LayoutError("views of one sample differ in size", where=where, found=sorted(sizes))
+        raise LayoutError(
+            "views of one sample differ in size",
+            where=where,
+            found=sorted(sizes),
+            fix="resize the pictures to one size, and their intrinsics with them",
+        )
     w2c = np.asarray([f["w2c"] for f in frames], np.float64)
     K = intrinsics(
         *(np.asarray([f[k] for f in frames], np.float64) for k in ("fx", "fy", "cx", "cy"))
@@ -244,7 +275,10 @@ def _open_own(path: Path) -> SampleSet:
         manifest = json.loads((path / MANIFEST).read_text())
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise LayoutError(
-            "the manifest is damaged", where=path / MANIFEST, found=str(error)
+            "the manifest is damaged",
+            where=path / MANIFEST,
+            found=str(error),
+            fix="delete it and run the command that writes the set again",
         ) from None
     if manifest.get("schema", 0) > SCHEMA_VERSION:
         raise LayoutError(
@@ -262,7 +296,11 @@ def _open_own(path: Path) -> SampleSet:
         )
     lists = {name: path / f"{name}.txt" for name in SPLITS if (path / f"{name}.txt").exists()}
     if not lists:
-        raise LayoutError("the sample set has no train.txt", where=path)
+        raise LayoutError(
+            "the sample set has no train.txt",
+            where=path,
+            fix="run the command that writes the set again",
+        )
     found = _open_lists(path, lists)
     listed = [row["id"] for row in manifest.get("samples", ()) if row.get("status") == "ok"]
     outside = [
@@ -270,7 +308,10 @@ def _open_own(path: Path) -> SampleSet:
     ]
     if outside:
         raise LayoutError(
-            "the manifest names samples outside the set", where=path / MANIFEST, found=outside[:3]
+            "the manifest names samples outside the set",
+            where=path / MANIFEST,
+            found=outside[:3],
+            fix="keep every sample inside the folder of its set",
         )
     everything = tuple(listed) or found.splits["all"]
     return SampleSet(path, manifest, {**found.splits, "all": everything}, found.notes)
@@ -278,12 +319,19 @@ def _open_own(path: Path) -> SampleSet:
 
 def _list_files(path: Path) -> dict[str, Path]:
     """The lists of a set by split: train.txt, val.txt, or FaceLift's data_*train*.txt, ..."""
-    lists = {}
+    lists = {n: path / f"{n}.txt" for n in SPLITS if (path / f"{n}.txt").exists()}
+    foreign = sorted(path.glob("data_*.txt"))
     for name in SPLITS:
-        candidates = [path / f"{name}.txt", *sorted(path.glob(f"data_*{name}*.txt"))]
-        candidates = [c for c in candidates if c.exists()]
-        if candidates:
-            lists[name] = candidates[0]
+        found = [f for f in foreign if _split_of(f.stem) == name]
+        if len(found) > 1 and name not in lists:
+            raise LayoutError(
+                f"the folder has several lists of {name} samples",
+                where=path,
+                found=", ".join(f.name for f in found),
+                fix="give the list file itself instead of the folder",
+            )
+        if found:
+            lists.setdefault(name, found[0])
     return lists
 
 
@@ -296,7 +344,14 @@ def _open_lists(path: Path, lists: dict[str, Path]) -> SampleSet:
         for line in filter(None, map(str.strip, file.read_text().splitlines())):
             found = _resolve(path, line)
             if found is None:
-                problems.append(LayoutError("a listed sample is missing", where=file, found=line))
+                problems.append(
+                    LayoutError(
+                        "a listed sample is missing",
+                        where=file,
+                        found=line,
+                        fix="copy the sample, or take it from the list",
+                    )
+                )
             else:
                 ids.append(found)
                 if found != line:
@@ -349,6 +404,7 @@ def _picture_path(folder: Path, slot: int, frame: dict[str, Any]) -> Path:
                 where=folder / CAMERAS,
                 expected="a path inside the sample's folder",
                 found=name,
+                fix="keep the pictures in images/ beside opencv_cameras.json",
             )
         if (folder / name).exists():
             return folder / name
@@ -364,7 +420,10 @@ def _pictures_without_cameras(folder: Path) -> list[Path]:
     found = sorted(folder.glob("images/cam_*.png")) or sorted(folder.glob("cam_*.png"))
     if not found:
         raise LayoutError(
-            "a sample without pictures", where=folder, expected="images/cam_000.png ..."
+            "a sample without pictures",
+            where=folder,
+            expected="images/cam_000.png ...",
+            fix="images/cam_000.png, cam_001.png, ... in slot order",
         )
     return found
 

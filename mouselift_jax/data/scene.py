@@ -283,8 +283,14 @@ def _check(settings: SceneSettings, camera_ids: Sequence[int]) -> None:
             where="config.prepare.reference_camera",
             expected=f"one of {list(camera_ids)}",
             found=settings.reference_camera,
+            fix=f"--config.prepare.reference_camera={camera_ids[0]}",
         )
     positive = {k: getattr(settings, k) for k in ("size", "fill", "subject_mm", "radius")}
     bad = {k: v for k, v in positive.items() if not v > 0}
     if bad or settings.scale < 0:
-        raise ConfigError("sizes and scales must be positive", where="config.prepare", found=bad)
+        raise ConfigError(
+            "sizes and scales must be positive",
+            where="config.prepare",
+            found=bad,
+            fix="leave them out: the defaults fit the published rig",
+        )

@@ -39,11 +39,12 @@ def split_blocks(
         raise ConfigError(
             "the split needs 0 <= val_fraction < 1 and gap >= 0",
             found=f"val_fraction {val_fraction}, gap {gap}",
+            fix="--config.split.val_fraction=0.1 --config.split.gap_s=0.5",
         )
     t = np.asarray(times, np.float64)
     n = len(t)
     if (np.diff(t) < 0).any():
-        raise ConfigError("the split needs samples in order of time")
+        raise ConfigError("the split needs samples in order of time", fix="sort them by time first")
     n_val = int(round(val_fraction * n)) if n > 1 else 0
     if val_fraction > 0 and n > 1:
         n_val = min(max(n_val, 1), n - 1)
@@ -86,6 +87,7 @@ def split_by_recording(recordings: Sequence[str], val_recordings: Sequence[str])
             "the split by recording does not fit the recordings",
             expected=f"some, not all, of {sorted(known)}",
             found=sorted(wanted),
+            fix="--config.split.val_recordings names folders of --config.recording",
         )
     return ["val" if name in wanted else "train" for name in recordings]
 

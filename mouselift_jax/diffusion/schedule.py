@@ -55,6 +55,7 @@ def alpha_bars(config: ScheduleConfig) -> Float[np.ndarray, " S"]:
             "Unknown noise schedule",
             expected="scaled_linear or squaredcos_cap_v2",
             found=config.kind,
+            fix="use the scheduler_config.json of Stable Diffusion 2.1 unCLIP",
         )
     return np.cumprod((1 - betas).astype(np.float64)).astype(np.float32)
 
@@ -122,6 +123,7 @@ def leading_timesteps(steps: int, config: ScheduleConfig = LATENT_NOISE) -> np.n
             where="steps",
             expected=f"1 to {config.n_steps}",
             found=steps,
+            fix="fewer sampling steps; 20 to 50 are usual",
         )
     stride = config.n_steps // steps
     times = np.arange(steps, dtype=np.int32)[::-1] * stride + config.steps_offset
@@ -177,7 +179,12 @@ def min_snr_weights(
         ConfigError: an unknown form.
     """
     if form not in ("epsilon", "v"):
-        raise ConfigError("Unknown min-SNR form", expected="epsilon or v", found=form)
+        raise ConfigError(
+            "Unknown min-SNR form",
+            expected="epsilon or v",
+            found=form,
+            fix="--config.loss.snr_form=epsilon, as the released network was trained",
+        )
     ratio = snr(alpha_bar)
     if gamma is None:
         return jnp.ones_like(ratio)

@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 Array = jax.Array | np.ndarray
 
 
-def array_namespace(x: Any) -> ModuleType:
-    """jax.numpy for jax arrays and tracers, numpy for everything else."""
-    return jnp if isinstance(x, jax.Array) else np
+def array_namespace(*arrays: Any) -> ModuleType:
+    """jax.numpy when any is a jax array or a tracer, numpy for everything else."""
+    return jnp if any(isinstance(x, jax.Array) for x in arrays) else np
 
 
 @jax.tree_util.register_dataclass

@@ -105,7 +105,8 @@ class Camera:
         Returns:
             The new camera, and M [3,3] from old to new pixel coordinates.
         """
-        M = np.array([[1.0, 0.0, -x0], [0.0, 1.0, -y0], [0.0, 0.0, 1.0]])
+        xp = array_namespace(x0, y0)
+        M = xp.array([[1.0, 0.0, -x0], [0.0, 1.0, -y0], [0.0, 0.0, 1.0]])
         return self._mapped(M, width, height), M
 
     def resized(self, width: int, height: int) -> tuple[Camera, Array]:
@@ -148,7 +149,7 @@ class Camera:
         Returns:
             The new camera, and M [*B,3,3] from old to new pixel coordinates.
         """
-        xp = array_namespace(self.K)
+        xp = array_namespace(self.K, R_new_from_old, K_new)
         R = xp.asarray(R_new_from_old, dtype=self.c2w.dtype)
         K_new = xp.broadcast_to(xp.asarray(K_new, dtype=self.K.dtype), self.K.shape)
         M = K_new @ R @ xp.linalg.inv(self.K)
@@ -166,8 +167,8 @@ class Camera:
         c2w = xp.concatenate([top, self.c2w[..., 3:, :]], axis=-2)
         return Camera(self.K, c2w, self.width, self.height)
 
-    def _mapped(self, M: np.ndarray, width: int, height: int) -> Camera:
-        xp = array_namespace(self.K)
+    def _mapped(self, M: Array, width: int, height: int) -> Camera:
+        xp = array_namespace(self.K, M)
         K = xp.asarray(M, dtype=self.K.dtype) @ self.K
         return Camera(K, self.c2w, int(width), int(height))
 

@@ -53,7 +53,12 @@ def _activate(x: Array, name: str) -> Array:
         return nn.gelu(x, approximate=False)
     if name == "quick_gelu":
         return x * nn.sigmoid(1.702 * x)
-    raise ConfigError("Unknown activation of CLIP", expected="gelu or quick_gelu", found=name)
+    raise ConfigError(
+        "Unknown activation of CLIP",
+        expected="gelu or quick_gelu",
+        found=name,
+        fix="give the CLIP of Stable Diffusion 2.1 unCLIP",
+    )
 
 
 def _norm(name: str, eps: float, dtype: Dtype) -> nn.LayerNorm:

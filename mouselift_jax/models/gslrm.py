@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
-from mouselift_jax.errors import ConfigError, ShapeError
+from mouselift_jax.errors import ConfigError, ShapeError, nearest
 from mouselift_jax.geometry.rays import camera_rays, nearest_to_origin
 from mouselift_jax.models.attention import KV_AXES, Q_AXES, attention
 from mouselift_jax.models.layers import (
@@ -109,19 +109,26 @@ class GSLRMConfig:
                 "width must be a multiple of head_dim",
                 where="GSLRMConfig",
                 found=f"width {self.width}, head_dim {self.head_dim}",
+                fix=f"width {self.width - self.width % self.head_dim}, or another head_dim",
             )
         if self.ray_embed not in RAY_CHANNELS:
             raise ConfigError(
-                "unknown ray_embed", expected=sorted(RAY_CHANNELS), found=self.ray_embed
+                "unknown ray_embed",
+                expected=sorted(RAY_CHANNELS),
+                found=self.ray_embed,
+                fix=nearest(self.ray_embed, RAY_CHANNELS),
             )
         if self.depth not in ("around_nearest", "around_origin", "range"):
             raise ConfigError(
                 "unknown depth",
                 expected=["around_nearest", "around_origin", "range"],
                 found=self.depth,
+                fix="around_nearest, as the released weights",
             )
         if self.sh_degree not in SH_COUNTS.values():
-            raise ConfigError("sh_degree must be 0 to 3", found=self.sh_degree)
+            raise ConfigError(
+                "sh_degree must be 0 to 3", found=self.sh_degree, fix="0, as the released weights"
+            )
 
     @property
     def in_channels(self) -> int:

@@ -25,7 +25,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
-from mouselift_jax.errors import ConfigError, ShapeError
+from mouselift_jax.errors import ConfigError, ShapeError, nearest
 from mouselift_jax.models.attention import attention
 from mouselift_jax.models.unet_blocks import (
     Downsample,
@@ -72,10 +72,14 @@ class MVUNetConfig:
                 "The UNet's lists differ in length",
                 where="block_channels, block_attends, heads",
                 found=(self.block_channels, self.block_attends, self.heads),
+                fix="one entry a level in each of the three",
             )
         if self.attention not in ATTENTION_MODES:
             raise ConfigError(
-                "Unknown attention mode", expected=ATTENTION_MODES, found=self.attention
+                "Unknown attention mode",
+                expected=ATTENTION_MODES,
+                found=self.attention,
+                fix=nearest(self.attention, ATTENTION_MODES),
             )
 
 
@@ -450,7 +454,12 @@ def _check_inputs(
 ) -> None:
     """Say in the model's words what a shape error deep inside would hide."""
     if mode not in ATTENTION_MODES:
-        raise ConfigError("Unknown attention mode", expected=ATTENTION_MODES, found=mode)
+        raise ConfigError(
+            "Unknown attention mode",
+            expected=ATTENTION_MODES,
+            found=mode,
+            fix=nearest(mode, ATTENTION_MODES),
+        )
     if sample.shape[-1] != cfg.in_channels:
         raise ShapeError(
             "The UNet's input has the wrong number of channels",

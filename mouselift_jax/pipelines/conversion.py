@@ -197,7 +197,9 @@ def convert(
         CheckpointError: bad values, no space, DST exists, or the proof failed. DST is untouched.
     """
     if dtype not in DTYPES:
-        raise ConfigError("Unknown dtype", where="--dtype", expected=DTYPES, found=dtype)
+        raise ConfigError(
+            "Unknown dtype", where="--dtype", expected=DTYPES, found=dtype, fix="--dtype=float32"
+        )
     dst = check_destination(dst, plan)
     files = source_files(plan)
     record: dict[str, Any] = {

@@ -157,7 +157,10 @@ def _part(
     }
     if odd:
         raise CheckpointError(
-            "Tensors are not floating-point", where=weights.files[0], found=str(odd)[:300]
+            "Tensors are not floating-point",
+            where=weights.files[0],
+            found=str(odd)[:300],
+            fix="give the unquantised weights",
         )
     return Part(component, config, pairing, weights.tensors, weights.files, tuple(notes))
 
@@ -175,6 +178,7 @@ def _gslrm_file(source: Path) -> Path:
             where=source,
             expected="ckpt_*.pt",
             found=", ".join(sorted(p.name for p in source.iterdir())[:12]) or "an empty folder",
+            fix="give the file itself, or the folder it lies in",
         )
     return found[-1]
 
@@ -193,9 +197,18 @@ def _upstream_config(request: Request, file: Path) -> tuple[dict[str, Any] | Non
     try:
         value = yaml.safe_load(path.read_text())
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError("The config is not yaml or json", where=path, found=str(error)) from error
+        raise ConfigError(
+            "The config is not yaml or json",
+            where=path,
+            found=str(error),
+            fix="give the training config of the checkpoint, yaml or json",
+        ) from error
     if not isinstance(value, dict):
-        raise ConfigError("The config does not hold a dictionary", where=path)
+        raise ConfigError(
+            "The config does not hold a dictionary",
+            where=path,
+            fix="give the checkpoint's training config, yaml or json",
+        )
     return value, f"options from {path.name}"
 
 
@@ -214,6 +227,7 @@ def _state_dict(content: Any, file: Path) -> dict[str, Any]:
         where=file,
         expected='{"model": {name: tensor}} or {name: tensor}',
         found=found,
+        fix="give a checkpoint of weights, not one of an optimiser or a whole module",
     )
 
 
@@ -341,6 +355,7 @@ def _plan_unet(request: Request) -> ConversionPlan:
             "A UNet is a folder with config.json and weights",
             where=request.source,
             found=_contents(request.source),
+            fix="give checkpoint-N, or checkpoint-N/unet",
         )
     folder, note = _unet_folder(request)
     part = _diffusers_part("unet", folder, request)
@@ -366,6 +381,7 @@ def _plan_lpips(request: Request) -> ConversionPlan:
             where=request.source,
             expected="vgg.pth of the package lpips and vgg16-397923af.pth of torchvision",
             found=_contents(request.source),
+            fix="see docs/checkpoints.md for where the two files come from",
         )
     tensors: dict[str, Any] = {}
     for file in files:
@@ -382,6 +398,7 @@ def _plan_prompts(request: Request) -> ConversionPlan:
             where=request.source,
             expected="a tensor [6, 77, 1024]",
             found=type(content).__name__,
+            fix="give clr_embeds.pt",
         )
     tensors = {"prompt_embeds": content}
     config = embeddings.config_from_tensors(tensors, request.source)
@@ -413,7 +430,9 @@ def plan_conversion(kind: str, request: Request) -> ConversionPlan:
     if kind not in KINDS:
         raise CheckpointError("There is no such KIND", where=kind, fix=nearest(kind, KINDS))
     if not request.source.exists():
-        raise CheckpointError("There is no such file or folder", where=request.source)
+        raise CheckpointError(
+            "There is no such file or folder", where=request.source, fix="check the path"
+        )
     plan = KINDS[kind](request)
     there = {part.component for part in plan.parts}
     for name in request.components or ():

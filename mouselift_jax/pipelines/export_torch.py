@@ -168,6 +168,7 @@ def _own_components(source: Any) -> tuple[str, ...]:
             "There is nothing to export here",
             where=source,
             expected="the folder of an mvdiff or gslrm run with a checkpoint, or converted weights",
+            fix="give the --workdir of a training run, or a converted folder",
         )
     return tuple(found)
 

@@ -157,6 +157,7 @@ def gslrm_loss(
             "the batch has fewer views than asked for",
             expected=f"1 to {n_views}",
             found=f"{n_input_views} input and {n_target} target views",
+            fix="fewer views, or a batch of more",
         )
     inputs = tuple(x[:, :n_input_views] for x in (batch.images, batch.K, batch.c2w))
     gaussians = model.apply({"params": params}, *inputs)

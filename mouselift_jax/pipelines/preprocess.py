@@ -39,6 +39,7 @@ class ClipPixels:
                 where="feature_extractor/preprocessor_config.json",
                 expected=size,
                 found=crop,
+                fix="give a pipeline whose size and crop_size are equal",
             )
         default = cls()
         mean = tuple(source.get("image_mean", default.mean))
@@ -75,7 +76,12 @@ def to_uint8(image: np.ndarray) -> np.ndarray:
     """
     image = np.asarray(image)
     if image.ndim < 3 or image.shape[-1] != 3:
-        raise ShapeError("Not a picture", expected="[...,H,W,3]", found=list(image.shape))
+        raise ShapeError(
+            "Not a picture",
+            expected="[...,H,W,3]",
+            found=list(image.shape),
+            fix="RGB, channels last, composited on white",
+        )
     if image.dtype == np.uint8:
         return image
     image = image.astype(np.float32)

@@ -160,6 +160,7 @@ def param_shapes(component: str, config: Mapping[str, Any]) -> dict[str, Any]:
             "The config does not belong to this network",
             where=f"{component}/config.json",
             found=str(error),
+            fix="convert again, into a new folder",
         ) from error
     tree = jax.eval_shape(module.init, jax.random.key(0), *entry.inputs(config))
     return nn.meta.unbox(tree)["params"]
@@ -175,7 +176,12 @@ def _read_json(path: epath.Path) -> dict[str, Any]:
             fix="convert again, into a new folder",
         ) from error
     except ValueError as error:
-        raise CheckpointError("The file is not valid json", where=path, found=str(error)) from error
+        raise CheckpointError(
+            "The file is not valid json",
+            where=path,
+            found=str(error),
+            fix="convert again, into a new folder",
+        ) from error
 
 
 def _converted(folder: epath.Path, component: str) -> tuple[dict, dict]:
@@ -184,7 +190,10 @@ def _converted(folder: epath.Path, component: str) -> tuple[dict, dict]:
         listed = _read_json(folder.parent / RECORD).get("components", {})
         if component not in listed:
             raise CheckpointError(
-                f"{RECORD} does not list this component", where=folder, found=", ".join(listed)
+                f"{RECORD} does not list this component",
+                where=folder,
+                found=", ".join(listed),
+                fix="convert this component too, into a new folder",
             )
     flat = store.read_params(folder / "params")
     _check_values(flat, _read_json(folder / SUMS), folder)
@@ -195,7 +204,10 @@ def _check_values(flat: Mapping[str, np.ndarray], expected: Mapping, where: epat
     if flat.keys() != expected.keys():
         odd = sorted(flat.keys() ^ expected.keys())
         raise CheckpointError(
-            "The parameters are not those that were written", where=where, found=", ".join(odd[:5])
+            "The parameters are not those that were written",
+            where=where,
+            found=", ".join(odd[:5]),
+            fix="convert again, into a new folder",
         )
     with ThreadPoolExecutor() as pool:
         sums = dict(zip(flat, pool.map(store.checksum, flat.values()), strict=True))
@@ -223,6 +235,7 @@ def _check_shapes(flat: Mapping[str, Any], component: str, config: Mapping, wher
             f"The weights of {component} do not fit the network of their config",
             where=where,
             found="; ".join(bad[:5]) + more,
+            fix="convert again, or give the folder whose config.json belongs to these weights",
         )
 
 
@@ -242,6 +255,12 @@ def find_component(
     """
     network(component)
     root = epath.Path(directory)
+    if root.is_file():
+        raise CheckpointError(
+            "Weights are given as a folder of converted ones, not as a file",
+            where=root,
+            fix=f"python tools/convert_torch_ckpt.py KIND {root} DIR, then give DIR",
+        )
     if not root.exists():
         raise CheckpointError(
             "There is no such folder", where=root, fix="check the path; see docs/checkpoints.md"
@@ -373,6 +392,7 @@ def load_initial(
             where=f"config.model.{key}",
             expected=f"{config[key]} (in {directory})",
             found=expected.get(key),
+            fix=f"--config.model.{key}={config[key]}, or other weights",
         )
         for key in config
         if key not in NOT_OF_THE_WEIGHTS and key in expected

@@ -359,12 +359,14 @@ def _prompts(models: Models, prompts: Any, batch: tuple[int, ...]) -> jax.Array:
             "The prompt embeddings do not fit the pictures",
             expected=f"[V,T,{want.context_dim}] or {[*batch, 'V', 'T', want.context_dim]}",
             found=list(prompts.shape),
+            fix="pass [V,T,C]: the same prompts for every picture",
         )
     if prompts.shape[-3] != want.n_views:
         raise ShapeError(
             "The prompt embeddings are of another number of views",
             expected=want.n_views,
             found=prompts.shape[-3],
+            fix="one embedding a view, in slot order",
         )
     return prompts.reshape(-1, *prompts.shape[-3:])
 
@@ -386,7 +388,10 @@ def _poses(models: Models, poses: Any, n: int, n_views: int) -> jax.Array | None
     poses = jnp.asarray(poses, jnp.float32)
     if poses.shape[-2:] != (n_views, 4):
         raise ShapeError(
-            "The poses do not fit the views", expected=[n_views, 4], found=list(poses.shape)
+            "The poses do not fit the views",
+            expected=[n_views, 4],
+            found=list(poses.shape),
+            fix="camera_poses(cameras) of as many cameras as there are prompts",
         )
     return jnp.broadcast_to(poses.reshape(-1, n_views, 4), (n, n_views, 4))
 
@@ -405,7 +410,11 @@ def _draws(
         keys = picture_keys(rng, batch)
         return lambda i: draw(networks, keys[i], n_views, steps)
     if rng is not None:
-        raise ConfigError("Give either rng or draws", where="draws")
+        raise ConfigError(
+            "Give either rng or draws",
+            where="draws",
+            fix="leave rng out: draws hold every random array",
+        )
     one = jax.eval_shape(lambda k: draw(networks, k, n_views, steps), jax.random.key(0))
     flat = {}
     for name, like in one.items():
@@ -414,7 +423,11 @@ def _draws(
         found = np.shape(draws[name]) if name in draws else "absent"
         if found != want:
             raise ShapeError(
-                "A random array does not fit", where=f"draws[{name!r}]", expected=want, found=found
+                "A random array does not fit",
+                where=f"draws[{name!r}]",
+                expected=want,
+                found=found,
+                fix="draws need clip_noise, x_T and z for this picture size and number of steps",
             )
         flat[name] = jnp.asarray(draws[name], jnp.float32).reshape(
             *lead, n, *like.shape[len(lead) :]
@@ -434,6 +447,9 @@ def picture_keys(rng: Any, batch: tuple[int, ...]) -> jax.Array:
         return rng.reshape(-1)
     if rng.shape:
         raise ShapeError(
-            "rng must be one key, or one for each picture", expected=list(batch), found=rng.shape
+            "rng must be one key, or one for each picture",
+            expected=list(batch),
+            found=rng.shape,
+            fix="jax.random.key(seed)",
         )
     return jax.random.split(rng, n)

@@ -99,6 +99,7 @@ def _check_shapes(arrays: dict[str, ArrayLike], sh_degree: int | None, size: Seq
                 where=f"rasterize(sh_degree={sh_degree})",
                 expected="S = 1, 4, 9 or 16 coefficients, at least (sh_degree + 1)^2",
                 found=f"colors {list(shapes['colors'])}",
+                fix="a lower sh_degree, or sh_degree=None for rgb colours",
             )
     wrong = [k for k, shape in expected.items() if shapes[k] != shape]
     if wrong:
@@ -111,7 +112,10 @@ def _check_shapes(arrays: dict[str, ArrayLike], sh_degree: int | None, size: Seq
         )
     if min(size) < 1 or views < 1:
         raise ShapeError(
-            "nothing to draw", expected="a pixel and a view", found=f"{size} px, {views} views"
+            "nothing to draw",
+            expected="a pixel and a view",
+            found=f"{size} px, {views} views",
+            fix="give at least one camera, and a width and height of 1 or more",
         )
 
 
@@ -200,7 +204,9 @@ def rasterize(  # noqa: PLR0913 - the public signature, fixed by the project's c
     """
     width, height = int(width), int(height)
     if not near > 0:
-        raise ShapeError("near must be positive: perspective divides by depth", found=near)
+        raise ShapeError(
+            "near must be positive: perspective divides by depth", found=near, fix="near=0.2"
+        )
     arrays = {"means": means, "quats": quats, "scales": scales, "opacities": opacities,
               "colors": colors, "w2c": w2c, "K": K}  # fmt: skip
     _check_shapes(arrays, sh_degree, (width, height))
@@ -223,6 +229,7 @@ def rasterize(  # noqa: PLR0913 - the public signature, fixed by the project's c
             "background is one colour or one per view",
             expected=f"[3] or {[*lead, views[1], 3]}",
             found=list(background.shape),
+            fix="background=(1, 1, 1)",
         )
     background = jnp.broadcast_to(background, (*lead, views[1], 3)).reshape(*views, 1, 1, 3)
     *flat, background = _vary_together([*flat, background])

@@ -38,7 +38,10 @@ def read_metrics(path: str | Path) -> Series:
             if i == len(lines) - 1:
                 break
             raise LayoutError(
-                "a line of metrics.jsonl is damaged", where=f"{path}:{i + 1}", found=line[:80]
+                "a line of metrics.jsonl is damaged",
+                where=f"{path}:{i + 1}",
+                found=line[:80],
+                fix="remove that line",
             ) from error
         for key, value in row.items():
             if key != "step" and isinstance(value, (int, float)) and not isinstance(value, bool):

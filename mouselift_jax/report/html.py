@@ -231,7 +231,10 @@ def _relative(workdir: Path, path: str | Path) -> str:
         return full.resolve().relative_to(workdir.resolve()).as_posix()
     except ValueError:
         raise LayoutError(
-            "a report shows only files of its own run", where=path, expected=f"inside {workdir}"
+            "a report shows only files of its own run",
+            where=path,
+            expected=f"inside {workdir}",
+            fix="copy the file into the run first",
         ) from None
 
 
@@ -263,7 +266,11 @@ def _inside(workdir: Path, relative: str) -> Path:
     """The file of a saved section; sections.json is read from disk, so it may not leave DIR."""
     path = (workdir / relative).resolve()
     if not path.is_relative_to(workdir.resolve()):
-        raise LayoutError("a report may only show files of its own run", where=relative)
+        raise LayoutError(
+            "a report may only show files of its own run",
+            where=relative,
+            fix="copy the file into the run first",
+        )
     if not path.is_file():
         raise LayoutError(
             "the report names a file that is not there",

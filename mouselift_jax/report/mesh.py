@@ -123,7 +123,11 @@ def save_mesh(
     path = Path(path)
     if path.suffix.lower() not in SUFFIXES:
         raise ConfigError(
-            "no such mesh format", where=path, expected=", ".join(SUFFIXES), found=path.suffix
+            "no such mesh format",
+            where=path,
+            expected=", ".join(SUFFIXES),
+            found=path.suffix,
+            fix="name the output *.ply, *.obj or *.glb",
         )
     mesh = fuse_mesh(gaussians)
     import open3d as o3d

@@ -36,6 +36,7 @@ def write_model_card(run: str | Path, path: str | Path) -> Path:
             "no card can be written for this folder",
             where=run,
             expected="config.json and summary.json of a run, or conversion.json",
+            fix="give the --workdir of a finished run, or a converted folder",
         )
     text = _converted_card(run, conversion) if conversion else _run_card(run, config, summary)
     write_text_atomic(path, text)
@@ -132,4 +133,6 @@ def _json(path: Path) -> dict[str, Any]:
     try:
         return json.loads(path.read_text())
     except json.JSONDecodeError as error:
-        raise LayoutError("not valid JSON", where=path, found=error) from error
+        raise LayoutError(
+            "not valid JSON", where=path, found=error, fix="repeat the command that wrote it"
+        ) from error

@@ -94,6 +94,7 @@ def open_scene(path: str | Path, *, samples: str | Path | None = None) -> Scene:
         where=path,
         expected="a .ply, a run that wrote splats or samples, a sample set, or a recording",
         found=", ".join(sorted(p.name for p in path.iterdir())[:8]) or "an empty folder",
+        fix="give the --workdir of an infer or prepare run",
     )
 
 
@@ -101,7 +102,12 @@ def _inside(folder: Path, name: Any) -> Path:
     """A path that a file of the run names; it may not leave the run."""
     path = folder / str(name)
     if not path.resolve().is_relative_to(folder.resolve()):
-        raise LayoutError("summary.json names a file outside its run", where=folder, found=name)
+        raise LayoutError(
+            "summary.json names a file outside its run",
+            where=folder,
+            found=name,
+            fix="repeat the command that wrote the run",
+        )
     return path
 
 
@@ -139,7 +145,11 @@ def _sample_views(source: Any, sample_id: str) -> Callable:
     def read() -> tuple[Camera, list[np.ndarray], list[str]]:
         sample = source.load(sample_id)
         if sample.cameras is None:
-            raise LayoutError("this sample has pictures but no cameras", where=sample_id)
+            raise LayoutError(
+                "this sample has pictures but no cameras",
+                where=sample_id,
+                fix="make the samples with configs/prepare.py",
+            )
         names = [f"camera {c}" for c in sample.camera_ids]
         return sample.cameras, [to_uint8(p) for p in sample.images_rgba], names
 
@@ -197,7 +207,9 @@ def _json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text())
     except json.JSONDecodeError as error:
-        raise LayoutError("not valid JSON", where=path, found=error) from error
+        raise LayoutError(
+            "not valid JSON", where=path, found=error, fix="repeat the command that wrote it"
+        ) from error
     return value if isinstance(value, dict) else {}
 
 

@@ -45,7 +45,11 @@ def load_splats(path: str | Path) -> Gaussians:
     loaders = {".ply": load_ply, ".splat": load_splat}
     if path.suffix.lower() not in loaders:
         raise ConfigError(
-            "not a file of Gaussians", where=path, expected=" or ".join(loaders), found=path.suffix
+            "not a file of Gaussians",
+            where=path,
+            expected=" or ".join(loaders),
+            found=path.suffix,
+            fix="give a .ply or a .splat",
         )
     return loaders[path.suffix.lower()](path)
 
@@ -75,7 +79,12 @@ def viewer_fragment(
         max_gaussians: of a larger set only the most visible are shown, and the label says so.
     """
     if not splats:
-        raise LayoutError("nothing to view", expected="at least one set of Gaussians", found=0)
+        raise LayoutError(
+            "nothing to view",
+            expected="at least one set of Gaussians",
+            found=0,
+            fix="pass at least one file",
+        )
     packed, texts, centres, spans = [], [], [], []
     for i, item in enumerate(splats):
         gaussians = item if isinstance(item, Gaussians) else load_splats(item)

@@ -49,7 +49,9 @@ def keep_mask(gaussians: Gaussians, config: FilterConfig) -> np.ndarray:
     """Which Gaussians [N] survive all the filters of `config`; non-finite ones never do."""
     if np.ndim(gaussians.opacity_logits) != 1:
         raise ConfigError(
-            "filters take one set of Gaussians", found=f"batch {gaussians.opacity_logits.shape}"
+            "filters take one set of Gaussians",
+            found=f"batch {gaussians.opacity_logits.shape}",
+            fix="index the batch first: gaussians[0]",
         )
     means, _, scales, opacities, sh = (np.asarray(x) for x in gaussians.activate())
     keep = np.isfinite(means).all(-1) & np.isfinite(scales).all(-1) & np.isfinite(opacities)

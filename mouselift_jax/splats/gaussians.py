@@ -64,12 +64,14 @@ class Gaussians:
                 expected="means [*B,N,3], quats [*B,N,4], log_scales [*B,N,3], "
                 "opacity_logits [*B,N], sh [*B,N,S,3]",
                 found=[list(s) for s in found],
+                fix="the same leading dimensions in all five",
             )
         if found[4][-2] not in SH_COUNTS:
             raise ShapeError(
                 "the number of spherical-harmonics coefficients fits no degree",
                 expected="1, 4, 9 or 16",
                 found=found[4][-2],
+                fix="(degree + 1)^2 coefficients",
             )
 
     @property

@@ -103,11 +103,12 @@ def load_ply(path: str | Path) -> Gaussians:
             where=str(path),
             expected="0, 9, 24 or 45",
             found=n_rest,
+            fix="export it again with SH degree 0 to 3",
         )
     sh = pick("f_dc_0", "f_dc_1", "f_dc_2")[:, None]
     if n_rest:
         rest = pick(*(f"f_rest_{i}" for i in range(n_rest)))
-        rest = rest.reshape(len(rest), 3, -1).transpose(0, 2, 1)  # [N,S-1,3]
+        rest = rest.reshape(len(rest), 3, n_rest // 3).transpose(0, 2, 1)  # [N,S-1,3]
         sh = np.concatenate([sh, rest], axis=1)
     degree = _comment(comments, "sh_degree")
     if degree is not None:
@@ -137,7 +138,8 @@ def read_header(path: str | Path) -> dict[str, str]:
 def _columns(g: Gaussians) -> dict[str, np.ndarray]:
     """Fields in the order of the original 3DGS files; normals are zeros that viewers expect."""
     n = g.n_gaussians
-    rest = np.asarray(g.sh)[:, 1:].transpose(0, 2, 1).reshape(n, -1)  # channel by channel
+    rest = np.asarray(g.sh)[:, 1:].transpose(0, 2, 1)  # channel by channel
+    rest = rest.reshape(n, 3 * rest.shape[2])
     columns = {name: np.asarray(g.means)[:, i] for i, name in enumerate("xyz")}
     columns |= {f"n{name}": np.zeros(n) for name in "xyz"}
     columns |= {f"f_dc_{i}": np.asarray(g.sh)[:, 0, i] for i in range(3)}

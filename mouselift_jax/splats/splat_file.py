@@ -59,6 +59,7 @@ def load_splat(path: str | Path) -> Gaussians:
             where=path,
             expected=f"a multiple of {ROW.itemsize} bytes",
             found=f"{len(data)} bytes",
+            fix="copy or export it again",
         )
     rows = np.frombuffer(data, ROW)
     if not (np.isfinite(rows["means"]).all() and (rows["scales"] > 0).all()):

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from mouselift_jax.errors import BackendError, ConfigError, MouseLiftError, nearest
+from mouselift_jax.errors import BackendError, ConfigError, MouseLiftError, nearest, raise_all
 from mouselift_jax.stages import workdir as workdirs
 from mouselift_jax.stages.stage import STAGES, find_stage
 from mouselift_jax.training.preempt import AGAIN, INTERRUPTED, StopRequested
@@ -27,6 +27,7 @@ MEMORY = (
     "config.train.accum_steps, or config.train.mesh.fsdp over more devices; --plan says how much"
 )
 
+DTYPES = ("bfloat16", "float32")  # of products; figures and losses are float32 throughout
 DONE, USER = 0, 2  # a bug is a traceback and 1; 75 and 130 see training/preempt.py
 
 
@@ -96,7 +97,7 @@ def flag_error(error: Exception, argv: Sequence[str]) -> ConfigError:
         same_end = [k for k in known if k.rsplit(".", 1)[-1] == last]
         hint = f"did you mean {same_end[0]!r}?" if same_end else nearest(key, known)
         return ConfigError("no such key", where=f"--config.{key}", fix=hint)
-    return ConfigError(text)
+    return usage(text)
 
 
 def _known_keys(argv: Sequence[str]) -> dict[str, Any]:
@@ -112,6 +113,35 @@ def _known_keys(argv: Sequence[str]) -> dict[str, Any]:
     return workdirs.flatten(config.to_dict())
 
 
+def check_choices(config: Any) -> None:
+    """Values that are one of a few words, whatever the stage: a misspelt one costs no computing.
+
+    Raises:
+        ConfigError: some are misspelt; all are named.
+    """
+    from mouselift_jax.data.views import POLICIES
+    from mouselift_jax.render.rasterize import IMPLEMENTATIONS
+    from mouselift_jax.splats.filters import RECIPES
+    from mouselift_jax.splats.ply import AXES
+
+    choices = {"dtype": DTYPES, "frozen_dtype": DTYPES, "render": IMPLEMENTATIONS}
+    choices |= {"axes": tuple(AXES), "filter": tuple(RECIPES), "policy": POLICIES}
+    problems = []
+    for key, value in workdirs.flatten(workdirs.plain(config)).items():
+        known = choices.get(key.rsplit(".", 1)[-1])
+        if known is not None and value is not None and value not in known:
+            problems.append(
+                ConfigError(
+                    "no such value",
+                    where=f"config.{key}",
+                    expected=" | ".join(known),
+                    found=value,
+                    fix=nearest(str(value), known),
+                )
+            )
+    raise_all("the configuration cannot be used", problems)
+
+
 # --- the run ----------------------------------------------------------------------------------
 
 
@@ -121,6 +151,7 @@ def run(config: Any, path: str, options: Options) -> int:
     try:
         with _terminable():
             stage = find_stage(config.stage)
+            check_choices(config)
             primary = environment(Path(path), options)
             if options.plan:
                 return _plan(stage, config, Path(path), options)
@@ -183,7 +214,10 @@ def environment(path: Path, options: Options) -> bool:
         devices = jax.devices()
     except RuntimeError as error:
         raise BackendError(
-            "JAX finds no such device", where=f"--platform={options.platform}", found=str(error)
+            "JAX finds no such device",
+            where=f"--platform={options.platform}",
+            found=str(error),
+            fix="python -m mouselift_jax doctor says which devices there are and why not",
         ) from error
     primary = jax.process_index() == 0
     if not primary:

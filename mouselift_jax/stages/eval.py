@@ -42,12 +42,6 @@ class Folds:
     def __init__(self, config: Any) -> None:
         self.config = config
         self.set = SampleSet.open(resolve_samples(config.samples))
-        if config.split != "all" and not self.set.ids(config.split):
-            raise LayoutError(
-                f"the split {config.split!r} is empty",
-                where=self.set.path,
-                fix="--config.split=all judges every sample (and says so in the report)",
-            )
         ids = select(self.set, config.split, config.frames)
         if config.limit and len(ids) > config.limit:
             ids = [ids[i] for i in np.linspace(0, len(ids) - 1, config.limit).astype(int)]
@@ -64,7 +58,10 @@ class Folds:
             self.ids = [i for i in ids if f"frame_{by_frame[i]:06d}" in names]
             if not self.ids:
                 raise LayoutError(
-                    "no sample's frame has held-out pictures", where=folder, found=names[:5]
+                    "no sample's frame has held-out pictures",
+                    where=folder,
+                    found=names[:5],
+                    fix="--config.heldout=FOLDER with frame_NNNNNN/ of frames in the sample set",
                 )
 
     def of(self, sample_id: str) -> Iterator[tuple[list[View], list[View]]]:
@@ -89,6 +86,7 @@ class Folds:
                 where="config.heldout_cameras",
                 expected=f"some of {numbers}",
                 found=missing,
+                fix="leave heldout_cameras out to hold out each camera in turn",
             )
         for number in wanted:
             others = [v for v in views if v.number != number]
@@ -101,6 +99,7 @@ class Folds:
                 where="config.n_inputs",
                 expected=f"at most {len(views)}",
                 found=self.n_inputs,
+                fix="a smaller n_inputs: one view is held out",
             )
         return views[: self.n_inputs] if self.n_inputs else views
 

@@ -12,12 +12,18 @@ import numpy as np
 from mouselift_jax.data.crop import apply_map
 from mouselift_jax.data.head import face_box, face_square
 from mouselift_jax.data.masks import clean_mask, mask_box
-from mouselift_jax.data.png import read_picture
-from mouselift_jax.errors import ConfigError, LayoutError, MissingExtraError, nearest
+from mouselift_jax.data.png import decode_png
+from mouselift_jax.errors import (
+    ConfigError,
+    LayoutError,
+    MissingExtraError,
+    nearest,
+    raise_all,
+)
 from mouselift_jax.geometry.camera import Camera
 from mouselift_jax.stages.generating import cut_out, make_generator
 from mouselift_jax.stages.infer import Item, trained_size
-from mouselift_jax.stages.workdir import must_exist
+from mouselift_jax.stages.workdir import contents, must_exist
 
 log = logging.getLogger("mouselift_jax")
 
@@ -42,17 +48,8 @@ class FromImages:
                 found=config.generate.place,
                 fix=nearest(config.generate.place, PLACES),
             )
-        files = (
-            [path]
-            if path.is_file()
-            else sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)
-        )
-        if not files:
-            raise LayoutError("no photos here", where=path, expected=f"files {', '.join(SUFFIXES)}")
-        files = files[: config.limit or None]
+        files = photos(path)[: config.limit or None]
         self._files = {p.stem: p for p in files}
-        if len(self._files) != len(files):
-            raise LayoutError("two photos have the same name", where=path)
         self.ids = list(self._files)
         self.reads = [str(path), str(config.mvdiff)]
         self._config, self.generator = config, generator
@@ -91,6 +88,46 @@ class FromImages:
         return Item(item_id, images, masks, cameras, labels, None, about)
 
 
+def photos(path: Path) -> list[Path]:
+    """The photo, or the photos of a folder in order.
+
+    Raises:
+        LayoutError: there are none, some are no pictures, or two could not be told apart.
+    """
+    files = [path]
+    if path.is_dir():
+        files = sorted(p for p in path.iterdir() if p.is_file() and p.suffix.lower() in SUFFIXES)
+    if not files:
+        raise LayoutError(
+            "no photos here",
+            where=path,
+            expected=f"files {', '.join(SUFFIXES)}",
+            found=contents(path),
+            fix="--config.image=FILE, or a folder of such files",
+        )
+    problems = [
+        LayoutError(
+            "not a picture", where=p, expected=", ".join(SUFFIXES), fix="convert it to PNG or JPEG"
+        )
+        for p in files
+        if not cv2.haveImageReader(str(p))
+    ]
+    by_name: dict[str, Path] = {}
+    for p in files:
+        other = by_name.setdefault(p.stem, p)
+        if other is not p:
+            problems.append(
+                LayoutError(
+                    "two photos have the same name",
+                    where=path,
+                    found=f"{other.name} and {p.name}",
+                    fix="rename one: each photo's results go to items/<name>/",
+                )
+            )
+    raise_all("the photos cannot be used", problems)
+    return files
+
+
 def _to_side(square: np.ndarray, M: np.ndarray, side: int) -> tuple[np.ndarray, np.ndarray]:
     """A picture of another size than the network's, resized with its pixel map."""
     if square.shape[0] == side:
@@ -107,12 +144,30 @@ def _number(name: str) -> int:
 
 
 def read_photo(path: Path) -> np.ndarray:
-    """A photo [H,W,3 or 4] uint8, RGB."""
-    if path.suffix.lower() == ".png":
-        return read_picture(path)
-    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    """A photo [H,W,3 or 4] uint8, RGB, upright; grey, CMYK and 16-bit ones become that.
+
+    Raises:
+        LayoutError: not a picture, or a damaged or far too large one.
+    """
+    data = np.frombuffer(path.read_bytes(), np.uint8)
+    try:
+        image = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if data.size else None
+        if image is not None and image.ndim == 3 and image.shape[2] == 4:
+            return decode_png(data, path)  # whatever the format: alpha is kept
+        if image is not None:  # turned as EXIF says, 8 bit, three channels
+            image = cv2.imdecode(data, cv2.IMREAD_COLOR)
+    except cv2.error as error:  # more pixels than OpenCV reads
+        raise LayoutError(
+            "the picture cannot be read", where=path, found=error.err, fix="make it smaller"
+        ) from error
     if image is None:
-        raise LayoutError("not a picture", where=path, fix="convert it to PNG or JPEG")
+        raise LayoutError(
+            "not a picture",
+            where=path,
+            expected=f"a whole file of {', '.join(SUFFIXES)}",
+            found=f"{data.size} bytes that do not decode",
+            fix="convert it to PNG or JPEG",
+        )
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 

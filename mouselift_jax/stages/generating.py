@@ -123,6 +123,7 @@ def make_generator(config: Any, warn: Any = log.warning) -> Generator:
             where=file,
             expected=unet.n_views,
             found=rig.cameras.batch_shape[0],
+            fix="give the cameras of a sample with as many views as the network makes",
         )
     if rig.cameras.width != networks.picture_side:
         side = networks.picture_side

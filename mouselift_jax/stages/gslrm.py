@@ -280,15 +280,27 @@ def check(config: Any, samples: Path) -> SampleSet:
         raise ConfigError(
             "config.data.n_inputs must lie between 1 and n_views",
             found=f"n_inputs {d.n_inputs}, n_views {d.n_views}",
+            fix="--config.data.n_views is how many views a batch holds, n_inputs how many go in",
         )
     if d.size % config.model.patch_size:
         raise ConfigError(
             "config.data.size must be a multiple of config.model.patch_size",
             found=f"{d.size}, {config.model.patch_size}",
+            fix=f"--config.data.size={d.size - d.size % config.model.patch_size}",
         )
     sample_set = SampleSet.open(samples)
     if not sample_set.ids("train"):
-        raise LayoutError("the training split is empty", where=samples)
+        raise LayoutError(
+            "the training split is empty", where=samples, fix="prepare more frames, or less gap"
+        )
+    if sample_set.camera_file(sample_set.ids("train")[0]) is None:
+        raise LayoutError(
+            "GS-LRM needs samples with cameras",
+            where=samples,
+            expected="opencv_cameras.json in every sample",
+            found="pictures alone",
+            fix="make the samples with configs/prepare.py; only mvdiff trains without cameras",
+        )
     return sample_set
 
 

@@ -20,7 +20,7 @@ import numpy as np
 
 from mouselift_jax.data.loader import composite, resized
 from mouselift_jax.data.samples import SampleSet
-from mouselift_jax.errors import ConfigError, LayoutError, nearest
+from mouselift_jax.errors import ConfigError, LayoutError
 from mouselift_jax.files import write_json_atomic
 from mouselift_jax.geometry.camera import Camera
 from mouselift_jax.pipelines.lift import lift
@@ -113,7 +113,12 @@ class FromSamples:
         slots = self._slots(item_id)
         sample = self._set.load(item_id, slots)
         if sample.cameras is None:
-            raise LayoutError("a sample without cameras cannot be lifted", where=item_id)
+            raise LayoutError(
+                "a sample without cameras cannot be lifted",
+                where=item_id,
+                expected="opencv_cameras.json",
+                fix="make the samples with configs/prepare.py",
+            )
         rgba, cameras = resized(sample.images_rgba, sample.cameras, self._size or None)
         images, masks = composite(rgba, np.ones(3, np.float32))
         return Item(
@@ -139,6 +144,7 @@ class FromSamples:
                 where="config.views",
                 expected=f"some of {numbers}",
                 found=missing,
+                fix=f"--config.views={tuple(v for v in wanted if v in numbers) or tuple(numbers)}",
             )
         return [numbers.index(v) for v in wanted]
 
@@ -157,9 +163,17 @@ def source(config: Any) -> Source:
             "give exactly one input",
             expected="--config.image=PATH or --config.samples=PATH",
             found=" and ".join(given) or "none",
+            fix="image for a photo or a folder of them, samples for six real views of each frame",
         )
     if given == ["samples"]:
         return FromSamples(config)
+    of_samples = [key for key in ("frames", "views") if config[key]]
+    if of_samples:
+        raise ConfigError(
+            "photos are no frames of a recording",
+            where=", ".join(f"config.{key}={config[key]}" for key in of_samples),
+            fix="leave it out, or give --config.samples instead of --config.image",
+        )
     path = must_exist(config.image, "image")
     if looks_like_recording(path):
         raise LayoutError(
@@ -204,10 +218,6 @@ FILES = ("splats.ply", "views.png", "turntable.mp4")
 def run(config: Any, workdir: Workdir) -> None:
     """Lift every item that is not done."""
     items = source(config)
-    if config.filter not in RECIPES:
-        raise ConfigError(
-            "no such filter", found=config.filter, fix=nearest(config.filter, RECIPES)
-        )
     must_exist(config.gslrm, "gslrm")
     alone = len(items.ids) == 1
     places = {i: place_of(workdir.path, i, alone) for i in items.ids}
@@ -298,6 +308,13 @@ def finish(
     first = places[items.ids[0]].relative_to(workdir.path)
     names = {"ply": FILES[0], "views": FILES[1], "turntable": FILES[2]}
     artefacts = {k: str(first / v) for k, v in names.items() if (places[items.ids[0]] / v).exists()}
+    for record in records:
+        if not record["gaussians"]:
+            workdir.warn(
+                f"{record['id']}: the filter {config.filter!r} left no Gaussians of "
+                f"{record['predicted']:,}: the weights are untrained or of other samples; "
+                "--config.filter=none keeps all"
+            )
     motion, film = {}, []
     if not alone:
         artefacts["items"] = "items"

@@ -17,7 +17,7 @@ import numpy as np
 
 from mouselift_jax.data.rig_file import WARN_SPREAD_PX, save_rig
 from mouselift_jax.data.samples import SampleSet
-from mouselift_jax.errors import ConfigError, LayoutError
+from mouselift_jax.errors import ConfigError, LayoutError, nearest
 from mouselift_jax.files import write_json_atomic
 from mouselift_jax.geometry.camera import Camera
 from mouselift_jax.geometry.rig_spread import Rig, median_rig
@@ -60,6 +60,7 @@ def unet_config(config: Any, downscale: int) -> mvunet.MVUNetConfig:
             "config.data.size must be a multiple of the autoencoder's step",
             expected=f"a multiple of {downscale}",
             found=config.data.size,
+            fix=f"--config.data.size={-(-config.data.size // downscale) * downscale}",
         )
     return mvunet.MVUNetConfig(**config.model.to_dict(), sample_size=config.data.size // downscale)
 
@@ -72,6 +73,7 @@ def make_unet(config: Any, downscale: int) -> mvunet.MVUNet:
             where="config.train.remat",
             expected="none | block",
             found=config.train.remat,
+            fix="--config.train.remat=block",
         )
     return mvunet.MVUNet(
         unet_config(config, downscale),
@@ -159,13 +161,16 @@ def check(config: Any, samples: Path) -> SampleSet:
     """The sample set, after everything about it that can be wrong has been looked at."""
     sample_set = SampleSet.open(samples)
     if not sample_set.ids("train"):
-        raise LayoutError("the training split is empty", where=samples)
+        raise LayoutError(
+            "the training split is empty", where=samples, fix="prepare more frames, or less gap"
+        )
     if config.reference not in ("fixed", "random"):
         raise ConfigError(
             "no such reference",
             where="config.reference",
             expected="fixed | random",
             found=config.reference,
+            fix=nearest(config.reference, ("fixed", "random")),
         )
     first = len(sample_set.picture_paths(sample_set.ids("train")[0]))
     if first < config.model.n_views:
@@ -174,6 +179,7 @@ def check(config: Any, samples: Path) -> SampleSet:
             where=samples,
             expected=config.model.n_views,
             found=first,
+            fix=f"--config.model.n_views={first} (unlike the released one's), or more cameras",
         )
     if config.cache.enabled:
         mvdiff_data.variants(config)

@@ -79,7 +79,9 @@ def poses_of(config: Any, K: Any, c2w: Any, order: np.ndarray) -> np.ndarray:
     """Poses [n,V,4] of the views in their order."""
     if K is None:
         raise LayoutError(
-            "a posed network needs samples with cameras", where=f"config.samples={config.samples}"
+            "a posed network needs samples with cameras",
+            where=f"config.samples={config.samples}",
+            fix="make the samples with configs/prepare.py, or leave the variant posed out",
         )
     take = order[..., None, None]
     camera = Camera(

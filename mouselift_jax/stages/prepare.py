@@ -20,7 +20,7 @@ from mouselift_jax.data.sample_writer import SampleWriter, sample_id
 from mouselift_jax.data.samples import SampleSet
 from mouselift_jax.data.scene import SceneSettings
 from mouselift_jax.data.split import split_blocks, split_by_recording
-from mouselift_jax.errors import ConfigError, MouseLiftError, raise_all
+from mouselift_jax.errors import ConfigError, MouseLiftError, nearest, raise_all
 from mouselift_jax.stages.stage import Plan
 from mouselift_jax.stages.workdir import Workdir, must_exist
 
@@ -202,7 +202,11 @@ def _split(config: Any, preparers: Sequence[Preparer], rows: list[dict[str, Any]
     if s.by == "recording":
         return split_by_recording([r["recording"] for r in rows], tuple(s.val_recordings))
     if s.by != "time":
-        raise ConfigError("config.split.by is time or recording", found=s.by)
+        raise ConfigError(
+            "config.split.by is time or recording",
+            found=s.by,
+            fix=nearest(s.by, ("time", "recording")),
+        )
     labels: list[str] = []
     for preparer in preparers:
         own = {sample_id(n) for n in preparer.numbers()}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from mouselift_jax.data.samples import SampleSet
-from mouselift_jax.errors import ConfigError, nearest
+from mouselift_jax.errors import ConfigError, LayoutError, nearest
 
 
 def select(sample_set: SampleSet, split: str, frames: str) -> list[str]:
@@ -13,16 +13,28 @@ def select(sample_set: SampleSet, split: str, frames: str) -> list[str]:
     if split not in ("all", "train", "val"):
         raise ConfigError("no such split", found=split, fix=nearest(split, ("all", "train", "val")))
     ids = list(sample_set.ids(split))
+    if not ids:
+        raise LayoutError(
+            f"the split {split!r} is empty",
+            where=sample_set.path,
+            expected="at least one sample",
+            found=f"{len(sample_set)} samples in all",
+            fix="--config.split=all takes every sample, those the network was trained on too",
+        )
     if frames:
         numbers = dict(zip(ids, sample_set.frames(split), strict=True))
         wanted = frame_range(frames, max(numbers.values(), default=0) + 1)
         ids = [i for i in ids if numbers[i] in wanted]
         if not ids:
-            have = sorted(numbers.values())
+            have = sorted(n for n in numbers.values() if n >= 0)
             raise ConfigError(
                 "no sample is of these frames",
                 where=f"config.frames={frames}",
-                found=f"{len(have)} samples of frames {have[0]} to {have[-1]}" if have else "none",
+                expected="frame numbers of the recording, as the samples' manifest.json has them",
+                found=f"{len(have)} samples of frames {have[0]} to {have[-1]}"
+                if have
+                else "a set that does not say which frames its samples are",
+                fix="another range, or --config.limit=N",
             )
     return ids
 
@@ -32,13 +44,18 @@ def frame_range(text: str, end: int) -> range:
     parts = str(text).split(":")
     if len(parts) > 3 or any(p and not p.isdigit() for p in parts) or not any(parts):
         raise ConfigError(
-            "not a range of frames", where=f"config.frames={text}", expected="a, a:b or a:b:step"
+            "not a range of frames",
+            where=f"config.frames={text}",
+            expected="a, a:b or a:b:step",
+            fix="--config.frames=0:100:10 takes every tenth of the first hundred",
         )
     if len(parts) == 1:
         return range(int(parts[0]), int(parts[0]) + 1)
     a, b, step = (*(int(p) if p else None for p in parts), None)[:3]
     if step == 0:
-        raise ConfigError("the step of a range is 0", where=f"config.frames={text}")
+        raise ConfigError(
+            "the step of a range is 0", where=f"config.frames={text}", fix="give 1 or more"
+        )
     return range(a or 0, end if b is None else b, step or 1)
 
 

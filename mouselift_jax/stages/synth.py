@@ -44,6 +44,7 @@ def references(config: Any, n_views: int) -> list[int]:
             where="config.references",
             expected=f'"all", or slots 0 to {n_views - 1} as in "0,2"',
             found=text,
+            fix="--config.references=0",
         )
     return found
 
@@ -129,7 +130,11 @@ def _one(
     number, name, reference = job
     sample = source.load(name)
     if sample.cameras is None:
-        raise LayoutError("a sample without cameras cannot be a source", where=name)
+        raise LayoutError(
+            "a sample without cameras cannot be a source",
+            where=name,
+            fix="make the samples with configs/prepare.py",
+        )
     n = len(generator.prompts)
     order = np.arange(n)
     if reference:

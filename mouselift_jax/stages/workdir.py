@@ -16,13 +16,16 @@ import logging
 import logging.handlers
 import os
 import platform
+import shlex
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
+from mouselift_jax.data.samples import is_sample_set
 from mouselift_jax.errors import ConfigError, LayoutError, nearest
 from mouselift_jax.files import write_json_atomic
+from mouselift_jax.training.logging import MetricWriter
 
 log = logging.getLogger("mouselift_jax")
 
@@ -99,18 +102,22 @@ class Workdir:
             return self
         if self.path.exists() and not self.path.is_dir():
             raise ConfigError(
-                "--workdir is a file", where=self.path, expected="a folder of its own"
+                "--workdir is a file",
+                where=self.path,
+                expected="a folder of its own",
+                fix="--workdir=runs/NAME",
             )
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-        except (NotADirectoryError, FileExistsError, PermissionError) as error:
+            lock = open(self.path / ".lock", "a+")
+        except OSError as error:
             raise ConfigError(
-                "the folder cannot be made",
+                "the folder cannot be made, or not be written",
                 where=f"--workdir={self.path}",
                 found=error.strerror,
                 fix="give a folder that you may write to",
             ) from error
-        self._acquire()
+        self._acquire(lock)
         try:
             check_same_config(self.path, self.config)
             write_json_atomic(self.path / "config.json", self.config)
@@ -132,8 +139,7 @@ class Workdir:
             self._handler.close()
         self._release()
 
-    def _acquire(self) -> None:
-        file = open(self.path / ".lock", "a+")
+    def _acquire(self, file: TextIO) -> None:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -200,6 +206,10 @@ class Workdir:
             "versions": versions(),
         }
         if self.options.primary:
+            if finished and not (self.path / "metrics.jsonl").exists():
+                # Training writes its rows as it goes; every other stage has one, at its end.
+                with MetricWriter(self.path) as writer:
+                    writer.scalars(steps, record["metrics"])
             write_json_atomic(self.path / "summary.json", record)
         return record
 
@@ -228,6 +238,14 @@ def check_same_config(path: Path, config: Mapping[str, Any]) -> None:
     if stored is None:
         return
     old, new = flatten(stored), flatten(config)
+    if old.get("stage") != new.get("stage"):
+        raise ConfigError(
+            "this folder holds a run of another stage",
+            where=f"--workdir={path}",
+            expected=f"a run of {new.get('stage')}, or none",
+            found=f"a run of {old.get('stage')}",
+            fix="give every stage a --workdir of its own",
+        )
     different = []
     for key in sorted(old.keys() | new.keys()):
         if old.get(key) == new.get(key) and (key in old) == (key in new):
@@ -323,17 +341,29 @@ def resolve_samples(path: str | os.PathLike | None, *, key: str = "samples") -> 
         raise LayoutError(
             f"config.{key} is a recording, not a sample set", where=path, fix=prepare_command(path)
         )
+    if is_sample_set(path):  # made elsewhere: folders sample_* without a list, or one of them
+        return path
     raise LayoutError(
         "no sample set here",
         where=f"config.{key}={path}",
         expected="manifest.json, a list data_*.txt, or a finished prepare or synth run",
-        found=", ".join(sorted(p.name for p in path.iterdir())[:8]) if path.is_dir() else "a file",
+        found=contents(path),
+        fix="give the --workdir of a prepare or synth run, or the folder of a sample set",
     )
+
+
+def contents(path: Path) -> str:
+    """What lies in a folder, in a few words, for a message."""
+    if not path.is_dir():
+        return "a file"
+    names = sorted(p.name for p in path.iterdir())
+    return ", ".join(names[:8]) + (", ..." if len(names) > 8 else "") or "an empty folder"
 
 
 def prepare_command(recording: str | os.PathLike) -> str:
     """The command that makes samples from a recording."""
+    key = shlex.quote(f"--config.recording={recording}")
     return (
-        f"python launch.py --config=configs/prepare.py --config.recording={recording} "
+        f"python launch.py --config=configs/prepare.py {key} "
         "--workdir=runs/prepare, then --config.samples=runs/prepare"
     )

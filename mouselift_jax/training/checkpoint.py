@@ -93,7 +93,11 @@ class Checkpoints:
             cleanup_tmp_directories=not read_only,
         )
         if read_only and not self.directory.is_dir():
-            raise CheckpointError("no such folder of checkpoints", where=self.directory)
+            raise CheckpointError(
+                "no such folder of checkpoints",
+                where=self.directory,
+                fix="give the --workdir of a run that saved one",
+            )
         self.directory.mkdir(parents=True, exist_ok=True)
         self._checkpointer = self._open()
         self._pending: Any = None
@@ -249,6 +253,7 @@ class Checkpoints:
                     f"the checkpoint has no {name}",
                     where=self.directory / str(step),
                     found=sorted(stored),
+                    fix="give the --workdir of a training run",
                 )
             have = {
                 _text(k): tuple(v.shape)
@@ -267,6 +272,7 @@ class Checkpoints:
                 where=self.directory / str(step),
                 found="; ".join(different[:3])
                 + (f" and {len(different) - 3} more" if len(different) > 3 else ""),
+                fix="another --workdir, or the configuration this run was started with",
             )
 
     def _check_space(self, items: Mapping[str, Any]) -> None:

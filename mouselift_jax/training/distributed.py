@@ -28,12 +28,14 @@ def initialise(
                 "several processes need all three flags",
                 expected="--coordinator=HOST:PORT --processes=N --process_id=I",
                 found=f"coordinator={coordinator} processes={processes} process_id={process_id}",
+                fix="give all three in every process, or none of them",
             )
         if not 0 <= process_id < processes:
             raise ConfigError(
                 "no such process",
                 where=f"--process_id={process_id}",
                 expected=f"0 to {processes - 1}",
+                fix="number the processes from 0",
             )
         if os.environ.get("JAX_PLATFORMS", jax.config.jax_platforms or "") == "cpu":
             jax.config.update("jax_cpu_collectives_implementation", "gloo")

@@ -259,6 +259,9 @@ def profile_range(text: str | None, folder: Path) -> tuple[int, int, Path] | Non
     first, _, last = text.partition(":")
     if not (first.isdigit() and last.isdigit() and int(first) < int(last)):
         raise ConfigError(
-            "not a range of steps", where=f"--profile={text}", expected="A:B with A < B"
+            "not a range of steps",
+            where=f"--profile={text}",
+            expected="A:B with A < B",
+            fix="--profile=10:15",
         )
     return int(first), int(last), folder

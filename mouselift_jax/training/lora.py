@@ -44,7 +44,10 @@ def targets(params: Mapping[str, Any], patterns: Sequence[str] = ()) -> list[str
             hits = {p for p in paths if re.search(pattern, p)}
         except re.error as error:
             raise ConfigError(
-                "not a regular expression", where="lora.targets", found=f"{pattern!r}: {error}"
+                "not a regular expression",
+                where="lora.targets",
+                found=f"{pattern!r}: {error}",
+                fix="escape brackets and dots, or give a plain part of the path",
             ) from error
         if not hits:
             raise ConfigError(
@@ -78,7 +81,12 @@ def add(
         ConfigError: rank below 1, or patterns as in `targets`.
     """
     if rank < 1:
-        raise ConfigError("a low-rank update needs rank >= 1", where="lora.rank", found=rank)
+        raise ConfigError(
+            "a low-rank update needs rank >= 1",
+            where="lora.rank",
+            found=rank,
+            fix="--config.lora.rank=16, or 0 to train the weights themselves",
+        )
     chosen = set(targets(params, patterns))
 
     def visit(node: Mapping[str, Any], prefix: str) -> dict[str, Any]:

@@ -141,6 +141,7 @@ def ssim_map(
             "SSIM needs pictures at least as large as its window",
             expected=f">= {SSIM_WINDOW} px",
             found=f"{a.shape[-3]} x {a.shape[-2]}",
+            fix="larger pictures, or --config.loss.ssim=0",
         )
     taps = [float(t) for t in gaussian_window()]
 
@@ -259,4 +260,9 @@ def _check(
     }
     for name, (value, wanted) in wants.items():
         if wanted and value is None:
-            raise ConfigError(f"this loss needs {name}", where="LossConfig", found=config)
+            raise ConfigError(
+                f"this loss needs {name}",
+                where="LossConfig",
+                found=config,
+                fix="pass them, or set the weight of that term to 0",
+            )

@@ -83,7 +83,10 @@ def match_all(patterns: Sequence[str], paths: Sequence[str], key: str) -> None:
             found = any(re.search(pattern, path) for path in paths)
         except re.error as error:
             raise ConfigError(
-                "not a regular expression", where=f"config.{key}", found=f"{pattern!r}: {error}"
+                "not a regular expression",
+                where=f"config.{key}",
+                found=f"{pattern!r}: {error}",
+                fix="escape brackets and dots, or give a plain part of the path",
             ) from error
         if not found:
             raise ConfigError(
@@ -131,6 +134,7 @@ def make(config: Any, total_steps: int, params: Any) -> tuple[optax.GradientTran
             where="config.train.optim.second_moment",
             expected="full | factored",
             found=config.second_moment,
+            fix="--config.train.optim.second_moment=full",
         )
     chain = [scale, optax.add_decayed_weights(config.weight_decay, mask=mask)]
     if scales:

@@ -73,6 +73,7 @@ def make_mesh(sizes: Mapping[str, int] | None = None, devices: Sequence[Any] | N
             where="config.train.mesh",
             expected="sizes >= 1, at most one -1",
             found=wanted,
+            fix="--config.train.mesh.data=-1 takes the devices that the other axes leave",
         )
     if free:
         shape[free[0]] = max(1, len(devices) // fixed)
@@ -106,12 +107,13 @@ def batch_parts(mesh: Mesh) -> int:
 def check_batch(batch_size: int, accum_steps: int, mesh: Mesh) -> None:
     """Each micro-batch must split evenly over the mesh."""
     parts = batch_parts(mesh)
-    if accum_steps < 1 or batch_size % (accum_steps * parts):
+    if min(accum_steps, batch_size) < 1 or batch_size % (accum_steps * parts):
         raise ConfigError(
             "the batch does not split evenly",
             where="config.train.batch_size",
             expected=f"a multiple of accum_steps x data x fsdp = {accum_steps} x {parts}",
             found=batch_size,
+            fix=f"--config.train.batch_size={max(1, accum_steps) * parts}, or a multiple of it",
         )
 
 

@@ -1,6 +1,11 @@
+import json
+
 import numpy as np
 import pytest
 
+from mouselift_jax.data.rig_file import load_rig, save_rig
+from mouselift_jax.data.samples import camera_record
+from mouselift_jax.errors import CalibrationError, LayoutError
 from mouselift_jax.geometry.camera import Camera
 from mouselift_jax.geometry.rig import azimuth_elevation, rig_from_angles
 from mouselift_jax.geometry.rig_spread import median_rig, slot_order
@@ -34,8 +39,6 @@ def test_slot_order_of_the_published_camera_file():
 
 
 def test_rig_file_round_trip(tmp_path):
-    from mouselift_jax.data.rig_file import load_rig, save_rig
-
     rig = median_rig(turned_rigs([-3, 0, 3]))
     save_rig(tmp_path / "cameras.json", rig, source="a set")
     back, note = load_rig(tmp_path / "cameras.json")
@@ -45,18 +48,23 @@ def test_rig_file_round_trip(tmp_path):
 
 
 def test_foreign_rig_file_is_put_in_slot_order(shared):
-    from mouselift_jax.data.rig_file import load_rig
-
     rig, note = load_rig(shared / "data/facelift_sample/six_view_cameras.json")
     azimuths = azimuth_elevation(rig.cameras.c2w)[0]
     np.testing.assert_allclose(azimuths % 359.999, AZIMUTHS, atol=0.01)
     assert "does not say its slot order" in note and np.isnan(rig.spread_px).all()
 
 
-def test_missing_rig_file_and_cameras_that_look_elsewhere(tmp_path):
-    from mouselift_jax.data.rig_file import load_rig, save_rig
-    from mouselift_jax.errors import CalibrationError, LayoutError
+def test_a_samples_own_cameras_keep_their_slots(tmp_path):
+    """Slot 0 of a recording need not stand where the published rig's front does."""
+    rig = rig_from_angles(40.0 - 60.0 * np.arange(6), 15.0, 2.7, 70.0, 64)
+    record = camera_record("sample_000000", rig, range(6), [f"cam_{i}" for i in range(6)])
+    (tmp_path / "opencv_cameras.json").write_text(json.dumps(record))
+    found, note = load_rig(tmp_path / "opencv_cameras.json")
+    np.testing.assert_allclose(found.cameras.c2w, rig.c2w, atol=1e-12)
+    assert "clockwise already" in note
 
+
+def test_missing_rig_file_and_cameras_that_look_elsewhere(tmp_path):
     with pytest.raises(LayoutError, match="no camera file"):
         load_rig(tmp_path / "cameras.json")
     cameras = turned_rigs([0, 0])

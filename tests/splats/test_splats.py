@@ -127,6 +127,8 @@ def test_ply_round_trip_is_exact(tmp_path, degree):
     header = read_header(tmp_path / "a.ply")
     assert header == {"axes": "opencv", "sh_degree": str(degree), "scene_scale": "0.0123"}
     assert [p.name for p in tmp_path.iterdir()] == ["a.ply"]
+    save_ply(tmp_path / "none.ply", g[:0], axes="opengl")  # a filter may leave nothing
+    fields_equal(load_ply(tmp_path / "none.ply"), g[:0])
 
 
 def test_a_ply_is_the_header_and_the_numbers_that_viewers_read(tmp_path):

@@ -3,9 +3,11 @@ import logging
 
 import pytest
 
-from configs import common, gslrm
-from mouselift_jax.errors import ConfigError, LayoutError
+from configs import common, gslrm, infer
+from mouselift_jax.data.samples import SampleSet
+from mouselift_jax.errors import ConfigError, LayoutError, ProblemList
 from mouselift_jax.stages import command
+from mouselift_jax.stages.selection import select
 from mouselift_jax.stages.stage import Plan, find_stage
 from mouselift_jax.stages.workdir import Workdir, resolve_samples
 from mouselift_jax.training.preempt import StopRequested
@@ -34,6 +36,27 @@ def test_changes_are_listed_and_stop_but_for_the_harmless(tmp_path):
     assert "loss.l2: 1.0 -> 0.5" in str(told.value) and "seed: 0 -> 3" in str(told.value)
     with Workdir(tmp_path, one):  # the refused visit left the folder as it was
         pass
+
+
+def test_the_folder_of_another_stage_is_refused(tmp_path):
+    with Workdir(tmp_path, {"stage": "prepare", "seed": 0}):
+        pass
+    with pytest.raises(ConfigError, match="another stage") as told:
+        Workdir(tmp_path, {"stage": "infer", "size": 3}).__enter__()
+    assert "a run of prepare" in str(told.value) and "seed" not in str(told.value)
+
+
+def test_stages_that_do_not_train_leave_their_figures_like_training(tmp_path):
+    with Workdir(tmp_path, {"stage": "x"}) as w:
+        w.summary(finished=False, steps=3, metrics={"items": 3})
+        w.summary(finished=True, steps=3, metrics={"items": 3})
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert rows == [{"step": 3, "items": 3.0}]
+    assert list(tmp_path.glob("events.out.tfevents*"))
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "train/loss": 2.0}\n')
+    with Workdir(tmp_path, {"stage": "x"}) as w:  # a training run's rows are its own
+        w.summary(finished=True, steps=3, metrics={"items": 3})
+    assert "items" not in (tmp_path / "metrics.jsonl").read_text()
 
 
 def test_summary_keeps_what_came_before_and_paths_are_relative(tmp_path):
@@ -81,6 +104,41 @@ def test_resolve_samples(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(LayoutError, match="no sample set here"):
         resolve_samples(tmp_path / "empty")
+    (tmp_path / "my rec/videos").mkdir(parents=True)
+    with pytest.raises(LayoutError) as told:  # the command can be pasted
+        resolve_samples(tmp_path / "my rec")
+    assert f"'--config.recording={tmp_path / 'my rec'}'" in str(told.value)
+
+
+def test_sets_made_elsewhere_are_samples(tmp_path):
+    made = write_samples(tmp_path / "set", n=2, size=16, n_val=1)
+    for name in ("manifest.json", "train.txt", "val.txt"):
+        (made / name).unlink()
+    assert resolve_samples(made) == made and len(SampleSet.open(made)) == 2
+    one = made / "sample_000001"
+    assert resolve_samples(one) == one and SampleSet.open(one).ids() == ("sample_000001",)
+    for part in ("a", "b"):
+        (made / f"data_{part}_train.txt").write_text("sample_000000\n")
+    with pytest.raises(LayoutError, match="several lists of train"):
+        SampleSet.open(made)
+    assert len(SampleSet.open(made / "data_a_train.txt")) == 1
+
+
+def test_an_empty_split_is_an_error(tmp_path):
+    samples = SampleSet.open(write_samples(tmp_path / "set", n=2, size=16, n_val=0))
+    assert select(samples, "all", "") == ["sample_000000", "sample_000001"]
+    with pytest.raises(LayoutError, match="split 'val' is empty"):
+        select(samples, "val", "")
+
+
+def test_misspelt_words_of_a_config_are_told_together():
+    config = infer.get_config("tiny")
+    command.check_choices(config)
+    config.dtype, config.axes = "flaot32", "opncv"
+    with pytest.raises(ProblemList) as told:
+        command.check_choices(config)
+    assert "did you mean 'float32'" in str(told.value)
+    assert "did you mean 'opencv'" in str(told.value)
 
 
 def test_plan_reads_well():

@@ -35,7 +35,12 @@ def _matrix4(value: Any, what: str, path: Path) -> np.ndarray:
     if array.shape == (3, 4):
         array = np.vstack([array, [0, 0, 0, 1]])
     if array.shape != (4, 4):
-        raise LayoutError(f"{what} is not a 4x4 matrix", where=path, found=list(array.shape))
+        raise LayoutError(
+            f"{what} is not a 4x4 matrix",
+            where=path,
+            found=list(array.shape),
+            fix="four rows of four numbers",
+        )
     return array
 
 
@@ -83,7 +88,12 @@ def read_transforms(path: Path) -> Calibration:
     content = load_json(path)
     rows = content.get("frames") if isinstance(content, dict) else None
     if not isinstance(rows, list) or not rows:
-        raise LayoutError("no cameras in this file", where=path, expected='{"frames": [...]}')
+        raise LayoutError(
+            "no cameras in this file",
+            where=path,
+            expected='{"frames": [...]}',
+            fix="one entry a camera; docs/data_format.md",
+        )
     cameras: list[CameraModel] = []
     seen: set[bytes] = set()
     for row in rows:

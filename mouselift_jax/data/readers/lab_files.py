@@ -85,7 +85,12 @@ def read_anipose(path: Path) -> Calibration:
     try:
         content = tomllib.loads(path.read_text())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise LayoutError("not a readable TOML file", where=path, found=str(error)) from error
+        raise LayoutError(
+            "not a readable TOML file",
+            where=path,
+            found=str(error),
+            fix="give the calibration.toml that anipose wrote",
+        ) from error
     cameras = []
     for key in sorted(content, key=natural_key):
         row = content[key]
@@ -114,6 +119,7 @@ def read_anipose(path: Path) -> Calibration:
             where=path,
             expected="tables [cam_0], [cam_1], ... with matrix, rotation, translation",
             found=f"tables {sorted(content)}",
+            fix="give the calibration.toml that anipose wrote",
         )
     return Calibration(path, "anipose", _distinct_numbers(cameras), notes=[_INTEGER_CENTRES])
 
@@ -186,9 +192,12 @@ def _file_storage(path: Path) -> dict[str, Any]:
             where=path,
             expected="a file that starts with %YAML:1.0 and is written by cv::FileStorage",
             found=str(error).strip()[:120],
+            fix="write it with cv2.FileStorage",
         ) from error
     if not opened:
-        raise LayoutError("not a readable OpenCV file", where=path)
+        raise LayoutError(
+            "not a readable OpenCV file", where=path, fix="write it with cv2.FileStorage"
+        )
     root, content = storage.root(), {}
     for key in root.keys():
         node = root.getNode(key)

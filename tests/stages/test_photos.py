@@ -1,0 +1,68 @@
+"""Photos as people have them: any format and depth, upright, alpha kept; errors name the file."""
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from configs import infer as infer_config
+from mouselift_jax.errors import ConfigError, LayoutError, MouseLiftError
+from mouselift_jax.stages import infer
+from mouselift_jax.stages.generated import photos, read_photo
+
+
+@pytest.fixture
+def rgb():
+    image = np.full((24, 32, 3), 255, np.uint8)
+    image[6:18, 4:20] = (200, 40, 90)
+    return image
+
+
+def test_depths_and_colour_models_become_eight_bit_rgb(tmp_path, rgb):
+    cv2.imwrite(str(tmp_path / "deep.png"), rgb[..., ::-1].astype(np.uint16) * 257)
+    np.testing.assert_array_equal(read_photo(tmp_path / "deep.png"), rgb)
+    Image.fromarray(rgb[..., 0]).save(tmp_path / "grey.png")
+    np.testing.assert_array_equal(read_photo(tmp_path / "grey.png"), np.dstack([rgb[..., 0]] * 3))
+    Image.fromarray(rgb).convert("CMYK").save(tmp_path / "cmyk.jpg", quality=98)
+    assert np.abs(read_photo(tmp_path / "cmyk.jpg").astype(int) - rgb)[8:16, 6:18].max() < 12
+
+
+def test_a_photo_taken_sideways_is_turned(tmp_path, rgb):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn a quarter clockwise to see it upright
+    Image.fromarray(np.rot90(rgb)).save(tmp_path / "a.jpg", exif=exif, quality=98)
+    assert np.abs(read_photo(tmp_path / "a.jpg").astype(int) - rgb)[8:16, 6:18].max() < 12
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.webp", "a.tif"])
+def test_alpha_is_kept_in_every_format_that_has_it(tmp_path, rgb, name):
+    rgba = np.dstack([rgb, (rgb[..., 1] < 100) * np.uint8(255)])
+    Image.fromarray(rgba).save(tmp_path / name, lossless=True)
+    found = read_photo(tmp_path / name)
+    np.testing.assert_array_equal(found[..., 3], rgba[..., 3])
+    np.testing.assert_array_equal(found[6:18, 4:20], rgba[6:18, 4:20])
+
+
+def test_everything_wrong_with_a_folder_at_once(tmp_path, rgb):
+    with pytest.raises(LayoutError, match="no photos here"):
+        photos(tmp_path)
+    for name in ("a.png", "a.jpg", "b.png"):
+        Image.fromarray(rgb).save(tmp_path / name)
+    (tmp_path / "c.png").write_text("no picture")
+    (tmp_path / "d.png").mkdir()  # a folder is no photo
+    with pytest.raises(MouseLiftError) as told:
+        photos(tmp_path)
+    assert "c.png" in str(told.value) and "a.jpg and a.png" in str(told.value)
+    (tmp_path / "a.jpg").unlink()
+    (tmp_path / "c.png").unlink()
+    assert [p.name for p in photos(tmp_path)] == ["a.png", "b.png"]
+    (tmp_path / "b.png").write_bytes((tmp_path / "b.png").read_bytes()[:60])
+    with pytest.raises(LayoutError, match="not a picture"):
+        read_photo(tmp_path / "b.png")
+
+
+def test_frames_are_of_recordings(tmp_path, rgb):
+    config = infer_config.get_config("tiny")
+    config.image, config.frames = str(tmp_path), "0:10"
+    with pytest.raises(ConfigError, match="no frames of a recording"):
+        infer.source(config)
