@@ -26,7 +26,9 @@ MAX_PAGE_FRAMES = 200  # a page of more would be too large for a browser
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the verb."""
     parser.add_argument("path", type=Path, metavar="PATH")
-    parser.add_argument("--samples", type=Path, help="sample set with the true pictures")
+    parser.add_argument(
+        "--samples", type=Path, help="sample set, or run that wrote it, with the true pictures"
+    )
     parser.add_argument("--port", type=int, default=8080, help="of the server (default 8080)")
     parser.add_argument(
         "--host",
@@ -39,8 +41,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Serve until Ctrl-C, or write the page."""
     from mouselift_jax.report.scene import open_scene
+    from mouselift_jax.stages.workdir import resolve_samples
 
-    scene = open_scene(args.path, samples=args.samples)
+    samples = None if args.samples is None else resolve_samples(args.samples)
+    scene = open_scene(args.path, samples=samples)
     if args.export_html:
         return _export(scene, args.export_html)
     from mouselift_jax.report.live import LiveViewer, addresses

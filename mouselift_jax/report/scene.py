@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from mouselift_jax.data.samples import is_sample_set
 from mouselift_jax.errors import LayoutError
 from mouselift_jax.geometry.camera import Camera
 from mouselift_jax.report.pictures import to_uint8
@@ -80,7 +81,7 @@ def open_scene(path: str | Path, *, samples: str | Path | None = None) -> Scene:
         return _splat_scene(path.name, [ply], samples or _samples_of(path, summary))
     if "samples" in artefacts:
         return _sample_scene(_inside(path, artefacts["samples"]))
-    if (path / "manifest.json").is_file() or any(path.glob("data_*.txt")):
+    if is_sample_set(path):
         return _sample_scene(path)
     if (path / "samples" / "manifest.json").is_file():
         return _sample_scene(path / "samples")

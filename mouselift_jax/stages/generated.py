@@ -39,7 +39,7 @@ class FromImages:
     the picture as the training samples' does, and slot 0's camera of the rig is taken for it.
     """
 
-    def __init__(self, config: Any, generator: Any = None) -> None:
+    def __init__(self, config: Any, generator: Any = None, warn: Any = log.warning) -> None:
         path = must_exist(config.image, "image")
         if config.generate.place not in PLACES:
             raise ConfigError(
@@ -52,20 +52,20 @@ class FromImages:
         self._files = {p.stem: p for p in files}
         self.ids = list(self._files)
         self.reads = [str(path), str(config.mvdiff)]
-        self._config, self.generator = config, generator
+        self._config, self.generator, self._warn = config, generator, warn
 
     def load(self, item_id: str) -> Item:
         """Generate the views of one photo."""
         config = self._config
         if self.generator is None:
-            self.generator = make_generator(config)
-        made = self.generator
-        rgba, how = foreground(read_photo(self._files[item_id]), config.generate.background)
+            self.generator = make_generator(config, self._warn)
+        made, photo = self.generator, self._files[item_id]
+        rgba, how = foreground(read_photo(photo), config.generate.background, where=photo)
         if config.generate.place == "face":
-            square, M = face_square(rgba, face_box(config.face_box, self._files[item_id].name))
+            square, M = face_square(rgba, face_box(config.face_box, photo.name))
             square, M = _to_side(square, M, made.side)
         else:
-            square, M = centred(rgba, made.side, config.generate.fill)
+            square, M = centred(rgba, made.side, config.generate.fill, where=photo)
         alpha = square[..., 3:].astype(np.float32) / 255
         white = square[..., :3] * alpha + 255 * (1 - alpha)
         picture = (white + 0.5).astype(np.uint8)
@@ -80,7 +80,7 @@ class FromImages:
         if config.generate.keep_reference:
             labels[0] = "the photo"
         about = {
-            "photo": self._files[item_id].name,
+            "photo": photo.name,
             "background": how,
             "picture_from_photo": M.tolist(),
             "cameras": made.note,
@@ -171,13 +171,16 @@ def read_photo(path: Path) -> np.ndarray:
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
-def foreground(image: np.ndarray, how: str = "auto") -> tuple[np.ndarray, str]:
+def foreground(
+    image: np.ndarray, how: str = "auto", *, where: Path | None = None
+) -> tuple[np.ndarray, str]:
     """The subject as RGBA, and the way it was found.
 
     Args:
         image: [H,W,3 or 4] uint8.
         how: auto | alpha | plain | rembg. auto: the alpha channel where it says something, else a
             plain background's colour; anything else needs rembg, which must be asked for.
+        where: file of the photo, for errors.
 
     Raises:
         LayoutError: there is no alpha and the background is not plain.
@@ -186,7 +189,9 @@ def foreground(image: np.ndarray, how: str = "auto") -> tuple[np.ndarray, str]:
     if how == "alpha" or (how == "auto" and has_alpha):
         if not has_alpha:
             raise LayoutError(
-                "the photo has no alpha channel", fix="--config.generate.background=auto"
+                "the photo has no alpha channel",
+                where=where,
+                fix="--config.generate.background=auto",
             )
         return image, "alpha"
     rgb = np.ascontiguousarray(image[..., :3])
@@ -198,6 +203,7 @@ def foreground(image: np.ndarray, how: str = "auto") -> tuple[np.ndarray, str]:
     if np.mean(off > 4 * PLAIN) > 0.05:
         raise LayoutError(
             "the photo's background is not plain, and it has no alpha channel",
+            where=where,
             found=f"{np.mean(off > 4 * PLAIN):.0%} of the border differs from its median colour",
             fix="cut the animal out (a PNG with alpha), or --config.generate.background=rembg "
             "(pip install 'mouselift_jax[matte]')",
@@ -215,7 +221,9 @@ def _rembg(rgb: np.ndarray) -> np.ndarray:
     return np.asarray(rembg.remove(rgb, only_mask=True), np.uint8)
 
 
-def centred(rgba: np.ndarray, side: int, fill: float) -> tuple[np.ndarray, np.ndarray]:
+def centred(
+    rgba: np.ndarray, side: int, fill: float, *, where: Path | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """The subject in the middle of a square, its longer side `fill` of it; and the pixel map.
 
     Raises:
@@ -224,7 +232,9 @@ def centred(rgba: np.ndarray, side: int, fill: float) -> tuple[np.ndarray, np.nd
     x0, y0, x1, y1 = mask_box(np.ascontiguousarray(rgba[..., 3]))
     if x1 <= x0:
         raise LayoutError(
-            "no subject was found in the photo", fix="cut it out: a PNG with an alpha channel"
+            "no subject was found in the photo",
+            where=where,
+            fix="cut it out: a PNG with an alpha channel",
         )
     scale = fill * side / max(x1 - x0, y1 - y0)
     middle = np.array([(x0 + x1) / 2, (y0 + y1) / 2])

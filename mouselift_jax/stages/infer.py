@@ -155,8 +155,8 @@ def trained_size(gslrm: str | None) -> int:
     return int(((record or {}).get("data") or {}).get("size") or 0)
 
 
-def source(config: Any) -> Source:
-    """The source that the config names: exactly one."""
+def source(config: Any, warn: Callable[[str], None] = log.warning) -> Source:
+    """The source that the config names: exactly one; `warn` tells what lowers its quality."""
     given = [key for key in ("image", "samples") if getattr(config, key)]
     if len(given) != 1:
         raise ConfigError(
@@ -185,7 +185,7 @@ def source(config: Any) -> Source:
             where="config.mvdiff",
             fix="--config.mvdiff=DIR: a converted pipeline, or the folder of an mvdiff run",
         )
-    return importlib.import_module("mouselift_jax.stages.generated").FromImages(config)
+    return importlib.import_module("mouselift_jax.stages.generated").FromImages(config, warn=warn)
 
 
 # --- the stage -----------------------------------------------------------------------------------
@@ -217,7 +217,7 @@ FILES = ("splats.ply", "views.png", "turntable.mp4")
 
 def run(config: Any, workdir: Workdir) -> None:
     """Lift every item that is not done."""
-    items = source(config)
+    items = source(config, workdir.warn)
     must_exist(config.gslrm, "gslrm")
     alone = len(items.ids) == 1
     places = {i: place_of(workdir.path, i, alone) for i in items.ids}

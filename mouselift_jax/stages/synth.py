@@ -148,7 +148,7 @@ def _one(
     out = cut_out(views, generator.generate.white)
     written = cameras if generator.posed else generator.rig.cameras
     if generator.generate.keep_reference:
-        out[0] = rgba[0]
+        out[0] = np.where(rgba[0, ..., 3:] > 0, rgba[0], 0)  # the source may not clear them
         written = _with_first(written, cameras)
     writer.write(
         number,

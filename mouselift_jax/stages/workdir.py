@@ -184,7 +184,10 @@ class Workdir:
         warnings: Sequence[str] = (),
         inputs: Mapping[str, Any] | None = None,
     ) -> dict[str, Any]:
-        """Write summary.json; metrics and artefacts of earlier visits stay unless given anew."""
+        """Write summary.json; warnings of earlier visits stay, metrics and artefacts too.
+
+        A metric or an artefact that is given anew replaces the old one.
+        """
         old = read_summary(self.path)
         all_artefacts = dict(old.get("artefacts", {}))
         for key, value in (artefacts or {}).items():
@@ -201,7 +204,7 @@ class Workdir:
                 **{k: float(v) for k, v in (metrics or {}).items()},
             },
             "artefacts": all_artefacts,
-            "warnings": list(dict.fromkeys([*self.warnings, *warnings])),
+            "warnings": list(dict.fromkeys([*old.get("warnings", []), *self.warnings, *warnings])),
             "inputs": dict(inputs or old.get("inputs", {})),
             "versions": versions(),
         }

@@ -2,6 +2,7 @@ import pytest
 
 from mouselift_jax.__main__ import main
 from mouselift_jax.splats.ply import save_ply
+from tests import sample_sets
 from tests.report.test_scene import one, write_samples
 
 
@@ -31,6 +32,14 @@ def test_samples_have_no_page_and_nothing_has_no_view(tmp_path, capsys):
     assert main(["view", str(samples), "--export-html", str(tmp_path / "p.html")]) == 2
     assert "there are none here" in capsys.readouterr().err
     assert main(["view", str(tmp_path / "nowhere")]) == 2
+
+
+def test_a_runs_folder_stands_for_its_samples(tmp_path):
+    sample_sets.write_samples(tmp_path / "prepare" / "samples", n=1, size=16, n_val=0)
+    save_ply(tmp_path / "a.ply", one())
+    page = tmp_path / "p.html"
+    flags = ["--samples", str(tmp_path / "prepare"), "--export-html", str(page)]
+    assert main(["view", str(tmp_path / "a.ply"), *flags]) == 0 and page.exists()
 
 
 def test_without_viser_it_says_how_to_get_it(tmp_path, capsys, monkeypatch):

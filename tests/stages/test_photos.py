@@ -8,7 +8,7 @@ from PIL import Image
 from configs import infer as infer_config
 from mouselift_jax.errors import ConfigError, LayoutError, MouseLiftError
 from mouselift_jax.stages import infer
-from mouselift_jax.stages.generated import photos, read_photo
+from mouselift_jax.stages.generated import centred, foreground, photos, read_photo
 
 
 @pytest.fixture
@@ -59,6 +59,16 @@ def test_everything_wrong_with_a_folder_at_once(tmp_path, rgb):
     (tmp_path / "b.png").write_bytes((tmp_path / "b.png").read_bytes()[:60])
     with pytest.raises(LayoutError, match="not a picture"):
         read_photo(tmp_path / "b.png")
+
+
+def test_a_photo_that_cannot_be_used_is_named(tmp_path):
+    white = np.full((16, 16, 3), 255, np.uint8)
+    with pytest.raises(LayoutError, match="mouse.png"):
+        centred(foreground(white)[0], 16, 0.5, where=tmp_path / "mouse.png")
+    noise = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+    for how in ("auto", "alpha"):
+        with pytest.raises(LayoutError, match="mouse.png"):
+            foreground(noise, how, where=tmp_path / "mouse.png")
 
 
 def test_frames_are_of_recordings(tmp_path, rgb):

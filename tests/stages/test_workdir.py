@@ -71,6 +71,8 @@ def test_summary_keeps_what_came_before_and_paths_are_relative(tmp_path):
     assert summary["artefacts"]["samples"] in ("samples", str(tmp_path / "w/samples"))
     assert {"stage", "wall_s", "inputs", "versions"} <= set(summary)
     assert "odd" in (tmp_path / "w/log.txt").read_text()
+    with Workdir(tmp_path / "w", {"stage": "x"}) as w:  # a visit that finds nothing left to do
+        assert w.summary(finished=True, steps=3)["warnings"] == ["odd"]
     assert not [h for h in logging.getLogger("mouselift_jax").handlers if "log.txt" in str(h)]
 
 
