@@ -9,6 +9,7 @@ wrong. Only data here: the command line prints and draws.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +17,13 @@ import numpy as np
 
 from mouselift_jax.data.check_colour import ColourTest, Fit
 from mouselift_jax.data.check_hypotheses import Geometry, Hypothesis, Verdict, explain, pair_costs
+from mouselift_jax.data.check_motion import SURE, animal_track, jump_findings, stored_track
 from mouselift_jax.data.check_observe import MAX_FRAMES, Observations, observe
 from mouselift_jax.data.check_words import CAUSED_BY, IMPOSSIBLE, SYMPTOMS, describe
 from mouselift_jax.data.findings import SEVERITIES, Finding
 from mouselift_jax.data.hull import hull_cover
-from mouselift_jax.data.jumps import content_jumps
 from mouselift_jax.data.layout import inspect_recording
-from mouselift_jax.data.readers import find_calibration, read_calibration
 from mouselift_jax.data.recording import Recording
-from mouselift_jax.errors import MouseLiftError
 from mouselift_jax.geometry.align import reprojection_error, triangulate
 from mouselift_jax.geometry.camera import Camera, stack_cameras
 from mouselift_jax.geometry.rig import azimuth_elevation
@@ -35,7 +34,6 @@ OUTLINE_FLOOR, KEYPOINT_FLOOR = (1.0, 0.8), (4.0, 1.5)
 UNEXPLAINED = 6.0  # silhouette misfit without a cause, from which on it is reported
 COVER_LIMIT = 0.97  # hull cover below which the same holds
 _MAX_FAULTS = 3
-_SURE = 0.5  # keypoint confidence that counts
 _BLACK = 10  # grey level of a margin; undistortion leaves curved ones narrower than _MARGIN
 _MARGIN = 0.04  # share of the side
 _FLICKER = 0.15  # change of a mask's area from one frame to the next and back
@@ -108,27 +106,28 @@ def check_recording(path: str | Path, *, max_frames: int = MAX_FRAMES) -> CheckR
         LayoutError: there is no such folder.
     """
     recording, findings = inspect_recording(path)
-    tracks = _stored_tracks(Path(path))
+    tracks = stored_track(Path(path))
     if recording is None:
         measures: dict[str, Any] = {}
-        findings += _jump_findings((), *tracks, measures) if tracks else []
+        findings += jump_findings((), *tracks, measures) if tracks else []
         return CheckResult(Path(path), "recording", ordered(findings), measures)
     seen = observe(recording, findings, max_frames=max_frames)
     measures = {"rig": _rig(recording), "frames": recording.n_frames}
     outlines, keypoints = _geometries(recording, seen)
     masks_say = _explain_all(outlines, OUTLINE_FLOOR, keypoints)
     keypoints_say = _explain(keypoints, KEYPOINT_FLOOR) if keypoints else None
-    fits = ColourTest(seen).fits() if seen.has_masks else []
+    colour = ColourTest(seen) if seen.has_masks else None
+    fits = colour.fits() if colour else []
     measures |= _measures(recording, seen, outlines, masks_say, keypoints_say, fits)
-    found = _conclude(recording, masks_say, keypoints_say, fits)
+    found = _conclude(recording, masks_say, keypoints_say, colour, fits)
     cover = measures.get("hull_cover_mean")
     if masks_say and not found and cover is not None and np.nanmin(cover) < COVER_LIMIT:
         worst = int(np.nanargmin(cover))
         found.append(describe("hull_cover", (recording.camera_ids[worst],), {"cover": cover}))
     found += _margin_findings(recording, seen, found)
     found += _mask_findings(recording, seen)
-    track = tracks or _track(recording, seen, outlines)
-    found += _jump_findings(recording.camera_ids, *track, measures)
+    track = tracks or animal_track(recording, seen, outlines, masks_say, keypoints_say)
+    found += jump_findings(recording.camera_ids, *track, measures)
     return CheckResult(
         Path(path), "recording", ordered(link(found, findings)), measures, seen,
         recording.camera_ids,
@@ -156,13 +155,23 @@ def link(seen: list[Finding], told: list[Finding]) -> list[Finding]:
     left = []
     for rank, finding in enumerate(line):
         for cause in line[:rank]:
-            same = not finding.cameras or set(finding.cameras) & set(cause.cameras)
-            if same and finding.code in CAUSED_BY.get(cause.code, ()):
+            if _follows(finding, cause):
                 cause.consequences.append(finding)
                 break
         else:
             left.append(finding)
     return left
+
+
+def _follows(finding: Finding, cause: Finding) -> bool:
+    if finding.cameras and not set(finding.cameras) & set(cause.cameras):
+        return False
+    if finding.code not in CAUSED_BY.get(cause.code, ()):
+        return False
+    # Only as many masks as a video that starts late leaves empty.
+    return finding.code != "mask_empty" or finding.evidence["count"] <= abs(
+        cause.evidence["frames"]
+    )
 
 
 def _rig(recording: Recording) -> list[dict[str, Any]]:
@@ -200,7 +209,7 @@ def _geometries(
         outlines = Geometry("outlines", seen.outlines, tuple(cameras), seen.window)
     if recording.keypoints is not None:
         rows = recording.keypoints[:, seen.frames]
-        xy = np.where(rows[..., 2:] > _SURE, rows[..., :2], np.nan)
+        xy = np.where(rows[..., 2:] > SURE, rows[..., :2], np.nan)
         if np.isfinite(xy).any():
             keypoints = Geometry("keypoints", xy, recording.cameras, seen.window)
     return outlines, keypoints
@@ -234,13 +243,17 @@ def _explain_all(
 
 
 def _conclude(
-    recording: Recording, masks_say: list[Verdict], keypoints_say: Verdict | None, fits: list[Fit]
+    recording: Recording,
+    masks_say: list[Verdict],
+    keypoints_say: Verdict | None,
+    colour: ColourTest | None,
+    fits: list[Fit],
 ) -> list[Finding]:
     """From who disagrees with whom to what is wrong."""
     found, explained = [], set()
     for verdict in masks_say:
         if verdict.best is not None:
-            found.append(_fault(recording, verdict, keypoints_say, fits))
+            found.append(_fault(recording, verdict, keypoints_say, colour, fits))
             explained |= set(verdict.best.cameras)
     found += _colour_findings(recording, fits, explained)
     if masks_say and masks_say[-1].best is None:
@@ -258,21 +271,29 @@ def _conclude(
 
 
 def _fault(
-    recording: Recording, verdict: Verdict, keypoints_say: Verdict | None, fits: list[Fit]
+    recording: Recording,
+    verdict: Verdict,
+    keypoints_say: Verdict | None,
+    colour: ColourTest | None,
+    fits: list[Fit],
 ) -> Finding:
     best = verdict.best
     numbers = tuple(recording.camera_ids[v] for v in best.cameras)
-    partners = {v: fits[v].partner for v in best.cameras if fits}
     code, altered = best.code, "pictures and masks"
     if code == "cameras_swapped":
-        i, j = best.cameras
-        if partners.get(i) == j or partners.get(j) == i:
+        pairs = itertools.pairwise(best.cameras)
+        if colour is not None and any(colour.exchanged(i, j) for i, j in pairs):
             code, altered = "masks_swapped", "masks"
     elif best.family == "pixels" and len(best.cameras) == 1 and fits:
         if fits[best.cameras[0]].code == code:
             altered = "masks"
+    parameters = best.parameters
+    cropped = code == "video_cropped" and altered != "masks"
+    if cropped and _calibration_is_odd(recording, best, keypoints_say):
+        code, altered = "intrinsics_wrong", "calibration"
+        parameters = _as_intrinsics(recording.cameras[best.cameras[0]], parameters)
     evidence = {
-        **best.parameters,
+        **parameters,
         "tangent_px_before": verdict.before,
         "tangent_px_after": verdict.after,
         "altered": altered if best.family != "calibration" else "calibration",
@@ -284,6 +305,37 @@ def _fault(
         evidence["keypoint_px_before"] = keypoints_say.before
         evidence["keypoint_px_after"] = keypoints_say.after if agree else None
     return describe(code, numbers, evidence)
+
+
+def _calibration_is_odd(
+    recording: Recording, best: Hypothesis, keypoints_say: Verdict | None
+) -> bool:
+    """Whether K and not a crop explains pixels that are scaled and shifted against the calibration.
+
+    The two are one geometry. If keypoints need the same correction, pictures, masks and keypoints
+    agree and K is alone. Without keypoints, a mere shift in pictures of the usual size is more
+    likely a wrong principal point: a crop would have made them smaller.
+    """
+    (v,) = best.cameras
+    if keypoints_say is not None:
+        told = keypoints_say.best
+        crops = ("video_cropped", "intrinsics_wrong")
+        return told is not None and told.cameras == (v,) and told.code in crops
+    sizes = [(c.width, c.height) for c in recording.cameras]
+    moved = best.parameters["scale_x"] == best.parameters["scale_y"] == 1.0
+    return moved and sizes.count(sizes[v]) > 1
+
+
+def _as_intrinsics(camera: Camera, p: dict[str, float]) -> dict[str, float]:
+    """What K must be for pixels to fit that, multiplied by scale and shifted, fit the K given."""
+    K = np.asarray(camera.K)
+    factor = {k: p[f"scale_{k}"] for k in "xy"}
+    off = {k: K[i, 2] - (K[i, 2] - p[f"shift_{k}"]) / factor[k] for i, k in enumerate("xy")}
+    return {
+        "factor": float(np.sqrt(factor["x"] * factor["y"])),
+        **{f"factor_{k}": factor[k] for k in "xy"},
+        **{f"principal_point_off_{k}": float(off[k]) for k in "xy"},
+    }
 
 
 def _tried(verdict: Verdict) -> list[dict[str, Any]]:
@@ -379,7 +431,7 @@ def _reprojection(recording: Recording, seen: Observations) -> list[float]:
     rows = recording.keypoints[:, seen.frames[:: max(1, len(seen.frames) // 20)]]
     flat = rows.reshape(recording.n_views, -1, 3)
     cameras = stack_cameras([dataclasses.replace(c, width=1, height=1) for c in recording.cameras])
-    weights = np.where(flat[..., 2] > _SURE, 1.0, 0.0)
+    weights = np.where(flat[..., 2] > SURE, 1.0, 0.0)
     points = triangulate(flat[..., :2], cameras, weights)
     with np.errstate(invalid="ignore"):
         error = np.asarray(reprojection_error(points, flat[..., :2], cameras))
@@ -433,52 +485,3 @@ def _mask_findings(recording: Recording, seen: Observations) -> list[Finding]:
             evidence = {"frames": flickers[:50], "count": len(flickers)}
             found.append(describe("mask_flicker", (number,), evidence))
     return found
-
-
-def _stored_tracks(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
-    """The animal's track that the calibration file brings (DANNCE's com3d), if any."""
-    file = find_calibration(path)
-    try:
-        tracks = read_calibration(file).tracks if file is not None else {}
-    except MouseLiftError:
-        return None  # told by inspect_recording
-    if "com3d" not in tracks:
-        return None
-    frames = np.arange(len(tracks["com3d"]))
-    return frames, tracks["com3d"], np.zeros_like(frames)
-
-
-def _jump_findings(
-    cameras: tuple[int, ...],
-    frames: np.ndarray,
-    track: np.ndarray,
-    window: np.ndarray,
-    measures: dict[str, Any],
-) -> list[Finding]:
-    """Cuts in the animal's track; they are seen by all cameras at once."""
-    jumps: list[int] = []
-    for number in np.unique(window):
-        rows = np.flatnonzero(window == number)
-        jumps += [int(frames[rows[j]]) for j in content_jumps(track[rows])]
-    measures["content_jumps"] = jumps
-    return [describe("content_jump", cameras, {"frames": jumps})] if jumps else []
-
-
-def _track(
-    recording: Recording, seen: Observations, outlines: Geometry | None
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """A point on the animal over time: frame numbers, positions [F,3], run of frames of each."""
-    cameras = stack_cameras([dataclasses.replace(c, width=1, height=1) for c in recording.cameras])
-    partly = len(seen.frames) < recording.n_frames
-    if recording.keypoints is not None and (outlines is None or partly):
-        # Keypoints cover all frames; the pictures of long recordings were only sampled.
-        sure = np.nanmean(recording.keypoints[..., 2], axis=(0, 1))
-        point = recording.keypoints[:, :, int(np.argmax(sure))]
-        weights = np.where(point[..., 2] > _SURE, 1.0, 0.0)
-        frames = np.arange(recording.n_frames)
-        return frames, triangulate(point[..., :2], cameras, weights), np.zeros_like(frames)
-    if outlines is None:
-        return seen.frames, np.full((len(seen.frames), 3), np.nan), seen.window
-    with np.errstate(all="ignore"):
-        centre = 0.5 * (np.nanmin(seen.outlines, 2) + np.nanmax(seen.outlines, 2))
-    return seen.frames, triangulate(centre, cameras), seen.window

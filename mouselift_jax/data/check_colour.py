@@ -95,6 +95,12 @@ class ColourTest:
             out[t] = edges[u, xy[:, 1], xy[:, 0]].mean() / self.level[p]
         return out
 
+    def exchanged(self, i: int, j: int) -> bool:
+        """Whether the masks of two cameras fit each other's pictures better than their own."""
+        own = _mean(np.concatenate([self.strength(i), self.strength(j)]))
+        across = [self.strength(i, picture_of=j), self.strength(j, picture_of=i)]
+        return _mean(np.concatenate(across)) > _GAIN * own
+
     def fits(self) -> list[Fit]:
         """The best account of each camera's masks and pictures."""
         n = len(self.edges)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
@@ -198,7 +198,7 @@ def discrete_hypotheses(geometry: Geometry, suspects: list[int]) -> Iterator[Hyp
             yield Hypothesis("cameras_swapped", (i, j), "either", {}, 1,
                              lambda g, i=i, j=j: _swap(g, i, j))  # fmt: skip
     for v in suspects:
-        for factor in (1000.0, 0.001):
+        for factor in (1000.0, 0.001, 10.0, 0.1):
             yield _of_camera("translation_units", v, {"factor": factor},
                              lambda c, f=factor: scale_translation(c, f))  # fmt: skip
         yield _of_camera("rotation_transposed", v, {}, transpose_rotation)
@@ -215,6 +215,11 @@ def discrete_hypotheses(geometry: Geometry, suspects: list[int]) -> Iterator[Hyp
                 lambda g, v=v, d=d: g.replaced(v, xy=shifted(g, v, -d)),
             )  # fmt: skip
     everyone = tuple(range(n))
+    for step in range(1, n) if n > 2 else ():
+        turned = np.roll(np.arange(n), step)
+        yield _ordered(turned, {"rolled": float(step)})
+    if n > 3:
+        yield _ordered(everyone[::-1], {"reversed": 1.0})
     yield Hypothesis("video_mirrored", everyone, "pixels", {"horizontal": 1.0}, 1,
                      lambda g: _mirror_all(g))  # fmt: skip
     for code, name, change in (
@@ -225,6 +230,15 @@ def discrete_hypotheses(geometry: Geometry, suspects: list[int]) -> Iterator[Hyp
     ):
         yield Hypothesis(code, everyone, "calibration", {name: 1.0} if name else {}, 1,
                          lambda g, c=change: _all_cameras(g, c))  # fmt: skip
+
+
+def _ordered(order: Sequence[int], parameters: dict[str, float]) -> Hypothesis:
+    """Videos numbered from another camera on, or backwards."""
+    order = [int(i) for i in order]
+    return Hypothesis(
+        "cameras_swapped", tuple(range(len(order))), "either", parameters, 2,
+        lambda g: dataclasses.replace(g, xy=g.xy[order]),
+    )  # fmt: skip
 
 
 def _of_camera(
@@ -246,8 +260,9 @@ def continuous_hypotheses(
     """Wrong focal length and cropped or resized pictures of camera v, fitted to the misfit."""
 
     def misfit(g: Geometry) -> float:
-        value = np.nanmean(pair_costs(g, only=v))
-        return float(value) if np.isfinite(value) else CLIP
+        costs = pair_costs(g, only=v)
+        known = np.isfinite(costs)
+        return float(costs[known].mean()) if known.any() else CLIP
 
     for whole, name in ((False, "focal"), (True, "whole_K")) * ("calibration" in families):
 
@@ -339,11 +354,10 @@ def _predicted_shift(geometry: Geometry, v: int) -> np.ndarray | None:
     from mouselift_jax.geometry.camera import stack_cameras
 
     others = [i for i in range(geometry.n_views) if i != v]
-    with np.errstate(all="ignore"):
-        if geometry.kind == "outlines":
-            centre = 0.5 * (np.nanmin(geometry.xy, 2) + np.nanmax(geometry.xy, 2))
-        else:
-            centre = geometry.xy.reshape(geometry.n_views, -1, 2)
+    if geometry.kind == "outlines":
+        centre = 0.5 * (np.fmin.reduce(geometry.xy, 2) + np.fmax.reduce(geometry.xy, 2))
+    else:
+        centre = geometry.xy.reshape(geometry.n_views, -1, 2)
     pick = slice(None, None, max(1, centre.shape[1] // 64))
     centre = centre[:, pick]
     cameras = [dataclasses.replace(c, width=1, height=1) for c in geometry.cameras]
@@ -377,6 +391,10 @@ class Verdict:
     others: list[tuple[Hypothesis, float]]
     pairs: np.ndarray
     corrected: Geometry
+
+    def correct(self, geometry: Geometry) -> Geometry:
+        """The best correction applied to other measurements of the same cameras."""
+        return geometry if self.best is None else self.best.apply(geometry)
 
 
 def suspects_of(pairs: np.ndarray) -> list[int]:

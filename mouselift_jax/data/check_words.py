@@ -6,9 +6,18 @@ from typing import Any
 
 from mouselift_jax.data.findings import Finding
 
+# What an impossible calibration makes of everything that is held against it.
+_DISAGREEMENT = ("keypoints_inconsistent", "masks_inconsistent", "hull_cover", "content_jump")
+
 # Findings that vanish when their cause is mended.
 CAUSED_BY = {
-    "video_offset": ("frame_count", "frame_rate", "keypoints_inconsistent", "mask_flicker"),
+    "video_offset": (
+        "frame_count",
+        "frame_rate",
+        "keypoints_inconsistent",
+        "mask_flicker",
+        "mask_empty",
+    ),
     "video_cropped": ("picture_size", "intrinsics", "keypoints_inconsistent"),
     "video_mirrored": ("keypoints_inconsistent",),
     "cameras_swapped": ("keypoints_inconsistent", "picture_size", "intrinsics", "looks_away"),
@@ -17,10 +26,10 @@ CAUSED_BY = {
     "rotation_transposed": ("looks_away", "translation_units", "keypoints_inconsistent"),
     "extrinsics_convention": ("looks_away", "translation_units", "keypoints_inconsistent"),
     "intrinsics_wrong": ("intrinsics", "picture_size", "keypoints_inconsistent"),
-    "masks_inconsistent": ("keypoints_inconsistent", "hull_cover"),
-    "handedness": ("keypoints_inconsistent", "masks_inconsistent", "hull_cover"),
-    "rotation_invalid": ("keypoints_inconsistent", "masks_inconsistent", "hull_cover"),
-    "intrinsics": ("keypoints_inconsistent", "masks_inconsistent", "hull_cover"),
+    "masks_inconsistent": ("keypoints_inconsistent", "hull_cover", "content_jump"),
+    "handedness": _DISAGREEMENT,
+    "rotation_invalid": _DISAGREEMENT,
+    "intrinsics": _DISAGREEMENT,
 }
 
 IMPOSSIBLE = ("handedness", "rotation_invalid", "intrinsics")
@@ -121,6 +130,12 @@ def _cropped(cameras: tuple[int, ...], e: dict[str, Any]) -> tuple[str, str, str
 
 def _intrinsics(cameras: tuple[int, ...], e: dict[str, Any]) -> tuple[str, str, str]:
     factor = e["factor"]
+    if "principal_point_off_x" in e:
+        by = f"focal lengths {e['factor_x']:.3f} and {e['factor_y']:.3f} times the true ones, "
+        by += "principal point off by "
+        by += f"({e['principal_point_off_x']:.0f}, {e['principal_point_off_y']:.0f}) px"
+        message = f"K of {_names(cameras)} is wrong: {by}{_gain(e)}"
+        return "error", message, "correct K by these numbers, or calibrate this camera again"
     message = f"the focal length of {_names(cameras)} is {factor:.3f} times the true one{_gain(e)}"
     fix = f"divide fx and fy by {factor:.4f}, or calibrate again"
     if len(cameras) > 2:

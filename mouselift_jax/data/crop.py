@@ -260,16 +260,17 @@ def cutout(
     back = np.array([[1.0, 0.0, x0], [0.0, 1.0, y0], [0.0, 0.0, 1.0]])
     part = np.ascontiguousarray(alpha[y0:y1, x0:x1])
     # Bytes suffice: a premultiplied byte is off by half a level of what is seen.
-    color = cv2.multiply(picture[y0:y1, x0:x1], cv2.merge((part, part, part)), scale=1 / 255)
-    premultiplied = cv2.cvtColor(color, cv2.COLOR_BGR2RGBA)
-    cv2.insertChannel(part, premultiplied, 3)
+    rgba = cv2.cvtColor(picture[y0:y1, x0:x1], cv2.COLOR_BGR2RGBA)  # alpha 255, times alpha / 255
+    premultiplied = cv2.multiply(rgba, cv2.merge((part, part, part, part)), scale=1 / 255)
     size = (int(right - left), int(bottom - top))
     warped = _warp_filtered(premultiplied, shift @ M @ back, *size)
-    edge = np.nonzero((warped[..., 3] > 0) & (warped[..., 3] < 255))
-    ring = warped[edge].astype(np.float32)
+    seen = cv2.extractChannel(warped, 3)
+    edge = np.flatnonzero(seen - 1 < np.uint8(254))  # neither 0 (which wraps to 255) nor 255
+    pixels = warped.reshape(-1, 4)
+    ring = pixels[edge].astype(np.float32)
     color = ring[:, :3] * (255.0 / ring[:, 3:]) + 0.5
-    warped[edge] = np.concatenate([np.minimum(color, 255), ring[:, 3:]], axis=1).astype(np.uint8)
-    out[top:bottom, left:right] = cv2.bitwise_and(warped, warped, mask=warped[..., 3].copy())
+    pixels[edge] = np.concatenate([np.minimum(color, 255), ring[:, 3:]], axis=1).astype(np.uint8)
+    out[top:bottom, left:right] = cv2.bitwise_and(warped, warped, mask=seen)
     return out
 
 

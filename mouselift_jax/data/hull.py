@@ -42,8 +42,7 @@ def hull_cover(
         Cover [V]; NaN where the mask itself, or every other mask, is empty. What lies outside a
         picture is not held against the cover: an animal that is cut off there may go on.
     """
-    cover, _ = _carve(masks, cameras, rays, slack, seed)
-    return cover
+    return carve(masks, cameras, rays=rays, slack=slack, seed=seed)[0]
 
 
 def hull_points(
@@ -54,16 +53,18 @@ def hull_points(
     seed: int = 0,
 ) -> np.ndarray:
     """Points [N,3] inside the visual hull of all masks, in the cameras' unit; may be empty."""
-    return _carve(masks, cameras, rays, 0, seed)[1]
+    return carve(masks, cameras, rays=rays, slack=0, seed=seed)[1]
 
 
-def _carve(
+def carve(
     masks: Sequence[np.ndarray],
     cameras: Sequence[Camera],
-    rays: int,
-    slack: int,
-    seed: int,
+    *,
+    rays: int = _RAYS,
+    slack: int = _SLACK,
+    seed: int = 0,
 ) -> tuple[np.ndarray, np.ndarray]:
+    """`hull_cover`, and points [N,3] inside the hull of all masks widened by `slack` pixels."""
     import cv2
 
     binary = [_binary(m) for m in masks]

@@ -120,8 +120,17 @@ def soft_threshold(
     grey: np.ndarray, threshold: int = THRESHOLD, softness: int = SOFTNESS
 ) -> np.ndarray:
     """`ramp_table` applied to a picture [H,W] uint8 (saturating, faster than a lookup)."""
-    above = cv2.subtract(grey, threshold - softness)
-    return cv2.convertScaleAbs(above, alpha=255.0 / (2 * softness))
+    return stretch(grey, threshold - softness, threshold + softness)
+
+
+def stretch(grey: np.ndarray, black: int, white: int) -> np.ndarray:
+    """Levels black .. white of a picture [H,W] uint8 as 0 .. 255; what lies beyond saturates."""
+    out = cv2.subtract(grey, black)
+    rows = np.flatnonzero(out.max(axis=1))  # most of a mask is empty: nothing to multiply there
+    if len(rows):
+        filled = out[rows[0] : rows[-1] + 1]
+        cv2.convertScaleAbs(filled, dst=filled, alpha=255.0 / (white - black))
+    return out
 
 
 def clean_mask(alpha: np.ndarray, min_blob: float = 0.2) -> np.ndarray:
@@ -150,8 +159,12 @@ def clean_mask(alpha: np.ndarray, min_blob: float = 0.2) -> np.ndarray:
 
 def mask_box(alpha: np.ndarray) -> tuple[int, int, int, int]:
     """Box x0, y0, x1, y1 (end exclusive) of alpha > 0; all 0 where there is none."""
-    x, y, w, h = cv2.boundingRect(alpha)
-    return (x, y, x + w, y + h) if w and h else (0, 0, 0, 0)
+    rows = np.flatnonzero(alpha.max(axis=1))  # twice as fast as cv2.boundingRect
+    if not len(rows):
+        return (0, 0, 0, 0)
+    y0, y1 = int(rows[0]), int(rows[-1]) + 1
+    columns = np.flatnonzero(alpha[y0:y1].max(axis=0))
+    return (int(columns[0]), y0, int(columns[-1]) + 1, y1)
 
 
 def mask_centroid(alpha: np.ndarray, box: tuple[int, int, int, int]) -> tuple[np.ndarray, float]:

@@ -365,6 +365,7 @@ class Preparer:
     ) -> dict[str, Any]:
         """Errors of a sample for its manifest row; a warp that misses its camera is a bug."""
         cameras = [self.recording.cameras[i] for i in slots]
+        alphas = [cv2.extractChannel(image, 3) for image in images]
         rng = np.random.default_rng(located.frame)
         row: dict[str, Any] = {
             "warp_error_px": round(
@@ -379,8 +380,8 @@ class Preparer:
                 ),
                 6,
             ),
-            "border_px": [border_contact(image) for image in images],
-            "size_px": [round(float(np.sqrt((im[..., 3] > 127).sum())), 2) for im in images],
+            "border_px": [border_contact(a) for a in alphas],
+            "size_px": [round(float(np.sqrt(np.count_nonzero(a > 127))), 2) for a in alphas],
         }
         if self.settings.is_consistent:
             if row["warp_error_px"] > MAX_WARP_ERROR_PX:
@@ -388,7 +389,7 @@ class Preparer:
                     f"frame {located.frame}: camera and warp differ by {row['warp_error_px']} px"
                 )
         if number % HULL_EVERY == 0:
-            row["hull"] = hull_check([im[..., 3] for im in images], written)
+            row["hull"] = hull_check(alphas, written)
         points = self.recording.keypoints
         if points is not None and located.frame < points.shape[1]:
             residual = keypoint_residuals(points[slots, located.frame], cameras, maps, written)

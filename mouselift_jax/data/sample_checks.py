@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from mouselift_jax.data.crop import map_points, shrink_factor
-from mouselift_jax.data.hull import hull_cover, hull_points
+from mouselift_jax.data.hull import carve
 from mouselift_jax.data.scene import EXPORT_BOX, MAX_RAY_OFFSET
 from mouselift_jax.geometry.align import Similarity, reprojection_error, triangulate
 from mouselift_jax.geometry.camera import Camera
@@ -108,8 +108,7 @@ def hull_check(masks: Sequence[np.ndarray], cameras: Camera) -> dict[str, object
         lie.
     """
     views = [cameras[i] for i in range(len(masks))]
-    cover = hull_cover(masks, views, rays=HULL_RAYS)
-    points = hull_points(masks, views, rays=HULL_RAYS)
+    cover, points = carve(masks, views, rays=HULL_RAYS)
     out: dict[str, object] = {"cover": round(float(np.nan_to_num(cover).mean()), 4)}
     if len(points):
         out["max_abs"] = [round(float(v), 3) for v in np.abs(points).max(0)]
@@ -119,8 +118,8 @@ def hull_check(masks: Sequence[np.ndarray], cameras: Camera) -> dict[str, object
     return out
 
 
-def border_contact(image_rgba: np.ndarray) -> int:
-    """Pixels of the picture's outermost ring that show the animal: more than 0 means it is cut."""
-    a = image_rgba[..., 3]
+def border_contact(alpha: np.ndarray) -> int:
+    """Pixels of a picture's outermost ring that show the animal: more than 0 means it is cut."""
+    a = alpha
     ring = (a[0], a[-1], a[1:-1, 0], a[1:-1, -1])
     return int(sum(np.count_nonzero(edge > 127) for edge in ring))

@@ -16,11 +16,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from mouselift_jax.data.masks import stretch
 from mouselift_jax.data.recording import Frames
 from mouselift_jax.errors import LayoutError, MouseLiftError, raise_all
 
 # A camera that skips this share of a frame interval, when the others do not, has lost a frame.
 LOST_FRAME = 0.75
+LUMA_RANGE = (16, 235)  # black and white of ordinary video
 LUMA_TOLERANCE = 3  # grey levels; rounding of the colour conversion
 
 
@@ -78,7 +80,7 @@ class FrameStream:
             )
         if self._luma:
             self._spare.append(image)
-            return _grey_from_luma(image)
+            return stretch(image, *LUMA_RANGE)
         return cv2.extractChannel(image, 0) if self.grey and image.ndim == 3 else image
 
     def read_at(self, frame: int) -> np.ndarray:
@@ -279,16 +281,12 @@ def _open_all(videos: Sequence[Frames], masks: Sequence[Frames] | None) -> list[
     return streams
 
 
-def _grey_from_luma(luma: np.ndarray) -> np.ndarray:
-    """Grey levels 0..255 from video luma 16..235."""
-    return cv2.convertScaleAbs(cv2.subtract(luma, 16), alpha=255.0 / 219.0)
-
-
 def _luma_is_grey(path: Path) -> bool:
     """Whether a mask video's luma plane, taken as it is, gives the same picture as converting it.
 
     Taking it spares the conversion to colour and back. Other pixel formats, colour ranges or
-    coloured masks fail the comparison and are converted.
+    coloured masks fail the comparison and are converted. (A decoder of its own for each: one that
+    has converted a frame goes on converting.)
     """
     converted, plain = _open_video(path), _open_video(path)
     try:
@@ -296,7 +294,7 @@ def _luma_is_grey(path: Path) -> bool:
         (ok, a), (ok_plain, b) = converted.read(), plain.read()
         if not (ok and ok_plain) or a.ndim != 3 or b.shape != a.shape[:2]:
             return False
-        return int(cv2.absdiff(a[..., 0], _grey_from_luma(b)).max()) <= LUMA_TOLERANCE
+        return int(cv2.absdiff(a[..., 0], stretch(b, *LUMA_RANGE)).max()) <= LUMA_TOLERANCE
     finally:
         converted.release()
         plain.release()

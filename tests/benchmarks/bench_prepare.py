@@ -6,7 +6,8 @@
 RECORDING defaults to $MOUSELIFT_SHARED/recordings/mouse_a (../shared). Prints one table a part and
 writes them as JSON. `geometry`: every mode, and the original's recipes, by camera against warp,
 keypoint residuals and visual-hull cover. `speed`: the whole run against merely decoding its videos,
-alternately; processor seconds beside wall seconds, because only they are fair on a busy machine.
+alternately, medians; processor seconds beside wall seconds, because only they are fair on a busy
+machine.
 `memory`: peak resident memory on the recording and on the same recording looped.
 """
 
@@ -117,34 +118,40 @@ HEAD = "from pathlib import Path; from tests.benchmarks import bench_prepare as 
 
 
 def speed(recording: Path, repeats: int) -> list[dict[str, object]]:
-    """Whole run against decoding, alternately, each in its own process, start-up taken off."""
-    idle = timed(HEAD + "from mouselift_jax.data import prepare, recording")
-    runs: dict[str, list[dict[str, float]]] = {"decode": [], "look_at": [], "look_at:fill": []}
-    for _ in range(repeats):
-        for what, found in runs.items():
-            with tempfile.TemporaryDirectory() as folder:
-                call = (
-                    f"b.decode_only(Path({str(recording)!r}))"
-                    if what == "decode"
-                    else f"b.prepare(Path({str(recording)!r}), Path({folder!r})/'s', mode={what!r})"
-                )
-                found.append(timed(HEAD + call))
-        print({k: v[-1] for k, v in runs.items()}, flush=True)
-    n = decode_only(recording)
-    ms = {
-        what: {k: (min(r[k] for r in found) - idle[k]) / n * 1e3 for k in ("wall_s", "cpu_s")}
-        for what, found in runs.items()
+    """Whole run against decoding, alternately in one process: both meet the same machine."""
+    calls = {
+        "decode": lambda folder: decode_only(recording),
+        "look_at": lambda folder: prepare(recording, folder / "s"),
+        "look_at:fill": lambda folder: prepare(recording, folder / "s", mode="look_at:fill"),
     }
+    with tempfile.TemporaryDirectory() as folder:  # files and libraries are warm from here on
+        prepare(recording, Path(folder) / "s", frames=4)
+    n = decode_only(recording)
+    rounds: list[dict[str, dict[str, float]]] = []
+    for _ in range(repeats):
+        rounds.append({})
+        for what, call in calls.items():
+            with tempfile.TemporaryDirectory() as folder:
+                wall, cpu = time.perf_counter(), time.process_time()
+                call(Path(folder))
+                spent = {"wall_s": time.perf_counter() - wall, "cpu_s": time.process_time() - cpu}
+            rounds[-1][what] = spent
+        print(rounds[-1], flush=True)
+
+    def median(what: str, key: str, against: str = "") -> float:
+        values = [r[what][key] / (r[against][key] if against else n / 1e3) for r in rounds]
+        return float(np.median(values))
+
     return [
         {
             "what": what,
             "samples": n,
-            "cpu ms a sample": row["cpu_s"],
-            "wall ms a sample": row["wall_s"],
-            "cpu / decode": row["cpu_s"] / ms["decode"]["cpu_s"],
-            "wall / decode": row["wall_s"] / ms["decode"]["wall_s"],
+            "cpu ms a sample": median(what, "cpu_s"),
+            "wall ms a sample": median(what, "wall_s"),
+            "cpu / decode": median(what, "cpu_s", "decode"),
+            "wall / decode": median(what, "wall_s", "decode"),
         }
-        for what, row in ms.items()
+        for what in calls
     ]
 
 
