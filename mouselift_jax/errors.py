@@ -72,7 +72,7 @@ class MissingExtraError(MouseLiftError):
     def __init__(self, package: str, extra: str, purpose: str) -> None:
         super().__init__(
             f"{purpose} needs the optional package {package!r}",
-            fix=f"pip install 'mouselift_jax[{extra}]'  (or: pip install {package})",
+            fix=f"pip install -e '.[{extra}]' in the project's folder  (or: pip install {package})",
         )
 
 

@@ -63,7 +63,7 @@ def python_facts() -> Iterator[Fact]:
         yield Fact("Missing", ", ".join(missing), "bad", "pip install -r requirements.txt")
     for extra, (module, purpose) in EXTRAS.items():
         if importlib.util.find_spec(module) is None:
-            fix = f"pip install 'mouselift_jax[{extra}]'"
+            fix = f"pip install -e '.[{extra}]' in the project's folder"
             yield Fact(f"Extra [{extra}]", f"not installed: {purpose}", "note", fix)
         else:
             yield Fact(f"Extra [{extra}]", f"installed: {purpose}")
@@ -86,7 +86,7 @@ def device_facts() -> Iterator[Fact]:
             memory = f", {(limit - used) / GIB:.1f} of {limit / GIB:.1f} GiB free to JAX"
         yield Fact("Device", f"{device.platform}:{device.id} {device.device_kind}{memory}")
     if devices[0].platform == "cpu" and nvidia_query("name"):
-        fix = "pip install 'mouselift_jax[cuda13]' (driver >= 580) or [cuda12]; docs/install.md"
+        fix = "pip install -e '.[cuda13]' (driver >= 580) or [cuda12]; docs/install.md"
         if os.environ.get("JAX_PLATFORMS"):
             fix = f"unset JAX_PLATFORMS (now {os.environ['JAX_PLATFORMS']!r})"
         yield Fact("Device", "an NVIDIA GPU is here, but JAX uses the CPU", "warn", fix)
@@ -164,8 +164,8 @@ def memory_facts(paths: list[Path]) -> Iterator[Fact]:
         disk = shutil.disk_usage(path)
         state = "bad" if disk.free < GIB else "warn" if disk.free < 10 * GIB else "ok"
         yield Fact(
-            f"Disk of {path}",
-            f"{disk.free / GIB:.0f} of {disk.total / GIB:.0f} GiB free",
+            "Disk",
+            f"{disk.free / GIB:.0f} of {disk.total / GIB:.0f} GiB free at {path}",
             state,
             "a run keeps 3 checkpoints; remove old runs" if state != "ok" else "",
         )

@@ -59,7 +59,18 @@ def run(args: argparse.Namespace) -> int:
         place = Path(args.out or ".") / "grades.png"
         save_png(place, grade_plot(graded))
         print(f"wrote {place}")  # noqa: T201
-    return EXIT_USABLE if all(r.usable for r in results) else EXIT_UNUSABLE
+    if not all(r.usable for r in results):
+        return EXIT_UNUSABLE
+    print(f"next: {_next(results[0])}")  # noqa: T201
+    return EXIT_USABLE
+
+
+def _next(result: CheckResult) -> str:
+    stage, key = ("gslrm", "samples") if is_sample_set(result.path) else ("prepare", "recording")
+    return (
+        f"python launch.py --config=configs/{stage}.py --config.{key}={result.path} "
+        f"--workdir=runs/{stage}"
+    )
 
 
 def _places(paths: list[Path], out: str | None) -> list[Path]:

@@ -36,7 +36,7 @@ def default_implementation(platform: str) -> str:
     if platform == "tpu":
         choice, why = "tiled", "the pure JAX one is what TPUs run"
     elif importlib.util.find_spec("warp") is None:
-        choice, why = "tiled", "warp-lang is not installed (pip install 'mouselift_jax[warp]')"
+        choice, why = "tiled", "warp-lang is not installed (pip install -e '.[warp]')"
     else:
         choice, why = "warp", "the fastest here"
     if choice == "warp":

@@ -133,7 +133,7 @@ def write_report(
         steps=summary.get("steps"),
         wall=_duration(summary.get("wall_s")),
         findings=[_finding(w) for w in summary.get("warnings", [])],
-        metrics=_headline(summary.get("metrics", {})),
+        metrics=headline(summary.get("metrics", {})),
         figures=[(k, number(v)) for k, v in summary.get("metrics", {}).items()],
         curves=curves_svg(metrics),
         sections=[
@@ -151,7 +151,7 @@ def write_report(
     return path
 
 
-def _headline(metrics: Mapping[str, Any], most: int = 8) -> list[tuple[str, str]]:
+def headline(metrics: Mapping[str, Any], most: int = 8) -> list[tuple[str, str]]:
     """The figures for the top of the page; ends of intervals and what is beyond `most` are below.
 
     Figures on held-out views come first.

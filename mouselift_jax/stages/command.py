@@ -17,7 +17,7 @@ from typing import Any
 
 from mouselift_jax.errors import BackendError, ConfigError, MouseLiftError, nearest, raise_all
 from mouselift_jax.stages import workdir as workdirs
-from mouselift_jax.stages.stage import STAGES, find_stage
+from mouselift_jax.stages.stage import STAGES, find_stage, next_commands
 from mouselift_jax.training.preempt import AGAIN, INTERRUPTED, StopRequested
 
 log = logging.getLogger("mouselift_jax")
@@ -160,6 +160,8 @@ def run(config: Any, path: str, options: Options) -> int:
             )
             with workdirs.Workdir(path, config, run_options) as folder:
                 stage.run(config, folder)
+            if primary and options.progress != "none":
+                say(closing(stage, config, Path(path)))
         return DONE
     except MouseLiftError as error:
         if options.debug:
@@ -188,6 +190,19 @@ def run(config: Any, path: str, options: Options) -> int:
         return USER
     finally:
         _leave_distributed()
+
+
+def closing(stage: Any, config: Any, path: Path) -> str:
+    """What came out, where it is shown, and what to do next."""
+    from mouselift_jax.report.html import headline
+
+    lines = [
+        f"  {name:<24} {value}"
+        for name, value in headline(workdirs.read_summary(path).get("metrics", {}))
+    ]
+    if (path / "report.html").is_file():
+        lines.append(f"report: {path / 'report.html'}")
+    return "\n".join([*lines, *(f"next:   {c}" for c in next_commands(stage, config, path))])
 
 
 def _plan(stage: Any, config: Any, path: Path, options: Options) -> int:

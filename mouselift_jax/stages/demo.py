@@ -35,6 +35,7 @@ from mouselift_jax.stages.workdir import Workdir, read_json, read_summary
 from mouselift_jax.training import metrics as metric
 
 log = logging.getLogger("mouselift_jax")
+NEXT = ("python -m mouselift_jax view {workdir}/infer",)
 
 STAGES = {"prepare": prepare, "gslrm": gslrm, "infer": infer, "mvdiff": mvdiff, "synth": synth}
 # What each stage reads of the others: key -> folder in the demo's workdir.
@@ -237,4 +238,3 @@ def finish(
     workdir.summary(finished=True, **summary)
     if reached:
         log.info("%s", verdict)
-    log.info("report: %s", workdir / "report.html")

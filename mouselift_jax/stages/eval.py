@@ -6,7 +6,6 @@ import csv
 import dataclasses
 import io
 import json
-import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,10 @@ from mouselift_jax.stages.stage import Plan
 from mouselift_jax.stages.workdir import Workdir, must_exist, read_json, resolve_samples
 from mouselift_jax.training.progress import Progress
 
-log = logging.getLogger("mouselift_jax")
+NEXT = (
+    "python launch.py --config=configs/infer.py{tiny} --config.samples={config.samples} "
+    "--config.gslrm={config.gslrm} --workdir={beside}/infer",
+)
 
 FIGURES = ("psnr", "ssim", "iou", "interior_psnr")
 COLUMNS = ("sample", "frame", "camera", "method", *FIGURES, "mean_color_psnr")
@@ -252,7 +254,6 @@ def finish(config: Any, workdir: Workdir, folds: Folds) -> None:
         sections=_sections(config, folds, rows, table),
     )
     workdir.summary(finished=True, **summary)
-    log.info("report: %s", workdir / "report.html")
 
 
 def _block(folds: Folds, seconds: float) -> int:

@@ -206,7 +206,7 @@ def foreground(
             where=where,
             found=f"{np.mean(off > 4 * PLAIN):.0%} of the border differs from its median colour",
             fix="cut the animal out (a PNG with alpha), or --config.generate.background=rembg "
-            "(pip install 'mouselift_jax[matte]')",
+            "(pip install -e '.[matte]')",
         )
     apart = np.abs(rgb - color).max(-1)
     alpha = np.clip((apart - PLAIN) / (2 * PLAIN), 0, 1)

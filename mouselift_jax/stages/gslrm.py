@@ -32,6 +32,12 @@ from mouselift_jax.training.losses import LossConfig
 from mouselift_jax.training.trainer import Task, Trainer
 
 log = logging.getLogger("mouselift_jax")
+NEXT = (
+    "python launch.py --config=configs/infer.py{tiny} --config.samples={config.samples} "
+    "--config.gslrm={workdir} --workdir={beside}/infer",
+    "python launch.py --config=configs/eval.py{tiny} --config.samples={config.samples} "
+    "--config.gslrm={workdir} --workdir={beside}/eval",
+)
 
 FIGURES = ("psnr", "ssim", "iou", "interior_psnr", "mean_color_psnr")
 
@@ -337,7 +343,7 @@ def plan(config: Any, workdir: Path) -> Plan:
         writes=[f"{workdir}/{name}" for name in ("checkpoints/", "metrics.jsonl", "report.html")],
         steps=f"{t.steps} updates of {t.batch_size} samples, {d.n_inputs} inputs at {d.size} px",
         memory=f"weights and optimiser {state / 2**30:.2f} GiB over all devices, "
-        f"checkpoints {state / 2**30 * t.keep:.1f} GiB of disk",
+        f"checkpoints {state / 2**30 * t.keep:.2g} GiB of disk",
         skipped=skipped,
         notes=notes,
     )
@@ -460,7 +466,6 @@ def finish(
     workdir.summary(finished=False, **record)  # the report reads it
     write_report(workdir.path, title="GS-LRM training", sections=sections)
     workdir.summary(finished=True, **record)
-    log.info("report: %s", workdir / "report.html")
 
 
 def _data_blocks(sample_set: SampleSet) -> list[Any]:

@@ -45,6 +45,7 @@ from mouselift_jax.training import metrics as metric
 from mouselift_jax.training.progress import Progress
 
 log = logging.getLogger("mouselift_jax")
+NEXT = ("python -m mouselift_jax view {workdir}",)
 
 DONE = "item.json"  # written last: an item with it is whole
 SHOWN = 6  # items in the report
@@ -346,7 +347,6 @@ def finish(
     overview = Section("Items", [note, table])
     write_report(workdir.path, title="3D Gaussians", sections=[*film, overview, *sections[:SHOWN]])
     workdir.summary(finished=True, **summary)
-    log.info("report: %s", workdir / "report.html")
 
 
 INPUTS = ("image", "samples", "gslrm", "mvdiff", "cameras", "prompt_embeds")

@@ -48,6 +48,10 @@ from mouselift_jax.training.trainer import Task, Trainer
 from mouselift_jax.training.watchdogs import Alarm, check_order, check_prompts
 
 log = logging.getLogger("mouselift_jax")
+NEXT = (
+    "python launch.py --config=configs/synth.py{tiny} --config.mvdiff={workdir} "
+    "--config.samples={config.samples} --workdir={beside}/synth",
+)
 
 
 # --- what is trained -----------------------------------------------------------------------------
@@ -255,7 +259,7 @@ def plan(config: Any, workdir: Path) -> Plan:
         writes=[f"{workdir}/{n}" for n in ("checkpoints/", "unet/", "cameras.json", "report.html")],
         steps=f"{t.steps} updates of {t.batch_size} objects of {config.model.n_views} views",
         memory=f"weights, optimiser and average {state / 2**30:.2f} GiB over all devices, "
-        f"checkpoints {state / 2**30 * t.keep:.1f} GiB of disk",
+        f"checkpoints {state / 2**30 * t.keep:.2g} GiB of disk",
         skipped=[f"all {t.steps} steps: finished"] if finished else [],
         notes=notes,
     )
@@ -468,4 +472,3 @@ def finish(
         inputs={"samples": str(config.samples), "init_from": config.init_from, **started},
     )
     write_report(workdir.path, title="Multi-view diffusion training", sections=sections)
-    log.info("report: %s", workdir / "report.html")

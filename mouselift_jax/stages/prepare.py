@@ -24,6 +24,10 @@ from mouselift_jax.errors import ConfigError, MouseLiftError, nearest, raise_all
 from mouselift_jax.stages.stage import Plan
 from mouselift_jax.stages.workdir import Workdir, must_exist
 
+NEXT = (
+    "python launch.py --config=configs/gslrm.py{tiny} --config.samples={workdir} "
+    "--workdir={beside}/gslrm",
+)
 FOLDER = "samples"
 BYTES_PER_VIEW_512 = 30_000  # of a cut-out mouse; only for the plan's estimate
 SHEET_SAMPLES = 4
@@ -70,7 +74,7 @@ def plan(config: Any, workdir: Path) -> Plan:
     return Plan(
         "prepare",
         reads=[f"{p.recording.path} ({p.recording.n_frames} frames)" for p in preparers],
-        writes=[f"{Path(workdir) / FOLDER}: {total} samples x {views} views, about {disk:.2f} GB"],
+        writes=[f"{Path(workdir) / FOLDER}: {total} samples x {views} views, about {disk:.2g} GB"],
         steps=f"{total} samples of {size} x {size} pixels, mode {config.prepare.mode}",
         memory=f"about {0.3 + in_flight * views * biggest * 5 / 1e9:.1f} GB, whatever the length",
         skipped=[f"{there} samples that are there already"] if there else [],
@@ -318,12 +322,13 @@ def _report(
     free = shutil.disk_usage(workdir.path).free / 1e9
     views = manifest["views"]
     geometry = Table(
-        ["slot", "camera", "azimuth", "elevation", "distance"],
+        ["slot", "camera", "azimuth, deg", "elevation, deg", "distance"],
         [
-            [v["slot"], v["camera"], v["azimuth_deg"], v["elevation_deg"], v["distance"]]
+            [v["slot"], v["camera"]]
+            + [f"{v['azimuth_deg']:.1f}", f"{v['elevation_deg']:.1f}", f"{v['distance']:.2f}"]
             for v in views
         ],
-        caption="Slots go clockwise seen from above; degrees; distance in scene units.",
+        caption="Slots go clockwise seen from above; distance in scene units.",
     )
     counts: dict[str, int] = {}
     for row in manifest["samples"]:

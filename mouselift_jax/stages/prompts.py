@@ -16,6 +16,11 @@ from mouselift_jax.stages.stage import Plan
 from mouselift_jax.stages.workdir import Workdir, must_exist, resolve_samples
 
 log = logging.getLogger("mouselift_jax")
+NEXT = (
+    "python launch.py --config=configs/mvdiff.py --config.samples=SAMPLES "
+    "--config.init_from={config.init_from} --config.prompt_embeds={workdir} "
+    "--workdir={beside}/mvdiff",
+)
 
 # Above this, two views are worded so alike that the network can hardly tell them apart; the
 # released prompts reach 0.995 between front_right and front_left (spec/mouse_data.md section 3).

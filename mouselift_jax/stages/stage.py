@@ -1,10 +1,16 @@
-"""What a stage is: `plan(config, workdir)` touches nothing, `run(config, workdir)` does it."""
+"""What a stage is: `plan(config, workdir)` touches nothing, `run(config, workdir)` does it.
+
+`NEXT` names the commands that use its result. Their fields: `workdir`, `beside` (the folder it lies
+in), `config`, and `tiny`, which is ":tiny" for a toy-sized run.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import importlib
+from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from mouselift_jax.errors import ConfigError, nearest
 
@@ -55,3 +61,12 @@ def find_stage(name: str) -> ModuleType:
             "no such stage", where="config.stage", found=name, fix=nearest(name, STAGES)
         )
     return importlib.import_module(f"mouselift_jax.stages.{name}")
+
+
+def next_commands(stage: ModuleType, config: Any, path: Path) -> list[str]:
+    """What to type after a stage that ran in the folder `path`."""
+    tiny = ":tiny" if "tiny" in config.variant.split(",") else ""
+    return [
+        command.format(workdir=path, beside=path.parent, config=config, tiny=tiny)
+        for command in stage.NEXT
+    ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,10 @@ from mouselift_jax.stages.workdir import Workdir, must_exist, plain, resolve_sam
 from mouselift_jax.training import metrics as metric
 from mouselift_jax.training.progress import Progress
 
-log = logging.getLogger("mouselift_jax")
+NEXT = (
+    "python launch.py --config=configs/gslrm.py{tiny} --config.samples={workdir} "
+    "--workdir={beside}/gslrm",
+)
 
 SHOWN = 4  # samples in the report
 
@@ -246,4 +248,3 @@ def finish(
     write_report(
         workdir.path, title="Generated samples", sections=[Section("Generated views", blocks)]
     )
-    log.info("samples: --config.samples=%s", workdir.path)

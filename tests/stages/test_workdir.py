@@ -1,14 +1,19 @@
+import importlib
 import json
 import logging
+import runpy
+import shlex
+from pathlib import Path
 
 import pytest
 
 from configs import common, gslrm, infer
+from mouselift_jax.__main__ import build_parser
 from mouselift_jax.data.samples import SampleSet
 from mouselift_jax.errors import ConfigError, LayoutError, ProblemList
 from mouselift_jax.stages import command
 from mouselift_jax.stages.selection import select
-from mouselift_jax.stages.stage import Plan, find_stage
+from mouselift_jax.stages.stage import STAGES, Plan, find_stage, next_commands
 from mouselift_jax.stages.workdir import Workdir, resolve_samples
 from mouselift_jax.training.preempt import StopRequested
 from tests.sample_sets import write_samples
@@ -153,6 +158,24 @@ def test_unknown_stage_is_suggested():
         find_stage("gslmr")
 
 
+@pytest.mark.parametrize("name", STAGES)
+def test_every_stage_says_what_to_type_next(name):
+    stage, variants = find_stage(name), importlib.import_module(f"configs.{name}").VARIANTS
+    assert stage.NEXT
+    for variant in {"base", "tiny"} & set(variants):
+        config = importlib.import_module(f"configs.{name}").get_config(variant)
+        for line in next_commands(stage, config, Path("runs/x")):
+            words = shlex.split(line)
+            if "-m" in words:
+                build_parser(words[3]).parse_args(words[4:])
+                continue
+            given = dict(w.removeprefix("--").split("=", 1) for w in words[2:])
+            file, _, kind = given.pop("config").partition(":")
+            known = runpy.run_path(file)["get_config"](kind or "base")
+            assert given.pop("workdir") != "runs/x" and given
+            assert all(key.removeprefix("config.") in known for key in given), line
+
+
 def test_flag_errors_name_the_key_that_was_meant():
     def told(*argv):
         return str(command.flag_error(AttributeError("x"), ["launch.py", *argv]))
@@ -177,11 +200,13 @@ def test_a_variant_with_a_misspelt_key_is_an_error():
         (OSError(28, "No space left on device"), 2, "disk is full"),
         (StopRequested(75, "saved at step 3"), 75, "saved at step 3"),
         (KeyboardInterrupt(), 130, "interrupted"),
-        (None, 0, ""),
+        (None, 0, "next:   go on in "),
     ],
 )
 def test_exit_codes(tmp_path, monkeypatch, capsys, error, code, said):
     class Stage:
+        NEXT = ("go on in {workdir}",)
+
         @staticmethod
         def run(config, workdir):
             if error is not None:
