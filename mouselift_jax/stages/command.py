@@ -196,10 +196,9 @@ def closing(stage: Any, config: Any, path: Path) -> str:
     """What came out, where it is shown, and what to do next."""
     from mouselift_jax.report.html import headline
 
-    lines = [
-        f"  {name:<24} {value}"
-        for name, value in headline(workdirs.read_summary(path).get("metrics", {}))
-    ]
+    figures = headline(workdirs.read_summary(path).get("metrics", {}))
+    width = max((len(name) for name, _ in figures), default=0)
+    lines = [f"  {name:<{width}}  {value}" for name, value in figures]
     if (path / "report.html").is_file():
         lines.append(f"report: {path / 'report.html'}")
     return "\n".join([*lines, *(f"next:   {c}" for c in next_commands(stage, config, path))])

@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import logging
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
@@ -48,7 +47,7 @@ log = logging.getLogger("mouselift_jax")
 NEXT = ("python -m mouselift_jax view {workdir}",)
 
 DONE = "item.json"  # written last: an item with it is whole
-SHOWN = 6  # items in the report
+SHOWN = 3  # items in the report: the worst, the middle and the best
 
 
 @dataclasses.dataclass
@@ -330,22 +329,20 @@ def finish(
         "inputs": {k: str(v) for k, v in workdir.config.items() if k in INPUTS and v},
     }
     workdir.summary(finished=False, **summary)  # the report reads it
-    sections = [
-        _section(workdir.path, places[i], r) for i, r in zip(items.ids, records, strict=True)
-    ]
+    ranked = sorted(records, key=lambda r: r["input_psnr"])
+    chosen = np.linspace(0, len(ranked) - 1, min(SHOWN, len(ranked)), dtype=int)
+    sections = [_section(workdir.path, places[ranked[i]["id"]], ranked[i]) for i in chosen]
     table = Table(
         ["item", "Gaussians", "input PSNR", "input IoU"],
-        [
-            [r["id"], r["gaussians"], r["input_psnr"], r.get("input_iou", math.nan)]
-            for r in records[:200]
-        ],
+        [[r["id"], r["gaussians"], r["input_psnr"], r.get("input_iou")] for r in records[:200]],
     )
     note = Text(
         "Figures compare renders with the very pictures the network was given: they say that an "
-        "item is not broken, not how good an unseen view is."
+        "item is not broken, not how good an unseen view is. "
+        + ("Shown below: worst, middle and best by input PSNR." if len(records) > SHOWN else "")
     )
     overview = Section("Items", [note, table])
-    write_report(workdir.path, title="3D Gaussians", sections=[*film, overview, *sections[:SHOWN]])
+    write_report(workdir.path, title="3D Gaussians", sections=[*film, overview, *sections])
     workdir.summary(finished=True, **summary)
 
 
@@ -353,8 +350,9 @@ INPUTS = ("image", "samples", "gslrm", "mvdiff", "cameras", "prompt_embeds")
 
 
 def _section(workdir: Path, place: Path, record: dict[str, Any]) -> Section:
-    blocks: list[Any] = [Picture(str((place / "views.png").relative_to(workdir)), "views")]
+    picture = str((place / "views.png").relative_to(workdir))
+    blocks: list[Any] = [Picture(picture, "the views given, and what is drawn in their place")]
     if (place / "turntable.mp4").exists():
         blocks.insert(0, Video(str((place / "turntable.mp4").relative_to(workdir)), "turntable"))
-    blocks.append(Splats(str((place / "splats.ply").relative_to(workdir)), "drag to turn"))
+    blocks.append(Splats(str((place / "splats.ply").relative_to(workdir))))
     return Section(f"Item {record['id']}", blocks)

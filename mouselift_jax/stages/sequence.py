@@ -137,13 +137,13 @@ def _section(
         values = np.array([r[name] for r in rows], float)
         values = values[np.isfinite(values)]
         if len(values):
-            middle = (values.min(), np.median(values), values.max())
-            table.append([name, *(f"{v:.4g}" for v in middle)])
+            table.append([name.replace("_", " "), values.min(), np.median(values), values.max()])
     blocks: list[Any] = [
         Picture(film.motion_plot(rows), "From the Gaussians alone; every row is in motion.csv."),
         Table(["figure", "smallest", "median", "largest"], table),
     ]
-    blocks += [Video(p.relative_to(workdir).as_posix(), p.stem) for p in videos[:SHOWN_VIDEOS]]
+    for path in videos[:SHOWN_VIDEOS]:
+        blocks.append(Video(path.relative_to(workdir).as_posix(), path.stem.replace("_", " ")))
     wobble = metrics.get("sequence/volume_wobble")
     if wobble is not None:
         blocks.append(

@@ -239,7 +239,7 @@ async function start(box) {
     if (data.scene_scale) {
       // A length bar at the distance of the point that the view turns round.
       const perMm = (focal / ratio / view.radius) * data.scene_scale;
-      const mm = [1, 2, 5, 10, 20, 50, 100, 200].find((v) => v * perMm > 40) || 500;
+      const mm = [1, 2, 5, 10, 20, 50, 100, 200].find((v) => v * perMm > 56) || 500;
       scaleBar.style.width = `${mm * perMm}px`;
       scaleBar.textContent = `${mm} mm`;
     }
