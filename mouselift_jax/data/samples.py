@@ -68,7 +68,7 @@ class SampleSet:
 
     @classmethod
     def open(cls, path: str | Path) -> SampleSet:
-        """Open a set: its folder, one of its list files, or a single sample's folder.
+        """Open a set: its folder, its run's, one of its list files, or a single sample's.
 
         Raises:
             LayoutError: there is no sample set, or a list names samples that are not there.
@@ -87,6 +87,8 @@ class SampleSet:
             return cls(path.parent, {}, {"all": (path.name,), "train": (path.name,), "val": ()})
         if (path / MANIFEST).exists():
             return _open_own(path)
+        if (path / "samples" / MANIFEST).exists():  # the folder of a run that wrote one
+            return _open_own(path / "samples")
         lists = _list_files(path)
         if lists:
             return _open_lists(path, lists)

@@ -64,6 +64,17 @@ def test_sample_sets_and_single_files_open(tmp_path):
     assert open_scene(tmp_path / "a.splat").moments[0].gaussians().n_gaussians == 5
 
 
+def test_the_folder_of_the_run_that_wrote_the_samples_is_as_good_as_theirs(tmp_path):
+    samples = write_samples(tmp_path / "prepare" / "samples")
+    rows = [{"id": f"sample_{i:06d}", "status": "ok", "frame": i} for i in range(3)]
+    (samples / "manifest.json").write_text(json.dumps({"schema": 1, "samples": rows}))
+    (samples / "train.txt").write_text("\n".join(r["id"] for r in rows) + "\n")
+    (samples / "val.txt").write_text("")
+    save_ply(tmp_path / "run" / "items" / "sample_000001" / "splats.ply", one())
+    scene = open_scene(tmp_path / "run", samples=tmp_path / "prepare")
+    assert scene.moments[0].views is not None
+
+
 def test_nothing_to_see_is_said(tmp_path):
     with pytest.raises(LayoutError, match="nothing to look at"):
         open_scene(tmp_path)
