@@ -2,14 +2,17 @@
 
     python launch.py --config=configs/gslrm.py --config.samples=runs/prepare --workdir=runs/gslrm
 
-variant        what                                   hours, memory
-base           the paper's last stage, for six-camera  not measured yet (8 x 80 GB)
-               recordings: 512 px, batch 16
-pretrain_256   the paper's first stage: 256 px, from   not measured yet (8 x 80 GB)
+variant        what                                   memory of a device
+base           the paper's last stage, for six-camera  11.4 GiB: 1 sample, fsdp=4, no perceptual
+               recordings: 512 px, batch 16            loss (compiled for TPU v5e); 2 samples
+                                                       10 GiB and VGG-19 (estimated)
+pretrain_256   the paper's first stage: 256 px, from   not measured
                random weights
-pretrain_512   the paper's second stage                not measured yet (8 x 80 GB)
-lowmem         one 24 GB card: 384 px, LoRA            not measured yet
-tiny           2 CPU cores: 96 px, 0.5 M weights       minutes; see docs/benchmarks.md
+pretrain_512   the paper's second stage                not measured
+lowmem         one 24 GB card: 384 px, LoRA            about 4 GiB and the rendering (estimated)
+tiny           2 CPU cores: 96 px, 0.5 M weights       the process 1.2 GB
+
+How each figure was come by: docs/scaling.md. Hours are known for `tiny` only (minutes).
 
 Start from published weights with --config.init_from=DIR (converted, or the folder of a run).
 `--config.overfit=N` trains on N samples to check that data and cameras agree: training views

@@ -47,6 +47,7 @@ def attention(
     *,
     implementation: str | None = None,
     kv_length: int | None = None,
+    batch: str = "batch",
 ) -> Float[Array, "B T H D"]:
     """softmax(q k^T / sqrt(D)) v over all keys, in the dtype of `q`, softmax in float32.
 
@@ -57,6 +58,7 @@ def attention(
         implementation: a backend of the table above, or None for the best one here (said once in
             the log).
         kv_length: only the first `kv_length` keys are real, the rest is padding; None = all.
+        batch: what the first axis is to the mesh, "batch" or "picture".
 
     Raises:
         ConfigError: no such backend.
@@ -79,7 +81,7 @@ def attention(
     if kv_length == k.shape[1]:
         kv_length = None
     run = functools.partial(BACKENDS[name], kv_length=kv_length)
-    return run(q, k, v) if name == "xla" else _per_shard(run, q, k, v)
+    return run(q, k, v) if name == "xla" else _per_shard(run, q, k, v, batch)
 
 
 # --- choice --------------------------------------------------------------------------------------
@@ -253,9 +255,11 @@ BACKENDS: dict[str, Callable[..., Array]] = {
 # --- sharding ------------------------------------------------------------------------------------
 
 
-def _per_shard(run: Callable[..., Array], q: Array, k: Array, v: Array) -> Array:
+def _per_shard(run: Callable[..., Array], q: Array, k: Array, v: Array, batch: str) -> Array:
     """Run a kernel on each device's own queries, when a mesh and logical rules are set."""
-    q_spec, kv_spec = mesh_spec(Q_AXES, q.shape), mesh_spec(KV_AXES, k.shape)
+    q_spec, kv_spec = (
+        mesh_spec((batch, *axes[1:]), x.shape) for axes, x in ((Q_AXES, q), (KV_AXES, k))
+    )
     if q_spec is None or kv_spec is None:
         return run(q, k, v)
     return jax.shard_map(

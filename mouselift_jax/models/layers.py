@@ -37,6 +37,7 @@ LOGICAL_AXES = {
     # activations
     "batch": "samples",
     "view": "cameras",
+    "picture": "the views of all samples in a row, as the UNet has them",
     "tokens": "the token sequence: queries and the residual stream",
     "kv_tokens": "the same sequence as keys and values: gathered where tokens are sharded",
     "act_embed": "the residual width of activations",
@@ -52,6 +53,14 @@ def partitioned(init: Callable, *axes: str | None) -> Callable:
 def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
     """Say how an activation is laid out over the mesh, when there is one."""
     return nn.with_logical_constraint(x, axes)
+
+
+def is_split(axis: str, size: int) -> bool:
+    """Whether the mesh in force puts parts of a dimension of this size on different devices."""
+    mesh, spec = jax.sharding.get_abstract_mesh(), mesh_spec((axis,), (size,))
+    names = spec[0] if spec else None
+    names = (names,) if isinstance(names, str) else names or ()
+    return math.prod(mesh.shape[n] for n in names) > 1
 
 
 def mesh_spec(axes: Sequence[str | None], shape: Sequence[int]) -> PartitionSpec | None:

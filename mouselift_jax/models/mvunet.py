@@ -27,6 +27,7 @@ from jaxtyping import Array, Float, Int
 
 from mouselift_jax.errors import ConfigError, ShapeError, nearest
 from mouselift_jax.models.attention import attention
+from mouselift_jax.models.layers import constrain, is_split
 from mouselift_jax.models.unet_blocks import (
     Downsample,
     Dtype,
@@ -39,6 +40,7 @@ from mouselift_jax.models.unet_blocks import (
 )
 
 ATTENTION_MODES = ("sparse", "dense", "none")
+PICTURES = ("picture", None, None, None)  # [N,h,w,C]: views may lie on different devices
 # azimuth and elevation enter as sine and cosine, log radius and log focal length as they are
 POSE_TOKENS = 4
 
@@ -134,27 +136,34 @@ class CrossAttention(nn.Module):
         if context is None:
             y = self._across_views(q, k, v)
         else:
-            y = attention(q, k, v, implementation=self.implementation)
+            y = self._attend(q, k, v)
             if pose is not None:
                 # Apart from the text: as more tokens of one softmax, even zeros would dilute it.
-                y = y + attention(
-                    q, split(to_k(pose)), split(to_v(pose)), implementation=self.implementation
-                )
+                y = y + self._attend(q, split(to_k(pose)), split(to_v(pose)))
         y = y.reshape(x.shape)
         return linear(channels, name="to_out_0", axes=("heads", "embed"), dtype=self.dtype)(y)
+
+    def _attend(self, q: Array, k: Array, v: Array) -> Array:
+        return attention(q, k, v, implementation=self.implementation, batch="picture")
 
     def _across_views(self, q: Array, k: Array, v: Array) -> Array:
         """Self-attention over the views of each object, `mode` deciding who sees whom."""
         n, t, heads, d = q.shape
-        views = self.n_views
-        implementation = self.implementation
+        views, implementation = self.n_views, self.implementation
         if self.mode == "none" or views == 1:
-            return attention(q, k, v, implementation=implementation)
+            return self._attend(q, k, v)
         if self.mode == "dense":
             all_views = (n // views, views * t, heads, d)
             q, k, v = (y.reshape(all_views) for y in (q, k, v))
             return attention(q, k, v, implementation=implementation).reshape(n, t, heads, d)
         q, k, v = (y.reshape(n // views, views, t, heads, d) for y in (q, k, v))
+        if is_split("view", views):
+            # Slot 0's keys and values travel to the devices of the other views. Slot 0 sees its own
+            # twice, which cancels in the softmax and keeps the devices even.
+            hub = [jnp.broadcast_to(y[:, :1], y.shape) for y in (k, v)]
+            k, v = (jnp.concatenate(pair, axis=2) for pair in zip(hub, (k, v), strict=True))
+            q, k, v = (y.reshape(n, -1, heads, d) for y in (q, k, v))
+            return self._attend(q, k, v)
         # Slot 0 would see its own tokens twice, which cancels in the softmax.
         hub = attention(q[:, 0], k[:, 0], v[:, 0], implementation=implementation)
         shape = (n // views, views - 1, t, heads, d)
@@ -248,7 +257,7 @@ class Transformer(nn.Module):
         n, h, w, c = x.shape
         y = group_norm(self.groups, 1e-6, name="norm", dtype=self.dtype)(x).reshape(n, h * w, c)
         y = linear(c, name="proj_in", axes=("embed", None), dtype=self.dtype)(y)
-        y = nn.with_logical_constraint(y, ("batch", "tokens", "act_embed"))
+        y = constrain(y, "picture", "tokens", "act_embed")
         y = TransformerBlock(
             self.heads,
             self.mode,
@@ -339,7 +348,7 @@ class Block(nn.Module):
                     name=f"attentions_{i}",
                 )(x, context, pose)
             x = resnet(i + 1, x) if self.mid else x
-            x = nn.with_logical_constraint(x, ("batch", None, None, None))
+            x = constrain(x, *PICTURES)
             outputs.append(x)
         if self.resample == "down":
             x = Downsample(self.channels, dtype=self.dtype, name="downsamplers_0")(x)
@@ -393,7 +402,7 @@ class MVUNet(nn.Module):
         _check_inputs(cfg, sample, prompt_embeds, class_labels, mode, poses)
         b, v = sample.shape[:2]
         n = b * v
-        x = sample.reshape(n, *sample.shape[2:]).astype(self.dtype)
+        x = constrain(sample.reshape(n, *sample.shape[2:]).astype(self.dtype), *PICTURES)
         context = prompt_embeds.reshape(n, *prompt_embeds.shape[2:]).astype(self.dtype)
 
         width = 4 * cfg.block_channels[0]

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 
 from mouselift_jax.diffusion import schedule
 from mouselift_jax.models import vae as autoencoder
+from mouselift_jax.models.layers import constrain
 from mouselift_jax.pipelines.preprocess import clip_pixels_float
 from mouselift_jax.pipelines.views import Networks, class_labels
 
@@ -80,7 +81,8 @@ def encode(
     def moments(images: jax.Array) -> tuple[jax.Array, jax.Array]:
         return networks.vae.apply({"params": params["vae"]}, 2 * images - 1, method="encode")
 
-    mean, logvar = moments(targets.reshape(b * v, *targets.shape[2:]))
+    pictures = constrain(targets.reshape(b * v, *targets.shape[2:]), "picture", None, None, None)
+    mean, logvar = moments(pictures)
     mean, logvar = (x.reshape(b, v, *x.shape[1:]) for x in (mean, logvar))
     picture = targets[:, 0] if reference is None else reference
     pixels = clip_pixels_float(picture, networks.clip)

@@ -103,15 +103,12 @@ def make_task(config: Any, networks: Any = None) -> Task:
 
     side = config.data.size
     forward = network.forward_flops(cfg, config.data.n_inputs, side, side)
-    again = (
-        1.0 if config.train.remat == "none" else 2.0
-    )  # forwards: first, and once more in the backward
     return Task(
         init,
         loss,
         shapes,
         constants={name: params for name, (_, params) in networks.items()} or None,
-        flops_per_step=config.train.batch_size * forward * (again + 2.0),
+        flops_per_step=3 * config.train.batch_size * forward,
     )
 
 
@@ -203,6 +200,7 @@ class Judge:
             out_shardings=sharding.replicated(trainer.mesh),
         )
         self.pictures: list[np.ndarray] = []
+        self.done = -1  # the step of the last evaluation
 
     def batches(self) -> Iterator[Batch]:
         """Validation batches in a fixed order, one sample for each part of the mesh."""
@@ -248,6 +246,7 @@ class Judge:
                 values = np.array([row[name][part] for row in rows.values()])
                 if values.size and np.isfinite(values).any():
                     result[f"{group}/{name}"] = float(np.nanmean(values))
+        self.done = step
         return result
 
 
@@ -401,10 +400,10 @@ def run(config: Any, workdir: Workdir) -> None:
             profile=workdir.options.profile,
             primary=workdir.options.primary,
         )
+    if judge.count and judge.done != config.train.steps:  # by all processes: they judge together
+        metrics |= judge(state, config.train.steps)
     if not workdir.options.primary:
         return
-    if judge.count and not judge.pictures:
-        metrics |= judge(state, config.train.steps)
     finish(config, workdir, sample_set, judge, metrics, int(state.skipped), started)
 
 

@@ -79,6 +79,15 @@ def make_unet(config: Any, downscale: int) -> mvunet.MVUNet:
             found=config.train.remat,
             fix="--config.train.remat=block",
         )
+    views, parts = config.model.n_views, config.train.mesh.sequence
+    if parts > 1 and views % parts:
+        raise ConfigError(
+            "the views do not split evenly",
+            where="config.train.mesh.sequence",
+            expected=f"a divisor of config.model.n_views = {views}",
+            found=parts,
+            fix="--config.train.mesh.sequence=1, or 2, 3 or 6 for six views",
+        )
     return mvunet.MVUNet(
         unet_config(config, downscale),
         dtype=jnp.dtype(config.train.dtype),
@@ -146,7 +155,7 @@ def make_task(config: Any, networks: Networks, constants: dict[str, Any]) -> Tas
         networks,
         config.train.batch_size,
         n_tokens=constants["prompts"].shape[1],
-        remat=config.train.remat == "block",
+        remat=False,  # useful operations: what is recomputed is not counted
         cached=config.cache.enabled,
     )
     return Task(

@@ -33,7 +33,7 @@ class Cost:
         optimiser: bytes of moments and moving average.
         temporary: bytes of activations and work space, by the compiler's own plan.
         arguments: bytes of everything handed in, the state included.
-        flops: floating-point operations of the whole step on all devices, by arithmetic.
+        flops: useful floating-point operations of the whole step on all devices, by arithmetic.
         collectives: {kind: (count, bytes)} of data a device receives; loops counted by their
         length.
         largest: bytes of the largest single one.
@@ -59,7 +59,8 @@ class Cost:
             f"  optimiser   {gib(self.optimiser)}",
             f"  activations {gib(self.temporary)}  (the compiler's temporary buffers)",
             f"  in all      {gib(self.arguments + self.temporary)}",
-            f"  FLOPs       {self.flops:.3e} a step on all devices (arithmetic, network only)",
+            f"  FLOPs       {self.flops:.3e} a step on all devices (arithmetic: networks, without "
+            "what the backward pass recomputes)",
         ]
         if not self.collectives:
             lines.append("  traffic     none")
@@ -80,7 +81,11 @@ def cost(trainer: Trainer) -> Cost:
     lowered = trainer.lower()
     started = time.monotonic()
     compiled = lowered.compile()
-    took = time.monotonic() - started
+    return read(trainer, compiled, time.monotonic() - started)
+
+
+def read(trainer: Trainer, compiled: Any, compile_s: float) -> Cost:
+    """What a trainer's compiled step costs."""
     memory = compiled.memory_analysis()
     moved, largest = collectives(compiled.as_text())
     state = trainer.abstract
@@ -94,7 +99,7 @@ def cost(trainer: Trainer) -> Cost:
         flops=trainer.task.flops_per_step,
         collectives=moved,
         largest=largest,
-        compile_s=took,
+        compile_s=compile_s,
     )
 
 

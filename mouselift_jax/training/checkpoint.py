@@ -183,28 +183,18 @@ class Checkpoints:
         wanted = {k: v for k, v in abstract.items() if jax.tree.leaves(v)}
         candidates = [step] if step is not None else self.steps()[::-1]
         for candidate in candidates:
-            try:
-                stored = self._checkpointer.checkpointables_metadata(candidate).metadata
-                self._check_shapes(candidate, wanted, stored)
-                one = _everywhere(wanted)
-                check = {"check": {k: one for k in stored if k not in ("check", "metrics")}}
-                items = dict(
-                    self._checkpointer.load_checkpointables(candidate, {**wanted, **check})
-                )
+            items, fault = self._load(candidate, wanted)
+            # What one process cannot read, none uses.
+            if not distributed.agree(bool(fault)):
                 sums = items.pop("check")
                 bad = [k for k in wanted if int(checksum(items[k])) != int(sums[k])]
-                if bad:
-                    raise ValueError(f"checksum of {', '.join(bad)} differs")
-                return candidate, items
-            except CheckpointError:
-                raise
-            except DAMAGED as error:
-                reason = (
-                    str(error).strip().splitlines()[0][:160] if str(error).strip() else repr(error)
-                )
-                log.warning("checkpoint %d in %s is damaged: %s", candidate, self.directory, reason)
-                if step is None:
-                    self._set_aside(candidate)
+                if not bad:
+                    return candidate, items
+                fault = f"checksum of {', '.join(bad)} differs"
+            fault = fault or "another process cannot read it"
+            log.warning("checkpoint %d in %s is damaged: %s", candidate, self.directory, fault)
+            if step is None:
+                self._set_aside(candidate)
         if not candidates:
             return None
         raise CheckpointError(
@@ -213,6 +203,20 @@ class Checkpoints:
             found=f"damaged: {', '.join(map(str, candidates))}",
             fix="give another --workdir to start anew",
         )
+
+    def _load(self, step: int, wanted: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
+        """(items with their checksums, "") or ({}, what is wrong)."""
+        try:
+            stored = self._checkpointer.checkpointables_metadata(step).metadata
+            self._check_shapes(step, wanted, stored)
+            one = _everywhere(wanted)
+            check = {"check": {k: one for k in stored if k not in ("check", "metrics")}}
+            return dict(self._checkpointer.load_checkpointables(step, {**wanted, **check})), ""
+        except CheckpointError:
+            raise
+        except DAMAGED as error:
+            text = str(error).strip()
+            return {}, text.splitlines()[0][:160] if text else repr(error)
 
     def abstract(self, step: int, names: Sequence[str]) -> dict[str, Any] | None:
         """Shapes of the named items as they are stored, for this machine; None when unreadable."""
@@ -276,7 +280,7 @@ class Checkpoints:
             )
 
     def _check_space(self, items: Mapping[str, Any]) -> None:
-        need = sum(x.nbytes for x in jax.tree.leaves(dict(items))) // jax.process_count()
+        need = sum(x.nbytes for x in jax.tree.leaves(dict(items)))
         free = shutil.disk_usage(self.directory).free
         if free < need:
             raise TrainingError(

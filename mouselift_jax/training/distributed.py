@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import glob
+import importlib.util
 import os
+import signal
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from mouselift_jax.errors import ConfigError
 
@@ -17,10 +23,9 @@ def initialise(
 ) -> None:
     """Join the other processes of the run, if there are any.
 
-    With flags: explicitly. Without: on a TPU slice of several hosts and under Slurm with several
-    tasks, where JAX finds the others by itself. Else this process is the whole run.
+    With flags: explicitly. Without: on a TPU slice and in a Slurm step of several tasks, where JAX
+    finds the others by itself. Else this process is the whole run.
     """
-    global _joined
     given = [coordinator, processes, process_id]
     if any(v is not None for v in given):
         if any(v is None for v in given):
@@ -39,14 +44,46 @@ def initialise(
             )
         if os.environ.get("JAX_PLATFORMS", jax.config.jax_platforms or "") == "cpu":
             jax.config.update("jax_cpu_collectives_implementation", "gloo")
-        jax.distributed.initialize(coordinator, processes, process_id)
-        _joined = True
-    elif int(os.environ.get("SLURM_NTASKS", "1")) > 1 and "SLURM_PROCID" in os.environ:
-        jax.distributed.initialize()
-        _joined = True
-    elif len([h for h in os.environ.get("TPU_WORKER_HOSTNAMES", "").split(",") if h]) > 1:
-        jax.distributed.initialize()
-        _joined = True
+        _join(coordinator, processes, process_id)
+    elif (devices := _slurm_devices()) is not None:
+        _join(local_device_ids=devices or None)
+    elif _on_tpu_slice():
+        _join()
+
+
+def _join(*args: Any, **kwargs: Any) -> None:
+    global _joined
+    listener = signal.getsignal(signal.SIGTERM)
+    jax.distributed.initialize(*args, **kwargs)
+    signal.signal(signal.SIGTERM, listener)  # JAX has put its own in its place
+    _joined = True
+
+
+def _slurm_devices() -> list[int] | None:
+    """None outside a Slurm step of several tasks; else this task's GPUs, [] = as JAX decides.
+
+    JAX gives a task the one GPU of its number on the node. A task that has a node to itself gets
+    all of the node's.
+    """
+    tasks = int(os.environ.get("SLURM_NTASKS", "1"))
+    if tasks < 2 or "SLURM_STEP_NODELIST" not in os.environ:  # a batch script's shell has none
+        return None
+    one_a_node = tasks == int(os.environ.get("SLURM_STEP_NUM_NODES", "0"))
+    return list(range(int(os.environ.get("SLURM_GPUS_ON_NODE", "0")))) if one_a_node else []
+
+
+def _on_tpu_slice() -> bool:
+    """Whether this is a host with TPU chips that may have others beside it."""
+    platforms = os.environ.get("JAX_PLATFORMS") or jax.config.jax_platforms or "tpu"
+    hosts = os.environ.get("TPU_WORKER_HOSTNAMES")
+    if "tpu" not in platforms or importlib.util.find_spec("libtpu") is None:
+        return False
+    if hosts:
+        return "," in hosts
+    # The machine's own description, which JAX asks for, says how many hosts there are.
+    return bool(glob.glob("/dev/accel*") or glob.glob("/dev/vfio/[0-9]*")) and not os.environ.get(
+        "TPU_SKIP_MDS_QUERY"
+    )
 
 
 def shutdown() -> None:
@@ -58,12 +95,39 @@ def shutdown() -> None:
 
 
 def agree(value: int) -> int:
-    """The largest of one integer over all processes; all must call it at the same place."""
+    """The largest of one integer over all processes, which wait for each other."""
     if jax.process_count() == 1:
         return int(value)
     from jax.experimental import multihost_utils
 
     return int(np.max(multihost_utils.process_allgather(np.int32(value))))
+
+
+class Agreement:
+    """The largest of an integer over all processes, without making any of them wait.
+
+    What one process says after a step, all know after the next: the integer travels behind the
+    step's own work, and is read when the loop looks at that step anyway.
+    """
+
+    def __init__(self) -> None:
+        self._travelling: jax.Array | None = None
+        if jax.process_count() > 1:
+            mesh = Mesh(np.array(jax.devices()), ("all",))
+            self._rows = NamedSharding(mesh, PartitionSpec("all"))
+            self._largest = jax.jit(jnp.max, out_shardings=NamedSharding(mesh, PartitionSpec()))
+
+    def exchange(self, value: int) -> int:
+        """Say `value`; returns the largest that was said before, alone: `value` itself.
+
+        All processes must call it equally often.
+        """
+        if jax.process_count() == 1:
+            return value
+        mine = np.full(jax.local_device_count(), value, np.int32)
+        said = jax.make_array_from_process_local_data(self._rows, mine)
+        before, self._travelling = self._travelling, self._largest(said)
+        return 0 if before is None else int(before)
 
 
 def barrier(name: str) -> None:

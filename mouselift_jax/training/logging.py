@@ -40,7 +40,7 @@ class MetricWriter:
         self.path = Path(workdir) / "metrics.jsonl"
         for row in read_rows(self.path):
             if row["step"] <= resume_step:
-                self.last.update({k: v for k, v in row.items() if k != "step"})
+                self.last.update({k: v for k, v in row.items() if k != "step" and v is not None})
         if not primary:
             return
         if self.path.exists():

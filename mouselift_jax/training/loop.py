@@ -33,7 +33,6 @@ class Schedule:
     eval_every: int = 0
     picture_every: int = 0
     save_every: int = 500
-    agree_every: int = 1  # steps between agreements of several processes on stopping
 
 
 @dataclasses.dataclass
@@ -124,13 +123,14 @@ def train(
     step = int(state.step)
     window, started, waits, first = _Window(), time.monotonic(), 0, True
     previous: Mapping[str, Any] | None = None
-    with Preemption() as preemption, jax.profiler.StepTraceAnnotation("train"):
+    with Preemption() as preemption:
         while step < schedule.total:
-            _profile(profile, step)
+            _profile(profile, step, previous)
             begin = time.monotonic()
             batch = next(batches)
             waited = time.monotonic() - begin
-            state, metrics = step_fn(state, batch)
+            with jax.profiler.StepTraceAnnotation("train", step_num=step):
+                state, metrics = step_fn(state, batch)
             step += 1
             window.metrics.append(metrics)
             # Looking at the step before keeps one step in flight; nothing moves once one failed.
@@ -147,8 +147,8 @@ def train(
                 window.waited += waited
                 window.busy += took - waited
                 window.timed += 1
-            stop = preemption.agreed() if due(step, schedule.agree_every, schedule.total) else 0
-            measured: dict[str, float] = {}
+            stop = preemption.agreed()
+            measured: Mapping[str, float] = {}
             if due(step, schedule.log_every, schedule.total) or stop:
                 row = window.row(hooks.flops_per_step)
                 writer.scalars(step, row)
@@ -158,22 +158,22 @@ def train(
             else:
                 progress.update(1)
             with progress.pause():
-                if (
-                    hooks.pictures
-                    and schedule.picture_every
-                    and (step == 1 or due(step, schedule.picture_every, schedule.total))
-                ):
-                    for name, image in hooks.pictures(state, step).items():
+                draw = step == 1 or due(step, schedule.picture_every, schedule.total)
+                if hooks.pictures and schedule.picture_every and draw and not stop:
+                    drawn = preemption.attempt(hooks.pictures, state, step)
+                    for name, image in drawn.items():
                         writer.image(step, name, image)
                 if hooks.evaluate and not stop and due(step, schedule.eval_every, schedule.total):
-                    measured = dict(hooks.evaluate(state, step))
-                    writer.scalars(step, measured)
+                    measured = preemption.attempt(hooks.evaluate, state, step)
+                    if measured:
+                        writer.scalars(step, measured)
+                stop = stop or preemption.left
                 if stop or due(step, schedule.save_every, schedule.total):
                     checkpoints.save(step, checkpoint.state_items(state), measured)
-            if stop and step < schedule.total:
+            if stop:
                 checkpoints.wait()
                 raise StopRequested(stop, f"saved at step {step} of {schedule.total}")
-    _profile(profile, step, end=True)
+    _profile(profile, step, previous, end=True)
     if previous is not None:
         _check_finite(state, previous, checkpoints, hooks)
     checkpoints.wait()
@@ -200,7 +200,9 @@ def _check_finite(
 
 
 def _tell_waiting(row: Mapping[str, float], waits: int, hooks: Hooks) -> int:
-    """Say it when two rows running spent too long waiting on data."""
+    """Say it once, when two rows running spent too long waiting on data."""
+    if waits == 2:
+        return waits
     waits = waits + 1 if row.get("train/data_wait", 0.0) > WAIT_LIMIT else 0
     if waits == 2:
         hooks.warn(
@@ -210,16 +212,18 @@ def _tell_waiting(row: Mapping[str, float], waits: int, hooks: Hooks) -> int:
     return waits
 
 
-def _profile(profile: tuple[int, int, Path] | None, step: int, *, end: bool = False) -> None:
+def _profile(
+    profile: tuple[int, int, Path] | None, step: int, previous: Any, *, end: bool = False
+) -> None:
+    """Start or stop the trace; `previous` is what the last step traced puts out."""
     if profile is None:
         return
     first, last, folder = profile
     if step == first and not end:
         jax.profiler.start_trace(str(folder))
         log.info("profiler trace of steps %d to %d goes to %s", first, last, folder)
-    if step == last and not end and first < last:
-        jax.profiler.stop_trace()
-    elif end and first <= step < last:
+    if (step == last and not end) or (end and first <= step < last):
+        jax.block_until_ready(previous)
         jax.profiler.stop_trace()
 
 

@@ -26,7 +26,8 @@ AXES = ("data", "fsdp", "tensor", "sequence")
 RULES: tuple[tuple[str, str | tuple[str, ...] | None], ...] = (
     # activations
     ("batch", ("data", "fsdp")),
-    ("view", "sequence"),  # views of one sample: UNet and rendering
+    ("view", "sequence"),  # views of one sample: rendering
+    ("picture", ("data", "fsdp", "sequence")),  # all views of all samples in a row: UNet
     ("tokens", "sequence"),  # queries of GS-LRM
     ("kv_tokens", None),  # keys and values are gathered whole: see the scaling page for why
     ("act_embed", None),

@@ -37,7 +37,8 @@ class Task:
         constants: weights the loss needs and nothing trains (perceptual networks, a frozen
             encoder); given to `loss` as `constants=` when there are any, so that they are arguments
             of the program and not part of it.
-        flops_per_step: of all devices together, forward and backward; 0 = unknown.
+        flops_per_step: useful ones of all devices together, forward and backward; what the
+            backward pass recomputes is not counted; 0 = unknown.
     """
 
     init: Callable[[jax.Array], Any]
@@ -255,7 +256,6 @@ class Trainer:
                 eval_every=config.eval_every,
                 picture_every=config.picture_every,
                 save_every=config.save_every,
-                agree_every=max(1, min(10, config.log_every)),
             )
             with (
                 MetricWriter(

@@ -42,6 +42,29 @@ def test_a_signal_saves_and_the_same_run_goes_on_exactly(tmp_path, number, code)
     assert steps == list(range(1, 13))
 
 
+def test_an_evaluation_is_left_when_asked_to_stop(tmp_path):
+    """What was trained is saved at once, and the same command evaluates again."""
+    asked = []
+
+    def evaluate(state, step):
+        if not asked:
+            asked.append(step)
+            os.kill(os.getpid(), signal.SIGTERM)
+            raise AssertionError("the evaluation went on")
+        return {"heldout/psnr": 20.0}
+
+    hooks = loop.Hooks(evaluate=evaluate)
+    config = toy_run.config(6, eval_every=4, save_every=0)
+    with pytest.raises(StopRequested, match="step 4 of 6") as stop:
+        Trainer(toy_run.task(), config).fit(tmp_path, toy_run.batches, hooks=hooks, style="none")
+    assert stop.value.code == 75
+    _, metrics = Trainer(toy_run.task(), config).fit(
+        tmp_path, toy_run.batches, hooks=hooks, style="none"
+    )
+    assert metrics["heldout/psnr"] == 20.0
+    assert sorted(os.listdir(tmp_path / "checkpoints")) == ["4", "6"]
+
+
 def test_handlers_are_given_back():
     from mouselift_jax.training.preempt import Preemption
 
@@ -172,13 +195,13 @@ def test_progress_styles(capsys):
 def test_metrics_of_a_resumed_run_are_told_once(tmp_path):
     with MetricWriter(tmp_path) as w:
         for step in range(1, 8):
-            w.scalars(step, {"train/loss": 1.0 / step})
+            w.scalars(step, {"train/loss": 1.0 / step, "val/psnr": float("nan")})
         w.scalars(8, {"train/loss": float("nan")})
         w.text(1, "config", "x")
     with open(tmp_path / "metrics.jsonl", "a") as f:
         f.write('{"step": 9, "train/l')  # a line cut by a kill
     with MetricWriter(tmp_path, resume_step=5) as w:
-        assert w.last["train/loss"] == 0.2
+        assert w.last == {"train/loss": 0.2}
         w.scalars(6, {"train/loss": 0.1})
     assert [r["step"] for r in read_rows(tmp_path / "metrics.jsonl")] == [1, 2, 3, 4, 5, 6]
 

@@ -1,5 +1,6 @@
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -72,6 +73,36 @@ def test_optimiser_state_goes_where_its_weight_is():
     assert state.ema["up"]["kernel"].sharding == weight.sharding
 
 
+def test_views_of_the_unet_on_different_devices():
+    """Views over `sequence`: the same loss and gradients; only slot 0's keys and values move."""
+    from mouselift_jax.models import mvunet
+    from mouselift_jax.stages import program
+
+    config = mvunet.MVUNetConfig(
+        sample_size=8, block_channels=(32,), block_attends=(True,), heads=(2,), layers_per_block=1,
+        context_dim=16, class_dim=32, norm_groups=8, n_views=2,
+    )  # fmt: skip
+    net = mvunet.MVUNet(config, implementation="chunked")
+    rng = np.random.default_rng(0)
+    normal = lambda *shape: rng.normal(size=shape).astype(np.float32)  # noqa: E731
+    inputs = (normal(2, 2, 8, 8, 8), np.int32([3, 500]), normal(2, 2, 5, 16), normal(2, 2, 32))
+    params = nn.meta.unbox(jax.jit(net.init)(jax.random.key(0), *inputs))
+    step = jax.jit(jax.value_and_grad(lambda p, *x: jnp.mean(net.apply(p, *x) ** 2)))
+    value, grads = step(params, *inputs)
+    mesh = sharding.make_mesh({"data": 1, "sequence": 2}, jax.devices()[:2])
+    with sharding.use(mesh):
+        compiled = step.lower(params, *inputs).compile()
+        split_value, split_grads = compiled(params, *inputs)
+    np.testing.assert_allclose(split_value, value, rtol=1e-5)
+    for one, two in zip(jax.tree.leaves(grads), jax.tree.leaves(split_grads), strict=True):
+        assert np.linalg.norm(two - one) <= 1e-4 * np.linalg.norm(one) + 1e-9
+    moved = sum(size for _, size in program.collectives(compiled.as_text())[0].values())
+    weights = sum(4 * x.size for x in jax.tree.leaves(params))  # their gradients are summed
+    slot = 2 * 8 * 8 * 32 * 4  # bytes of slot 0's keys, both objects
+    # Four times among the views: keys and values there, their gradients back.
+    assert weights < moved <= weights + 4 * 2 * 2 * slot + 1024
+
+
 # --- the same run on any mesh and any number of processes ---
 
 MESHES = ("1,1,1,1", "2,1,1,1", "1,4,1,1", "2,2,2,1", "1,2,2,2", "4,1,1,2")
@@ -79,13 +110,18 @@ MESHES = ("1,1,1,1", "2,1,1,1", "1,4,1,1", "2,2,2,1", "1,2,2,2", "4,1,1,2")
 
 def launch(folder, devices, *flags):
     env = dict(os.environ, XLA_FLAGS=f"--xla_force_host_platform_device_count={devices}")
-    env |= {"JAX_PLATFORMS": "cpu"}
+    env |= {"JAX_PLATFORMS": "cpu", "PYTHONFAULTHANDLER": "1"}
     command = [sys.executable, "-m", "tests.training.toy_run", str(folder), *map(str, flags)]
     return subprocess.Popen(command, cwd=ROOT, env=env, stderr=subprocess.PIPE, text=True)
 
 
-def result(process, folder):
-    _, err = process.communicate(timeout=300)
+def result(process, folder, timeout=540):
+    """What a process wrote; one that never ends is stopped, and says where it was."""
+    try:
+        _, err = process.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGABRT)
+        _, err = process.communicate()
     assert process.returncode == 0, err[-3000:]
     return json.loads((folder / "result.json").read_text())
 
@@ -129,7 +165,7 @@ def together(folder, n, devices, *flags):
 
 
 def wait_all(processes):
-    errors = [p.communicate(timeout=300)[1] for p in processes]
+    errors = [p.communicate(timeout=540)[1] for p in processes]
     assert [p.returncode for p in processes] == [0] * len(processes), errors[0][-3000:]
 
 
@@ -149,7 +185,6 @@ def test_more_processes_give_the_same_run(tmp_path, single, n, devices, mesh):
 
 @pytest.mark.slow
 def test_all_processes_stop_together_and_resume_on_another_mesh(tmp_path, single):
-    import signal
     import time
 
     processes = together(tmp_path, 2, 1, "--mesh", "2,1,1,1", "--wait-s", "0.3")
@@ -157,6 +192,6 @@ def test_all_processes_stop_together_and_resume_on_another_mesh(tmp_path, single
         time.sleep(0.1)
     processes[1].send_signal(signal.SIGTERM)  # one is told, all stop
     for p in processes:
-        p.communicate(timeout=120)
+        p.communicate(timeout=540)
     assert [p.returncode for p in processes] == [75, 75]
     agree(result(launch(tmp_path, 4, "--mesh", "1,4,1,1"), tmp_path), single)
