@@ -7,6 +7,7 @@ the result is an ordinary orbax PyTree checkpoint. Paths may be local or gs:// (
 from __future__ import annotations
 
 import asyncio
+import os
 import zlib
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -82,28 +83,34 @@ def _handler_registry() -> Any:
     )
 
 
+def _whole(path: Any) -> Any:
+    """A path that orbax takes: local ones absolute, gs:// and the like as they are."""
+    from etils import epath
+
+    text = os.fspath(path)
+    return epath.Path(text if "://" in text else os.path.abspath(text))
+
+
 def write_params(path: Any, leaves: Mapping[str, LazyLeaf]) -> None:
     """Write leaves ("a/b/kernel" -> LazyLeaf) as an orbax checkpoint at `path`.
 
     Uncompressed: random-looking float weights shrink by a tenth and cost twice the time.
     """
     import orbax.checkpoint as ocp
-    from etils import epath
 
     handler = ocp.PyTreeCheckpointHandler(
         use_compression=False, type_handler_registry=_handler_registry()
     )
     with ocp.Checkpointer(handler) as checkpointer:
-        checkpointer.save(epath.Path(path), args=ocp.args.PyTreeSave(unflatten(leaves)))
+        checkpointer.save(_whole(path), args=ocp.args.PyTreeSave(unflatten(leaves)))
 
 
 def read_params(path: Any) -> dict[str, np.ndarray]:
     """Read back what `write_params` wrote, as {"a/b/kernel": array}."""
     import jax
     import orbax.checkpoint as ocp
-    from etils import epath
 
-    path = epath.Path(path)
+    path = _whole(path)
     if not path.exists():
         raise CheckpointError(
             "There are no parameters here", where=path, fix="convert again, into a new folder"

@@ -22,8 +22,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
+from mouselift_jax import __version__
 from mouselift_jax.data.samples import is_sample_set
-from mouselift_jax.errors import ConfigError, LayoutError, nearest
+from mouselift_jax.errors import ConfigError, LayoutError, MouseLiftError, nearest
 from mouselift_jax.files import write_json_atomic
 from mouselift_jax.training.logging import MetricWriter
 
@@ -42,7 +43,7 @@ MAY_CHANGE = (
     "variant",
 )
 LOG_BYTES = 20 << 20  # log.txt grows to this, then becomes log.txt.1 and log.txt.2
-VERSIONS = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "mouselift_jax")
+VERSIONS = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,6 +85,7 @@ class Workdir:
         self._handler: logging.Handler | None = None
         self._started = time.monotonic()
         self._before = 0.0
+        self._is_new = False
 
     def __fspath__(self) -> str:
         return str(self.path)
@@ -120,6 +122,7 @@ class Workdir:
         self._acquire(lock)
         try:
             check_same_config(self.path, self.config)
+            self._is_new = not (self.path / "config.json").exists()
             write_json_atomic(self.path / "config.json", self.config)
             self._handler = logging.handlers.RotatingFileHandler(
                 self.path / "log.txt", maxBytes=LOG_BYTES, backupCount=2
@@ -133,11 +136,25 @@ class Workdir:
             raise
         return self
 
-    def __exit__(self, *exc_info: object) -> None:
+    def __exit__(self, kind: type | None, *exc_info: object) -> None:
+        if kind is not None and issubclass(kind, MouseLiftError) and self._is_new:
+            self._forget()
         if self._handler is not None:
             log.removeHandler(self._handler)
             self._handler.close()
         self._release()
+
+    def _forget(self) -> None:
+        """Take the config back if nothing was made: the command, once corrected, starts here."""
+        idle = ("config.json", "log.txt", ".lock")
+        made = (
+            p
+            for p in self.path.rglob("*")
+            if p.is_file() and p.stat().st_size
+            if p.name not in idle and not p.name.startswith("events.")
+        )
+        if next(made, None) is None:
+            (self.path / "config.json").unlink(missing_ok=True)
 
     def _acquire(self, file: TextIO) -> None:
         try:
@@ -286,7 +303,7 @@ def read_summary(path: str | os.PathLike) -> dict[str, Any]:
 
 def versions() -> dict[str, str]:
     """Versions of what decides the numbers of a run."""
-    found = {"python": platform.python_version()}
+    found = {"python": platform.python_version(), "mouselift_jax": __version__}
     for name in VERSIONS:
         try:
             found[name] = importlib.metadata.version(name)

@@ -57,6 +57,15 @@ def test_orbax_reads_it_without_us(tmp_path):
     np.testing.assert_array_equal(tree["a"]["b"], [1, 1])
 
 
+def test_paths_from_where_one_stands(tmp_path, monkeypatch):
+    """orbax writes and reads absolute paths only, and says so badly."""
+    monkeypatch.chdir(tmp_path)
+    leaf = store.LazyLeaf((2,), "float32", lambda: np.ones(2, np.float32))
+    store.write_params("params", {"a/b": leaf})
+    assert (tmp_path / "params").is_dir()
+    np.testing.assert_array_equal(store.read_params("params")["a/b"], [1, 1])
+
+
 def test_an_error_while_a_leaf_is_made_arrives_as_it_is(tmp_path):
     def fail():
         raise CheckpointError("bad value")

@@ -43,6 +43,21 @@ def test_changes_are_listed_and_stop_but_for_the_harmless(tmp_path):
         pass
 
 
+def test_a_mistake_does_not_claim_the_folder(tmp_path):
+    def visit(samples, made=()):
+        with Workdir(tmp_path, {"stage": "x", "samples": samples}) as w:
+            for name in made:
+                (w / name).write_text("1")
+            raise LayoutError("no such folder", fix="look for it")
+
+    with pytest.raises(LayoutError):
+        visit("typo")
+    with pytest.raises(LayoutError):
+        visit("right", made=["a.ply"])  # corrected; what it made belongs to this config
+    with pytest.raises(ConfigError, match="samples: 'right' -> 'other'"):
+        visit("other")
+
+
 def test_the_folder_of_another_stage_is_refused(tmp_path):
     with Workdir(tmp_path, {"stage": "prepare", "seed": 0}):
         pass
