@@ -82,7 +82,7 @@ def _picture_findings(grade: dict) -> list[Finding]:
         found.append(Finding("mask_empty", "warning", message, fix="prepare with min_mask_px"))
     if grade["parts"].get("clipped_views", "A") in "CD":
         message = f"the animal is cut by the border in {measures['clipped_views']:.1%} of the views"
-        fix = "use a wider field of view (prepare.focal) or a larger size"
+        fix = "prepare again with a lower prepare.fill, or a higher prepare.subject_mm"
         found.append(Finding("animal_clipped", "warning", message, fix=fix))
     if measures.get("hull_cover") is None:
         message = "no alpha or no cameras: pictures cannot be held against cameras"

@@ -67,6 +67,14 @@ def _gain(e: dict[str, Any]) -> str:
 def _swapped(cameras: tuple[int, ...], e: dict[str, Any]) -> tuple[str, str, str]:
     what = "the colour videos" if e.get("altered") == "pictures" else "the videos (or calibrations)"
     fix = "exchange the two video files, or their entries in the calibration"
+    if "rolled" in e or "reversed" in e:
+        partner = cameras[round(e["rolled"])] if "rolled" in e else cameras[-1]
+        how = "each from another one on" if "rolled" in e else "one of them backwards"
+        message = (
+            f"videos and calibrations are numbered differently, {how}: video {cameras[0]} belongs "
+            f"to the calibration of camera {partner}, and so on{_gain(e)}"
+        )
+        return "error", message, "put the entries of the calibration in the order of the videos"
     return "error", f"{what} of {_names(cameras)} are exchanged{_gain(e)}", fix
 
 
