@@ -17,6 +17,9 @@ Examples:
   python -m mouselift_jax export --to=mesh runs/infer/splats.ply mouse.glb --scale mm
   python -m mouselift_jax export --to=transforms runs/prepare out/ --sample sample_000012
 
+.spz, .sog, compressed .ply: SuperSplat's own converter reads the .ply (Node.js, MIT licence):
+  npx @playcanvas/splat-transform out/splats.ply out/splats.spz
+
 torch: values are exact; converting the result again gives the same bits. It stays under the licence
 of the weights that the training started from.
 
