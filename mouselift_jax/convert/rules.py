@@ -307,8 +307,8 @@ def pack(array: Array, dtype: Any | None = None, out: Array | None = None) -> Ar
             return array.astype(dtype, copy=False)
         out = np.empty(array.shape, dtype)
     if array.ndim == 2 and array.flags.f_contiguous and not array.flags.c_contiguous:
-        for i in range(0, array.shape[1], 64):
-            out[:, i : i + 64] = array[:, i : i + 64]
+        for i in range(0, array.shape[1], 16):  # one cache line of float32; 64 take twice as long
+            out[:, i : i + 16] = array[:, i : i + 16]
     elif array.ndim == 4 and array.transpose(3, 2, 0, 1).flags.c_contiguous:  # OIHW seen as HWIO
         h, w, i, o = array.shape
         rows = pack(array.transpose(3, 2, 0, 1).reshape(o, i * h * w).T, dtype)
