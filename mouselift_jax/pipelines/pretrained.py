@@ -304,9 +304,10 @@ def read_component(directory: Any, component: str) -> tuple[dict, dict[str, np.n
         from mouselift_jax.training.checkpoint import load_run_params
 
         config = _read_json(folder / component / "config.json")
-        params, step = load_run_params(folder / "checkpoints")
+        params, step, averaged = load_run_params(folder / "checkpoints")
+        which = "moving average" if averaged else "weights as trained, no moving average"
         flat = {path: np.asarray(leaf) for path, leaf in flatten(lora.fold(params)).items()}
-        note = f"{component} from {folder} (run, step {step})"
+        note = f"{component} from {folder} (run, step {step}, {which})"
     _check_shapes(flat, component, config, folder)
     count = sum(leaf.size for leaf in flat.values())
     return config, flat, f"{note}: {len(flat)} arrays, {count:,} values"

@@ -355,8 +355,8 @@ def state_from_items(template: Any, items: Mapping[str, Any]) -> Any:
 
 def load_run_params(
     directory: str | Path, *, step: int | None = None
-) -> tuple[dict[str, Any], int]:
-    """The weights of a run as NumPy arrays in nested dicts, and their step.
+) -> tuple[dict[str, Any], int, bool]:
+    """The weights of a run as NumPy arrays in nested dicts, their step, and whether averaged.
 
     Args:
         directory: its folder of checkpoints.
@@ -382,7 +382,7 @@ def load_run_params(
             found = checkpoints.restore(abstract, candidate)
             items = jax.tree.map(np.asarray, found[1])
             weights = items.get("ema", items.get("params"))
-            return merge(weights, items.get("frozen", {})), candidate
+            return merge(weights, items.get("frozen", {})), candidate, "ema" in items
     raise CheckpointError(
         "no sound checkpoint",
         where=directory,

@@ -52,7 +52,7 @@ def gslrm(samples, workdir, *flags):
 def weights(workdir, step=8):
     from mouselift_jax.training.checkpoint import checksum, load_run_params
 
-    params, found = load_run_params(workdir / "checkpoints")
+    params, found, _ = load_run_params(workdir / "checkpoints")
     assert found == step
     return int(checksum(params))
 

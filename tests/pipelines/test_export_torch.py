@@ -48,7 +48,7 @@ def test_a_gslrm_run_goes_to_torch_and_back(tmp_path):
     _run(tmp_path / "run", "gslrm", fake.GSLRM, state, 12)
     lines = export_torch(tmp_path / "run", tmp_path / "out")
     file = tmp_path / "out" / "ckpt_0000000000000012.pt"
-    assert str(file) in lines[0] and "strict" in lines[1]
+    assert str(file) in lines[0] and "strict" in lines[1] and "as trained" in lines[2]
     content = torch.load(file, weights_only=True, mmap=True)
     assert content["fwdbwd_pass_step"] == 12
     _assert_same({k: v.numpy() for k, v in content["model"].items()}, state)
@@ -66,6 +66,7 @@ def test_a_run_prefers_its_moving_average(tmp_path):
     shapes = param_shapes("gslrm", fake.GSLRM)
     average = apply_rules(network("gslrm").rules, ema, shapes)
     _run(tmp_path / "run", "gslrm", fake.GSLRM, state, 3, ema=average)
+    assert "moving average" in export_torch(tmp_path / "run", tmp_path / "out")[-1]
     _, params = load_pretrained(tmp_path / "run", "gslrm")
     np.testing.assert_array_equal(
         params["gaussian_position_embeddings"], ema["gaussian_position_embeddings"]

@@ -155,8 +155,8 @@ def test_checksum_sees_every_bit_and_place():
 
 def test_weights_of_a_run_for_others(tmp_path):
     _, state, _ = toy_run.run(tmp_path, 6)
-    params, step = load_run_params(tmp_path / "checkpoints")
-    assert step == 6 and isinstance(params["up"]["kernel"], np.ndarray)
+    params, step, averaged = load_run_params(tmp_path / "checkpoints")
+    assert step == 6 and averaged and isinstance(params["up"]["kernel"], np.ndarray)
     np.testing.assert_array_equal(params["up"]["kernel"], state.ema["up"]["kernel"])
     before = sorted(os.listdir(tmp_path / "checkpoints"))
     assert before == sorted(os.listdir(tmp_path / "checkpoints"))

@@ -221,7 +221,7 @@ def test_low_rank_training_changes_only_its_additions(tmp_path):
     folded = eval_params(state)
     assert set(folded["up"]) == {"kernel", "bias"}
     assert float(jnp.abs(folded["up"]["kernel"] - fresh.frozen["up"]["kernel"]).max()) > 0
-    stored, _ = load_run_params(tmp_path / "checkpoints")
+    stored, _, _ = load_run_params(tmp_path / "checkpoints")
     assert "lora_a" in stored["up"]
     plain = jax.device_get(eval_params(fresh))
     again = trainer.create(plain)  # start from weights without additions
