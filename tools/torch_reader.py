@@ -48,7 +48,7 @@ def read_torch(path: Path) -> Any:
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError) as error:
         raise _damaged(path, str(error).strip().splitlines()[:1] or repr(error)) from error
-    return _lazy(content)
+    return _lazy(content, path)
 
 
 def _damaged(path: Path, found: object) -> CheckpointError:
@@ -60,16 +60,24 @@ def _damaged(path: Path, found: object) -> CheckpointError:
     )
 
 
-def _lazy(value: Any) -> Any:
+def _lazy(value: Any, path: Path) -> Any:
     import torch
 
     if isinstance(value, torch.Tensor):
+        if value.layout != torch.strided or value.is_meta or value.is_quantized:
+            raise CheckpointError(
+                "A tensor is sparse, quantised or empty of values",
+                where=path,
+                expected="plain tensors",
+                found=f"{list(value.shape)}, {value.dtype}, {value.layout}, {value.device}",
+                fix="save it with dense tensors",
+            )
         name = str(value.dtype).removeprefix("torch.")
         return LazyTensor(tuple(value.shape), name, lambda: _numpy(value))
     if isinstance(value, Mapping):
-        return {key: _lazy(item) for key, item in value.items()}
+        return {key: _lazy(item, path) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_lazy(item) for item in value]
+        return [_lazy(item, path) for item in value]
     return value
 
 

@@ -107,6 +107,14 @@ def run(args: argparse.Namespace) -> int:
             expected=", ".join(item.patterns),
             fix="another --revision, or copy the files by hand: docs/checkpoints.md",
         )
+    odd = [f.filename for f in files if Path(f.filename).is_absolute() or ".." in f.filename]
+    if odd:
+        raise MouseLiftError(
+            "the server names files outside the folder",
+            where=item.repo,
+            found=", ".join(odd[:3]),
+            fix="do not fetch from this server",
+        )
     missing = [f for f in files if not _there(place / f.filename, f.file_size)]
     for f in files:
         here = "" if f in missing else "  (here)"

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mouselift_jax.convert.rules import Alias, Ignore, Rule
-from mouselift_jax.convert.settings import require
+from mouselift_jax.convert.settings import check_divides, integer, number, require
 
 _NORMS = "layer_norm1|layer_norm2|pre_layrnorm|post_layernorm|final_layer_norm"
 _LINEAR = "q_proj|k_proj|v_proj|out_proj|fc1|fc2"
@@ -38,13 +38,15 @@ IMAGE_NORMALIZER_RULES = (Rule("{n:mean|std}", "{n}"),)
 def _layers(source: Mapping[str, Any], where: str) -> dict[str, Any]:
     needed = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
     require(source, {"attention_dropout": 0.0}, where, needed=needed)
+    width, inner, layers, heads = (integer(source, key, where) for key in needed)
+    check_divides([heads], [width], f"{where}: num_attention_heads")
     return {
-        "hidden_size": int(source["hidden_size"]),
-        "intermediate_size": int(source["intermediate_size"]),
-        "n_layers": int(source["num_hidden_layers"]),
-        "n_heads": int(source["num_attention_heads"]),
+        "hidden_size": width,
+        "intermediate_size": inner,
+        "n_layers": layers,
+        "n_heads": heads,
         "activation": source.get("hidden_act", "quick_gelu"),
-        "norm_eps": float(source.get("layer_norm_eps", 1e-5)),
+        "norm_eps": number(source, "layer_norm_eps", where, 1e-5),
     }
 
 
@@ -58,9 +60,9 @@ def image_encoder_config(source: Mapping[str, Any]) -> dict[str, Any]:
     source = source.get("vision_config", source)
     return {
         **_layers(source, where),
-        "image_size": int(source.get("image_size", 224)),
-        "patch_size": int(source.get("patch_size", 32)),
-        "projection_dim": int(source.get("projection_dim", 512)),
+        "image_size": integer(source, "image_size", where, 224),
+        "patch_size": integer(source, "patch_size", where, 32),
+        "projection_dim": integer(source, "projection_dim", where, 512),
     }
 
 
@@ -74,11 +76,15 @@ def text_encoder_config(source: Mapping[str, Any]) -> dict[str, Any]:
     source = source.get("text_config", source)
     return {
         **_layers(source, where),
-        "vocab_size": int(source.get("vocab_size", 49408)),
-        "max_tokens": int(source.get("max_position_embeddings", 77)),
+        "vocab_size": integer(source, "vocab_size", where, 49408),
+        "max_tokens": integer(source, "max_position_embeddings", where, 77),
     }
 
 
 def image_normalizer_config(source: Mapping[str, Any]) -> dict[str, Any]:
-    """Keyword arguments of `ImageNormalizer` from diffusers' `config.json`."""
-    return {"embedding_dim": int(source.get("embedding_dim", 768))}
+    """Keyword arguments of `ImageNormalizer` from diffusers' `config.json`.
+
+    Raises:
+        ConfigError: the size is no whole number.
+    """
+    return {"embedding_dim": integer(source, "embedding_dim", "image_normalizer/config.json", 768)}

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mouselift_jax.convert.rules import Alias, Ignore, Rule
+from mouselift_jax.convert.settings import integer
 from mouselift_jax.errors import CheckpointError, ConfigError
 
 LAYER = "transformer_layers"
@@ -25,7 +26,9 @@ RULES = (
     Rule("gaussian_upsampler.linear.weight", "gaussian_upsampler/linear/kernel", "linear"),
     Rule("pixel_gaussian_decoder.0.weight", "pixel_gaussian_decoder/layernorm/scale"),
     Rule("pixel_gaussian_decoder.1.weight", "pixel_gaussian_decoder/linear/kernel", "linear"),
-    Ignore("loss_calculator.{rest*}", "networks of the loss: kept as components of their own"),
+    Ignore("loss_calculator.perceptual_loss_module.net.{r*}", "becomes the component vgg19"),
+    Ignore("loss_calculator.lpips_loss_module.{r*}", "becomes the component lpips"),
+    Ignore("loss_calculator.{r*}", "another part of the loss; this project does not use it"),
 )
 
 
@@ -102,9 +105,9 @@ def config_from_source(
 
 def _with_upstream(config: dict[str, Any], upstream: Mapping[str, Any]) -> dict[str, Any]:
     """The options of upstream's yaml laid over what the shapes say."""
-    model = upstream.get("model", upstream)
-    transformer = model.get("transformer", {})
-    tokenizer, gaussians = model.get("image_tokenizer", {}), model.get("gaussians", {})
+    model = _section(upstream, "model") if "model" in upstream else upstream
+    transformer, tokenizer = _section(model, "transformer"), _section(model, "image_tokenizer")
+    gaussians = _section(model, "gaussians")
     stated = {
         "width": transformer.get("d"),
         "n_layers": transformer.get("n_layer"),
@@ -125,7 +128,7 @@ def _with_upstream(config: dict[str, Any], upstream: Mapping[str, Any]) -> dict[
     fixed = {
         "hard_pixelalign": (model.get("hard_pixelalign", True), True),
         "gaussians.upsampler.upsample_factor": (
-            gaussians.get("upsampler", {}).get("upsample_factor", 1),
+            _section(gaussians, "upsampler").get("upsample_factor", 1),
             1,
         ),
         "gaussians.scaling_modifier": (gaussians.get("scaling_modifier") or 1.0, 1.0),
@@ -139,10 +142,35 @@ def _with_upstream(config: dict[str, Any], upstream: Mapping[str, Any]) -> dict[
                 found=value,
                 fix="give the config that the checkpoint was trained with",
             )
-    out = dict(config, head_dim=transformer.get("d_head", config["head_dim"]))
-    out["depth_bias"] = float(model.get("depth_preact_bias") or 0.0)
+    head_dim = integer(transformer, "d_head", "model.transformer", config["head_dim"])
+    out = dict(config, head_dim=head_dim, depth_bias=_number(model, "depth_preact_bias", 0.0))
     clip = model.get("clip_xyz") and not upstream.get("inference", True)
     return out | {"clip_means": bool(clip)} | _rays(config, model)
+
+
+def _section(parent: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """A section of the yaml; absent or empty = {}."""
+    value = parent.get(name)
+    if value is not None and not isinstance(value, Mapping):
+        raise ConfigError(
+            "This is no section of settings",
+            where=name,
+            found=repr(value),
+            fix="give the yaml this checkpoint was trained with",
+        )
+    return value or {}
+
+
+def _number(model: Mapping[str, Any], key: str, default: float) -> float:
+    value = model.get(key) or default
+    if not isinstance(value, (int, float)):
+        raise ConfigError(
+            "A setting is not a number",
+            where=f"model.{key}",
+            found=repr(value),
+            fix="give the yaml this checkpoint was trained with",
+        )
+    return float(value)
 
 
 def _rays(config: Mapping[str, Any], model: Mapping[str, Any]) -> dict[str, Any]:
@@ -165,9 +193,9 @@ def _rays(config: Mapping[str, Any], model: Mapping[str, Any]) -> dict[str, Any]
         )
     if kind != "plucker":
         return {"ray_embed": kind, "depth": "around_nearest"}
-    near, far = model.get("depth_min") or -1.0, model.get("depth_max") or -1.0
+    near, far = _number(model, "depth_min", -1.0), _number(model, "depth_max", -1.0)
     if near > 0 and far > 0:
-        depth = {"depth": "range", "depth_near": float(near), "depth_far": float(far)}
+        depth = {"depth": "range", "depth_near": near, "depth_far": far}
     elif model.get("depth_reference_origin"):
         depth = {"depth": "around_origin"}
     else:

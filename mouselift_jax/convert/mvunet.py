@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from mouselift_jax.convert.rules import Rule
-from mouselift_jax.convert.settings import require
+from mouselift_jax.convert.settings import (
+    OTHER_MODEL,
+    check_divides,
+    integer,
+    integers,
+    number,
+    require,
+)
+from mouselift_jax.errors import ConfigError
 
 RULES = (
     Rule("{n:conv_in|conv_out}.weight", "{n}/kernel", "conv"),
@@ -48,10 +56,26 @@ FIXED = {
     "dual_cross_attention": False,
     "center_input_sample": False,
     "transformer_layers_per_block": 1,
+    "resnet_skip_time_act": False,
+    "time_embedding_type": "positional",
+    "attention_type": "default",
+    "conv_in_kernel": 3,
+    "conv_out_kernel": 3,
+    "selfattn_block": "custom",
     "cd_attention_mid": False,
     "cd_attention_last": False,
     "addition_downsample": False,
 }
+# Read below; or without influence on what is computed; or of a training's moving average.
+KNOWN = (
+    *("sample_size", "in_channels", "out_channels", "layers_per_block", "up_block_types"),
+    *("mid_block_type", "projection_class_embeddings_input_dim", "norm_num_groups", "norm_eps"),
+    *("num_views", "multiview_attention", "sparse_mv_attention"),
+    *("upcast_attention", "dropout", "addition_channels", "addition_embed_type_num_heads"),
+    *("decay", "min_decay", "optimization_step", "update_after_step", "use_ema_warmup"),
+    *("inv_gamma", "power"),
+)
+BLOCKS = {"CrossAttnDownBlock2D": True, "DownBlock2D": False}  # -> whether it attends
 
 
 def config_from_source(source: Mapping[str, Any]) -> dict[str, Any]:
@@ -62,29 +86,57 @@ def config_from_source(source: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ConfigError: a key is missing, or has a value this network does not implement.
     """
-    require(source, FIXED, "unet/config.json")
+    where = "unet/config.json"
     needed = ("block_out_channels", "attention_head_dim", "cross_attention_dim", "down_block_types")
-    require(source, {}, "unet/config.json", needed=needed)
-    channels = _list(source["block_out_channels"])
+    require(source, FIXED, where, needed, KNOWN)
+    channels = integers(source, "block_out_channels", where)
+    attends = _block_attends(source, len(channels), where)
+    heads = integers(source, "attention_head_dim", where, len(channels))
+    groups = integer(source, "norm_num_groups", where, 32)
+    check_divides(heads, channels, f"{where}: attention_head_dim")
+    check_divides([groups] * len(channels), channels, f"{where}: norm_num_groups")
     sparse = source.get("sparse_mv_attention", True)
     shares = source.get("multiview_attention", True)
     return {
-        "sample_size": int(source.get("sample_size", 64)),
-        "in_channels": int(source.get("in_channels", 4)),
-        "out_channels": int(source.get("out_channels", 4)),
+        "sample_size": integer(source, "sample_size", where, 64),
+        "in_channels": integer(source, "in_channels", where, 4),
+        "out_channels": integer(source, "out_channels", where, 4),
         "block_channels": channels,
-        "block_attends": [name.startswith("CrossAttn") for name in source["down_block_types"]],
+        "block_attends": attends,
         # diffusers' "attention_head_dim" of this family is the number of heads
-        "heads": _list(source["attention_head_dim"], len(channels)),
-        "layers_per_block": int(source.get("layers_per_block", 2)),
-        "context_dim": int(source["cross_attention_dim"]),
-        "class_dim": int(source.get("projection_class_embeddings_input_dim", 2048)),
-        "norm_groups": int(source.get("norm_num_groups", 32)),
-        "norm_eps": float(source.get("norm_eps", 1e-5)),
-        "n_views": int(source.get("num_views", 6)),
+        "heads": heads,
+        "layers_per_block": integer(source, "layers_per_block", where, 2),
+        "context_dim": integer(source, "cross_attention_dim", where),
+        "class_dim": integer(source, "projection_class_embeddings_input_dim", where, 2048),
+        "norm_groups": groups,
+        "norm_eps": number(source, "norm_eps", where, 1e-5),
+        "n_views": integer(source, "num_views", where, 6),
         "attention": ("sparse" if sparse else "dense") if shares else "none",
     }
 
 
-def _list(value: int | Sequence[int], length: int = 1) -> list[int]:
-    return [int(x) for x in value] if isinstance(value, Sequence) else [int(value)] * length
+def _block_attends(source: Mapping[str, Any], n_levels: int, where: str) -> list[bool]:
+    """Which levels attend, from the names of the blocks: stock or multi-view ("MV")."""
+    down = _block_names(source["down_block_types"])
+    attends = [BLOCKS.get(name) for name in down]
+    up = [name.replace("Down", "Up") for name in reversed(down)]
+    middle = ["UNetMidBlock2DCrossAttn"]
+    good = {
+        "down_block_types": len(down) == n_levels and None not in attends,
+        "up_block_types": _block_names(source.get("up_block_types", up)) == up,
+        "mid_block_type": _block_names(source.get("mid_block_type", middle)) == middle,
+    }
+    for key, is_good in good.items():
+        if not is_good:
+            raise ConfigError(
+                "These blocks are not implemented",
+                where=f"{where}: {key}",
+                found=repr(source[key]),
+                fix=OTHER_MODEL,
+            )
+    return attends
+
+
+def _block_names(value: Any) -> list[str]:
+    names = value if isinstance(value, list) else [value]
+    return [str(name).replace("MV2D", "2D") for name in names]

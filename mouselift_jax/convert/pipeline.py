@@ -55,7 +55,13 @@ def check_schedulers(folder: Path) -> None:
     where = "feature_extractor/preprocessor_config.json"
     require(
         read_json(folder / where),
-        {"do_center_crop": True, "do_normalize": True, "do_resize": True, "resample": 3},
+        {
+            "do_center_crop": True,
+            "do_normalize": True,
+            "do_rescale": True,
+            "do_resize": True,
+            "resample": 3,
+        },
         where,
     )
 

@@ -186,9 +186,17 @@ def open_file(path: Path, read_torch: TorchReader | None) -> Any:
 
 
 def _open_shards(index: Path, read_torch: TorchReader | None) -> Weights:
-    check_file(index)
-    where: dict[str, str] = json.loads(index.read_text())["weight_map"]
-    names = sorted(set(where.values()))
+    where = read_json(index).get("weight_map")
+    names = sorted(set(map(str, where.values()))) if isinstance(where, dict) else []
+    # A shard lies beside its index: a path could name any file of this machine.
+    if not names or any(Path(name).name != name for name in names):
+        raise CheckpointError(
+            "The index of the shards is not one",
+            where=index,
+            expected='{"weight_map": {tensor: name of a file beside the index}}',
+            found=", ".join(names[:3]) or "no weight_map",
+            fix="download index and shards from the same revision",
+        )
     missing = [name for name in names if not (index.parent / name).is_file()]
     if missing:
         raise CheckpointError(

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from mouselift_jax.convert.rules import Alias, Rule, Transform
-from mouselift_jax.convert.settings import require
+from mouselift_jax.convert.settings import check_divides, integer, integers, number, require
 
 
 def _project(x: np.ndarray) -> np.ndarray:
@@ -54,13 +54,22 @@ def config_from_source(source: Mapping[str, Any]) -> dict[str, Any]:
         "use_post_quant_conv": True,
         "mid_block_add_attention": True,
         "shift_factor": None,
+        "latents_mean": None,
+        "latents_std": None,
     }
-    require(source, fixed, where, needed=("block_out_channels",))
+    # The names of the blocks have one form only; force_upcast is about half precision.
+    known = ("block_out_channels", "layers_per_block", "latent_channels", "in_channels")
+    known += ("norm_num_groups", "scaling_factor", "out_channels", "sample_size", "force_upcast")
+    known += ("down_block_types", "up_block_types")
+    require(source, fixed, where, ("block_out_channels",), known)
+    channels = integers(source, "block_out_channels", where)
+    groups = integer(source, "norm_num_groups", where, 32)
+    check_divides([groups] * len(channels), channels, f"{where}: norm_num_groups")
     return {
-        "block_channels": [int(c) for c in source["block_out_channels"]],
-        "layers_per_block": int(source.get("layers_per_block", 2)),
-        "latent_channels": int(source.get("latent_channels", 4)),
-        "picture_channels": int(source.get("in_channels", 3)),
-        "norm_groups": int(source.get("norm_num_groups", 32)),
-        "scaling_factor": float(source.get("scaling_factor", 0.18215)),
+        "block_channels": channels,
+        "layers_per_block": integer(source, "layers_per_block", where, 2),
+        "latent_channels": integer(source, "latent_channels", where, 4),
+        "picture_channels": integer(source, "in_channels", where, 3),
+        "norm_groups": groups,
+        "scaling_factor": number(source, "scaling_factor", where, 0.18215),
     }

@@ -157,7 +157,15 @@ def _destination(dst: epath.Path) -> Iterator[epath.Path]:
     work = dst.parent / f".{dst.name}.partial"
     if work.exists():  # of a conversion that was killed
         work.rmtree()
-    work.mkdir(parents=True)
+    try:
+        work.mkdir(parents=True)
+    except (PermissionError, NotADirectoryError) as error:
+        raise CheckpointError(
+            "The destination cannot be made",
+            where=dst,
+            found=error.strerror,
+            fix="give a place where you may make a folder",
+        ) from error
     try:
         yield work
         Path(work).replace(Path(dst))

@@ -28,6 +28,7 @@ from mouselift_jax.convert.sources import (
     read_json,
 )
 from mouselift_jax.errors import CheckpointError, ConfigError, nearest
+from mouselift_jax.pipelines.preprocess import ClipPixels
 from mouselift_jax.pipelines.pretrained import network, param_shapes
 
 ADOBE = (
@@ -217,7 +218,7 @@ def _state_dict(content: Any, file: Path) -> dict[str, Any]:
     if isinstance(content, Mapping):
         state = content.get("model", content)
         if isinstance(state, Mapping) and state:
-            if all(isinstance(v, LazyTensor) for v in state.values()):
+            if all(isinstance(k, str) and isinstance(v, LazyTensor) for k, v in state.items()):
                 return dict(state)
     found = type(content).__name__
     if isinstance(content, Mapping):
@@ -234,7 +235,15 @@ def _state_dict(content: Any, file: Path) -> dict[str, Any]:
 def _plan_gslrm(request: Request) -> ConversionPlan:
     file = _gslrm_file(request.source)
     state = _state_dict(open_file(file, request.read_torch), file)
-    state = {key.removeprefix("module."): value for key, value in state.items()}
+    names = {key: key.removeprefix("module.") for key in state}
+    if len(set(names.values())) < len(names):
+        raise CheckpointError(
+            "Tensors are there twice, with and without the prefix module.",
+            where=file,
+            found=", ".join(k for k, name in names.items() if k != name and name in state)[:300],
+            fix="it is unclear which were trained: save the state dict of one model only",
+        )
+    state = {names[key]: value for key, value in state.items()}
     _refuse_other("gslrm", Weights(state, (file,)))
     upstream, note = _upstream_config(request, file)
     config = gslrm.config_from_source({k: v.shape for k, v in state.items()}, upstream)
@@ -295,6 +304,8 @@ def _plan_mvdiffusion(request: Request) -> ConversionPlan:
         )
     read_json(folder / "model_index.json")
     check_schedulers(folder)
+    place = "feature_extractor"
+    ClipPixels.from_source(read_json(folder / place / SETTINGS[place]))  # refuses what differs
     parts, notes = [], []
     for component in filter(request.wants, PIPELINE_CONFIGS):
         if component in OPTIONAL and not (folder / component).is_dir():
@@ -435,10 +446,11 @@ def plan_conversion(kind: str, request: Request) -> ConversionPlan:
         )
     plan = KINDS[kind](request)
     there = {part.component for part in plan.parts}
+    known = PIPELINE_CONFIGS if kind == "mvdiffusion" else there
     for name in request.components or ():
         if name not in there:
             raise CheckpointError(
-                "The source has no such component", where=name, fix=nearest(name, there)
+                "The source has no such component", where=name, fix=nearest(name, known)
             )
     parts = tuple(part for part in plan.parts if request.wants(part.component))
     return dataclasses.replace(plan, parts=parts)

@@ -246,12 +246,98 @@ def _set(path, **changes):
         ("scheduler/scheduler_config.json", {"clip_sample": "absent"}, "clip_sample"),
         ("scheduler/scheduler_config.json", {"prediction_type": "epsilon"}, "prediction_type"),
         ("image_noising_scheduler/scheduler_config.json", {"beta_schedule": "linear"}, "beta_sch"),
+        ("unet/config.json", {"encoder_hid_dim_type": "text_proj"}, "encoder_hid_dim_type"),
+        ("unet/config.json", {"up_block_types": ["UpBlock2D", "UpBlock2D"]}, "up_block_types"),
+        ("unet/config.json", {"down_block_types": "DownBlock2D"}, "down_block_types"),
+        ("unet/config.json", {"mid_block_type": None}, "mid_block_type"),
+        ("unet/config.json", {"selfattn_block": "self_rowwise"}, "selfattn_block"),
+        ("unet/config.json", {"block_out_channels": "abc"}, "block_out_channels"),
+        ("unet/config.json", {"in_channels": "8"}, "in_channels"),
+        ("unet/config.json", {"num_views": 0}, "num_views"),
+        ("unet/config.json", {"attention_head_dim": [3, 3]}, "attention_head_dim"),
+        ("unet/config.json", {"norm_eps": "small"}, "norm_eps"),
+        ("vae/config.json", {"norm_num_groups": 3}, "norm_num_groups"),
+        ("image_encoder/config.json", {"num_attention_heads": 3}, "num_attention_heads"),
+        ("image_encoder/config.json", {"hidden_size": None}, "hidden_size"),
+        ("feature_extractor/preprocessor_config.json", {"size": {"shortest_edge": 336}}, "sizes"),
     ],
 )
 def test_settings_that_are_not_implemented(source, tmp_path, file, changes, names):
     _set(source / file, **changes)
     message = _refused(source, tmp_path)
     assert names in message and file.split("/")[0] in message
+
+
+def test_settings_that_change_nothing_are_let_pass(source, tmp_path):
+    _set(
+        source / "unet" / "config.json",
+        upcast_attention=True,
+        cross_attention_norm=None,
+        num_class_embeds=None,
+        mid_block_type="UNetMidBlockMV2DCrossAttn",
+        decay=0.9999,
+        optimization_step=7,
+        _name_or_path="somewhere",
+    )
+    assert plan_conversion("unet", Request(source / "unet")).parts
+
+
+@pytest.mark.parametrize("name", ["../../secret.safetensors", "/etc/passwd"])
+def test_shards_outside_the_folder_are_not_opened(source, tmp_path, name):
+    file = source / "unet" / WEIGHTS
+    file.rename(source / "secret.safetensors")
+    index = source / "unet" / "diffusion_pytorch_model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"conv_in.weight": name}}))
+    assert "index of the shards" in _refused(source / "unet", tmp_path, "unet")
+    for text in ("{}", '{"weight_map": []}', '{"weight_map": {}}'):
+        index.write_text(text)
+        assert "no weight_map" in _refused(source / "unet", tmp_path, "unet")
+
+
+def test_a_component_that_does_not_exist_and_a_place_that_cannot_be(source, tmp_path):
+    message = _refused(source, tmp_path, components=("une",))
+    assert "no such component" in message and "did you mean 'unet'" in message
+    plan = plan_conversion("mvdiffusion", Request(source, components=("vae",)))
+    with pytest.raises(CheckpointError, match=r"cannot be made[\s\S]*Not a directory"):
+        convert(plan, source / "model_index.json" / "dst")
+
+
+@pytest.mark.torch
+def test_state_dicts_that_are_not_what_they_seem(tmp_path):
+    import torch
+
+    read = _torch()
+    state = {key: torch.from_numpy(value) for key, value in fake.gslrm_state().items()}
+    name = "patch_embedder.1.weight"
+    file = tmp_path / "ckpt_1.pt"
+    for extra, says in (
+        ({f"module.{name}": state[name]}, "there twice"),
+        ({name: state[name].to_sparse()}, "sparse"),
+        ({name: state[name].to("meta")}, "sparse, quantised or empty"),
+        ({5: state[name]}, "no state dict"),
+    ):
+        torch.save({"model": state | extra}, file)
+        assert says in _refused(file, tmp_path, "gslrm", read)
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("model: [1]", "no section"),
+        ("model: {transformer: []}", "no section"),
+        ("model: {transformer: {d_head: abc}}", "d_head"),
+        ("model: {transformer: {d_head: 0}}", "d_head"),
+        ("model: {transformer: {d_head: 48}}", "does not divide"),
+        ("model: {depth_min: near, use_custom_plucker: false}", "depth_min"),
+        ("a: b: c", "not yaml or json"),
+    ],
+)
+def test_training_configs_that_make_no_sense(tmp_path, text, says):
+    read = _torch()
+    fake.save_torch(tmp_path / "ckpt_1.pt", {"model": fake.gslrm_state()})
+    (tmp_path / "gslrm.yaml").write_text(text)
+    assert says in _refused(tmp_path / "ckpt_1.pt", tmp_path, "gslrm", read)
 
 
 def test_broken_json(source, tmp_path):
