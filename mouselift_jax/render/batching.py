@@ -19,6 +19,24 @@ from jax.custom_batching import custom_vmap
 Tree = Any
 
 
+_MOST = 2**31 - 1  # counts of pairs stop here instead of wrapping
+
+
+def add_pairs(a: Array, b: Array) -> Array:
+    """Sum of two counts."""
+    return a + jnp.minimum(b, _MOST - a)
+
+
+def call_info(slabs: Array, pairs: Array, culled: Array) -> dict[str, Array]:
+    """`Render.info` of a whole call, from what each view or scene of it counted."""
+    wraps = pairs.astype(jnp.float32).sum() > 0.999 * _MOST
+    return {
+        "slabs": slabs.max(initial=0),
+        "intersections": jnp.where(wraps, _MOST, pairs.sum(dtype=jnp.int32)),
+        "culled": culled.sum(dtype=jnp.int32),
+    }
+
+
 def fold_vmap(function: Callable[..., Tree]) -> Callable[..., Tree]:
     """Make `vmap` of a function of arrays [L,...] enlarge L."""
     wrapped = custom_vmap(function)

@@ -30,6 +30,8 @@ class Grid(NamedTuple):
     """The static plan of a call.
 
     Attributes:
+        width: of the picture, px.
+        height: of the picture, px.
         tile: side of a work tile, px.
         cols: tiles across the picture.
         rows: tiles down the picture.
@@ -38,6 +40,8 @@ class Grid(NamedTuple):
         slab: most Gaussians of one slab.
     """
 
+    width: int
+    height: int
     tile: int
     cols: int
     rows: int
@@ -57,20 +61,20 @@ def plan(
     """Choose tile side, buffer size and key layout for N Gaussians in a picture.
 
     The default capacity holds what GS-LRM's splats need (2-3 pairs each) in one slab up to 65 k
-    Gaussians and in a few slabs above, where the buffers would dominate memory.
+    Gaussians and in a few slabs above, where the buffers would dominate memory. The default tile
+    leaves at least 15 bits of a key for ranks; one that is given is kept, and slabs are shorter.
     """
-    tile = tile or c.TILE
-    while True:
-        cols, rows = -(-width // tile), -(-height // tile)
-        # At least 15 bits stay for ranks. The number of tiles is a key too, the end of the last.
-        if (cols * rows).bit_length() <= 16:
-            break
-        tile *= 2
+    side = tile or c.TILE
+    # The number of tiles is a key too, the end of the last.
+    while tile is None and (-(-width // side) * -(-height // side)).bit_length() > 16:
+        side *= 2
+    cols, rows = -(-width // side), -(-height // side)
     if capacity is None:
         capacity = min(4 * n, max(1 << 18, n))
     capacity = max(capacity, cols * rows, 1)
     slab = max(1, min(n, capacity, 1 << (31 - (cols * rows).bit_length())))
-    return Grid(tile, cols, rows, capacity, (slab - 1).bit_length(), slab)
+    rank_bits = (slab - 1).bit_length()
+    return Grid(width, height, side, cols, rows, capacity, rank_bits, slab)
 
 
 class Rects(NamedTuple):
@@ -236,22 +240,25 @@ def pair_slots(grid: Grid, slab: Slab, tile: Array, rank: Array) -> Array:
     return start + (tile // grid.cols - row) * cols + (tile % grid.cols - col)
 
 
+def full_light(grid: Grid) -> Float[Array, "tiles P"]:
+    """Transmittance before anything is drawn; none beyond the picture's edge."""
+    return to_tiles(grid, jnp.ones((grid.height, grid.width, 1), jnp.float32))[..., 0]
+
+
 def to_tiles(grid: Grid, picture: Float[Array, "H W C"]) -> Float[Array, "tiles P C"]:
     """Cut a picture into tiles, zeros beyond its edge."""
-    height, width, channels = picture.shape
-    t = grid.tile
-    picture = jnp.pad(picture, ((0, grid.rows * t - height), (0, grid.cols * t - width), (0, 0)))
+    t, channels = grid.tile, picture.shape[-1]
+    beyond = (grid.rows * t - grid.height, grid.cols * t - grid.width)
+    picture = jnp.pad(picture, ((0, beyond[0]), (0, beyond[1]), (0, 0)))
     picture = picture.reshape(grid.rows, t, grid.cols, t, channels)
     return picture.transpose(0, 2, 1, 3, 4).reshape(grid.tiles, t * t, channels)
 
 
-def from_tiles(
-    grid: Grid, tiles: Float[Array, "tiles P C"], width: int, height: int
-) -> Float[Array, "H W C"]:
+def from_tiles(grid: Grid, tiles: Float[Array, "tiles P C"]) -> Float[Array, "H W C"]:
     """Undo `to_tiles`."""
     t, channels = grid.tile, tiles.shape[-1]
     picture = tiles.reshape(grid.rows, grid.cols, t, t, channels).transpose(0, 2, 1, 3, 4)
-    return picture.reshape(grid.rows * t, grid.cols * t, channels)[:height, :width]
+    return picture.reshape(grid.rows * t, grid.cols * t, channels)[: grid.height, : grid.width]
 
 
 def segment_ends_sum(

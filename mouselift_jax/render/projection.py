@@ -34,25 +34,28 @@ def _rotation(quats: Float[Array, "N 4"]) -> list[list[Array]]:
     ]
 
 
-def view_colors(spec: Spec, means: Array, colors: Array, w2c: Array) -> Array:
-    """Colours [N,3] as the view `w2c` sees them."""
-    if spec.sh_degree is None:
-        return colors
-    if spec.sh_degree == 0:
-        return eval_sh(0, colors, jnp.zeros_like(means))  # the basis is constant
-    center = -w2c[:3, :3].T @ w2c[:3, 3]
-    offset = means - center
-    square = (offset * offset).sum(-1, keepdims=True)
-    apart = square > 0
-    direction = jnp.where(apart, offset / jnp.sqrt(jnp.where(apart, square, 1)), 0)
-    return eval_sh(spec.sh_degree, colors, direction)
-
-
 def _finite(*arrays: Array) -> Array:
     ok = True
     for a in arrays:
         ok = ok & jnp.isfinite(a).reshape(a.shape[0], -1).all(-1)
     return ok
+
+
+def view_colors(spec: Spec, means: Array, colors: Array, w2c: Array) -> Array:
+    """Colours [N,3] as the view `w2c` sees them; NaN where what they are made of is not finite."""
+    if spec.sh_degree is None:
+        return colors
+    w2c = jnp.where(jnp.isfinite(w2c), w2c, 0)  # such a camera draws nothing: see `project`
+    offset = means + w2c[:3, :3].T @ w2c[:3, 3]  # from the camera's centre
+    if spec.sh_degree == 0:
+        offset = jnp.zeros_like(means)  # the basis is constant
+    finite = _finite(offset, colors)[:, None]
+    offset = jnp.where(finite, offset, 0)
+    square = (offset * offset).sum(-1, keepdims=True)
+    apart = square > 0
+    direction = jnp.where(apart, offset / jnp.sqrt(jnp.where(apart, square, 1)), 0)
+    rgb = eval_sh(spec.sh_degree, jnp.where(finite[..., None], colors, 0), direction)
+    return jnp.where(finite, rgb, jnp.nan)
 
 
 def project(
@@ -70,20 +73,21 @@ def project(
     A Gaussian that is not drawn comes out as a harmless unit ellipse with opacity 0, so that no
     value and no gradient of it can spoil a sum.
     """
-    finite = _finite(means, quats, scales, opacities, colors)
-    means = jnp.where(finite[:, None], means, 0)
-    quats = jnp.where(finite[:, None], quats, 0)
-    scales = jnp.where(finite[:, None], scales, 0)
-    colors = jnp.where(finite.reshape(-1, *[1] * (colors.ndim - 1)), colors, 0)
+    camera = jnp.concatenate([w2c[:3].ravel(), K[:2].ravel()])
+    rgb = view_colors(spec, means, colors, w2c)
+    finite = _finite(means, quats, scales, opacities, rgb) & jnp.isfinite(camera).all()
+    means, quats, scales, rgb = (
+        jnp.where(finite[:, None], a, 0) for a in (means, quats, scales, rgb)
+    )
     opacities = jnp.where(finite, opacities, 0)
+    w2c, K = (jnp.where(jnp.isfinite(a), a, 1) for a in (w2c, K))
 
     t = [w2c[i, 0] * means[:, 0] + w2c[i, 1] * means[:, 1] + w2c[i, 2] * means[:, 2] + w2c[i, 3]
          for i in range(3)]  # fmt: skip
     on_earth = jnp.isfinite(t[0]) & jnp.isfinite(t[1]) & jnp.isfinite(t[2])
     fx, fy, cx, cy = K[0, 0], K[1, 1], K[0, 2], K[1, 2]
-    front = on_earth & (t[2] > spec.near) & jnp.isfinite(fx + fy + cx + cy)
     bound = c.SLOPE_MAX * t[2]
-    inside = front & (jnp.abs(t[0]) < bound) & (jnp.abs(t[1]) < bound)
+    inside = on_earth & (t[2] > spec.near) & (jnp.abs(t[0]) < bound) & (jnp.abs(t[1]) < bound)
     tx, ty, z = (jnp.where(inside, a, float(i == 2)) for i, a in enumerate(t))
 
     inv_z = 1 / z
@@ -101,16 +105,15 @@ def project(
           for k in range(3)]  # fmt: skip
     largest = jnp.max(jnp.stack([jnp.abs(a) for a in ux + uy]), axis=0)
     sized = largest < c.SIGMA_MAX  # False for NaN
-    keep = inside & sized
+    keep = finite & inside & sized
     ux, uy = ([jnp.where(keep, a, 0) for a in row] for row in (ux, uy))
 
     xx = ux[0] * ux[0] + ux[1] * ux[1] + ux[2] * ux[2] + c.DILATION
     xy = ux[0] * uy[0] + ux[1] * uy[1] + ux[2] * uy[2]
     yy = uy[0] * uy[0] + uy[1] * uy[1] + uy[2] * uy[2] + c.DILATION
-    det = xx * yy - xy * xy
-    keep = keep & (det > 0)
-    det = jnp.where(keep, det, 1)
-    rgb = view_colors(spec, means, colors, w2c)
+    # xx yy - xy^2 as a sum of squares: subtracting would round the width of a long needle away.
+    turns = [ux[i] * uy[k] - ux[k] * uy[i] for i, k in ((1, 2), (2, 0), (0, 1))]
+    det = sum(a * a for a in turns) + c.DILATION * (xx + yy - c.DILATION)
     opacity = jnp.where(keep, opacities, 0)
     splats = Splats(
         jnp.where(keep, fx * u + cx, 0),

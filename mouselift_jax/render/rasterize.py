@@ -127,7 +127,7 @@ def _raise_if_broken(culled: Array) -> None:
             raise MouseLiftError(
                 "Gaussians with values that are not finite",
                 where="rasterize(check=True)",
-                expected="finite means, quats, scales, opacities and colors",
+                expected="finite means, quats, scales, opacities, colors and cameras",
                 found=f"{int(np.sum(count))} of them",
                 fix="find the step that made them; check=False leaves them out and counts them",
             )

@@ -93,6 +93,6 @@ def rasterize_flat(
     info = {
         "slabs": jnp.ones((), jnp.int32),
         "intersections": -jnp.ones((), jnp.int32),
-        "culled": broken.sum(),
+        "culled": broken.sum(dtype=jnp.int32),
     }
     return rgb, light, depth, info

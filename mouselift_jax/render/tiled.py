@@ -147,7 +147,8 @@ def _over_slabs(grid: Grid, order: Order, state: tuple, body: Callable) -> tuple
     def step(carry: tuple) -> tuple:
         first, (slabs, pairs), state = carry
         slab = binning.list_slab(grid, order, first)
-        return slab.end, (slabs + 1, pairs + slab.starts[-1]), body(slab, state)
+        counts = (slabs + 1, batching.add_pairs(pairs, slab.starts[-1]))
+        return slab.end, counts, body(slab, state)
 
     zero = order.drawn * 0
     _, counts, state = lax.while_loop(more, step, (zero, (zero, zero), state))
@@ -159,11 +160,10 @@ def _table(grid: Grid, splats: Splats, order: Order) -> Array:
 
 
 def _start(grid: Grid, order: Order, channels: int) -> tuple[Array, Array]:
-    """Full light and empty sums; padding tiles and pixels beyond the picture come along."""
+    """Full light and empty sums."""
     zero = order.drawn.astype(jnp.float32) * 0  # carries the mesh axes of shard_map along
-    pixels = grid.tile * grid.tile
-    ones = jnp.ones((grid.tiles, pixels), jnp.float32) + zero
-    return ones, jnp.zeros((grid.tiles, pixels, channels), jnp.float32) + zero
+    light = binning.full_light(grid) + zero
+    return light, jnp.zeros((*light.shape, channels), jnp.float32) + zero
 
 
 def _channels(rows: Array) -> Array:
@@ -309,7 +309,7 @@ def _forward_view(spec: Spec, capacity: int | None, *args: Array) -> tuple[Array
     splats, visibility = project(spec, *args)
     order = binning.order_by_depth(grid, splats, visibility)
     sums, (slabs, pairs) = blend(grid, splats, order)
-    sums = binning.from_tiles(grid, sums, spec.width, spec.height)
+    sums = binning.from_tiles(grid, sums)
     return sums[..., :3], 1 - sums[..., 4], sums[..., 3], visibility.broken, slabs, pairs
 
 
@@ -339,9 +339,4 @@ def rasterize_flat(
 ) -> tuple[Array, Array, Array, dict[str, Array]]:
     """Blend L scenes of N Gaussians in V views each; see `reference.rasterize_flat`."""
     rgb, light, depth, broken, slabs, pairs = _differentiable(spec, capacity)(*arrays)
-    info = {
-        "slabs": slabs.max(initial=0),
-        "intersections": pairs.sum(),
-        "culled": broken.sum(),
-    }
-    return rgb, light, depth, info
+    return rgb, light, depth, batching.call_info(slabs, pairs, broken)

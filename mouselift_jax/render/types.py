@@ -32,8 +32,10 @@ class Render(NamedTuple):
         depth: sum of blending weight times camera z [*B,V,H,W,1], scene units; divide by `alpha`
             for the expected depth.
         info: scalars over the whole call. `slabs`: most passes over the scene that a view needed,
-            `intersections`: (Gaussian, tile) pairs listed, `culled`: Gaussians left out because
-            something in them was not finite. -1 where an implementation does not have the number.
+            `intersections`: (Gaussian, tile) pairs listed (2^31 - 1 if more), `culled`: Gaussians
+            left out because something in them, or in a camera that sees them, was not finite. -1
+            where an implementation does not have the number. Under `vmap` and `shard_map` each
+            element and each device counts its own.
     """
 
     rgb: Float[Array, "*B V H W 3"]

@@ -86,12 +86,8 @@ def _rasterize_cpu(spec: Spec, *arrays: Array) -> tuple[Array, Array, Array, dic
         cameras = (w2c.swapaxes(0, 1), K.swapaxes(0, 1))
         broken, out = lax.scan(view, none, cameras)
         rgb, light, depth, pairs = (a.swapaxes(0, 1) for a in out)
-    info = {
-        "slabs": jnp.ones((), jnp.int32),  # the lists are as long as the scene needs
-        "intersections": pairs.sum(),
-        "culled": broken.sum(dtype=jnp.int32),
-    }
-    return rgb, light, depth, info
+    slabs = jnp.ones_like(pairs)  # the lists are as long as the scene needs
+    return rgb, light, depth, batching.call_info(slabs, pairs, broken)
 
 
 def rasterize_flat(spec: Spec, *arrays: Array) -> tuple[Array, Array, Array, dict[str, Array]]:

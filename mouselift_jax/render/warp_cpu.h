@@ -42,6 +42,7 @@ struct Splat {
     static inline V pick(I m, V a, V b) { return m ? a : b; }
     static inline bool any(I m) { return __builtin_reduce_or(m) != 0; }
     static inline I finite(V a) { return (__builtin_bit_cast(I, a) & 0x7f800000) != 0x7f800000; }
+    static inline bool is_finite(float x) { return (as_bits(x) & 0x7f800000) != 0x7f800000; }
     static inline V root(V a) { return __builtin_elementwise_sqrt(a); }
     static inline void share(int n, int worker, int workers, int align, int* lo, int* hi) {
         long blocks = ((long)n + align - 1) / align;
@@ -103,9 +104,17 @@ struct Splat {
         for (int r = 0; r < 3; ++r)
             for (int c = 0; c < 4; ++c) l.w[r][c] = w[4 * r + c];
         l.fx = k[0], l.fy = k[4], l.cx = k[2], l.cy = k[5];
+        // A camera that is not finite draws nothing; any numbers in its place keep sums finite.
+        l.ok = true;
+        for (int r = 0; r < 12; ++r) l.ok = l.ok && is_finite(w[r]);
+        for (int r = 0; r < 6; ++r) l.ok = l.ok && is_finite(k[r]);
+        if (!l.ok) {
+            l.fx = l.fy = l.cx = l.cy = 1.0f;
+            for (int r = 0; r < 3; ++r)
+                for (int c = 0; c < 4; ++c) l.w[r][c] = 1.0f;
+        }
         l.limit_x = FOV_CLAMP * n(t, WIDTH) / 2 / l.fx;
         l.limit_y = FOV_CLAMP * n(t, HEIGHT) / 2 / l.fy;
-        l.ok = (as_bits(l.fx + l.fy + l.cx + l.cy) & 0x7f800000) != 0x7f800000;
         return l;
     }
 
@@ -133,7 +142,7 @@ struct Splat {
         load_rows(f(t, OPACITIES), first, count, 1, &o);
         load_rows(f(t, COLORS), first, count, 3, rgb);
         V zero = splat(0.0f), one = splat(1.0f);
-        I ok = finite(o);
+        I ok = finite(o) & (l.ok ? -1 : 0);
         for (int k = 0; k < 3; ++k) ok = ok & finite(p[k]) & finite(s[k]) & finite(rgb[k]);
         for (int k = 0; k < 4; ++k) ok = ok & finite(q[k]);
         g.broken = ~ok;
@@ -148,7 +157,7 @@ struct Splat {
         I on_earth = finite(g.cam[0]) & finite(g.cam[1]) & finite(g.cam[2]);
         V bound = g.cam[2] * SLOPE_MAX;
         I inside = on_earth & (g.cam[2] > as_float(n(t, NEAR_BITS)));
-        inside = inside & (vabs(g.cam[0]) < bound) & (vabs(g.cam[1]) < bound) & (l.ok ? -1 : 0);
+        inside = inside & (vabs(g.cam[0]) < bound) & (vabs(g.cam[1]) < bound);
         g.broken = g.broken | ~on_earth;
         g.cam[0] = pick(inside, g.cam[0], zero);
         g.cam[1] = pick(inside, g.cam[1], zero);
@@ -207,9 +216,13 @@ struct Splat {
             g.xy += g.ux[k] * g.uy[k];
             g.yy += g.uy[k] * g.uy[k];
         }
-        g.det = g.xx * g.yy - g.xy * g.xy;
-        g.keep = g.keep & (g.det > 0.0f);
-        g.det = pick(g.det > 0.0f, g.det, one);
+        // xx yy - xy^2 as a sum of squares: see projection.py.
+        g.det = DILATION * (g.xx + g.yy - DILATION);
+        for (int k = 0; k < 3; ++k) {
+            int i = (k + 1) % 3, j = (k + 2) % 3;
+            V turn = g.ux[i] * g.uy[j] - g.ux[j] * g.uy[i];
+            g.det += turn * turn;
+        }
     }
 
     // Whether the ellipse reaches the square of pixel centres of a tile; a superset by a hair.

@@ -207,7 +207,7 @@ def _forward(
                 frame.put(RGB=rgb.ptr + 3 * at, LIGHT=light.ptr + at, DEPTHS=depth.ptr + at,
                           LAST=last.ptr + at)  # fmt: skip
                 frame.run("forward", frame.workers)
-                pairs.numpy()[scene, view] = count
+                pairs.numpy()[scene, view] = min(count, 2**31 - 1)
                 flags = frame.scratch["FLAGS"][: means.shape[1]]
                 broken.numpy()[scene] = flags
 

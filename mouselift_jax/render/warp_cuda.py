@@ -281,7 +281,7 @@ def _over_slabs(grid: binning.Grid, order: binning.Order, state: tuple, body: Ca
         first, (slabs, pairs), state = carry
         # A view that is done lists nothing: its slab begins and ends behind its last Gaussian.
         slab = jax.vmap(functools.partial(binning.list_slab, grid))(order, first)
-        counts = (slabs + (slab.end > first), pairs + slab.starts[:, -1])
+        counts = (slabs + (slab.end > first), batching.add_pairs(pairs, slab.starts[:, -1]))
         return slab.end, counts, body(slab, state)
 
     zero = order.drawn * 0
@@ -305,15 +305,14 @@ def _prepare(spec: Spec, capacity: int | None, gaussians: tuple, cameras: tuple)
 def _forward_group(spec: Spec, capacity: int | None, gaussians: tuple, cameras: tuple) -> tuple:
     grid, visibility, order, table, plan = _prepare(spec, capacity, gaussians, cameras)
     views = order.drawn.shape[0]
-    light = jnp.ones((views, grid.tiles, BLOCK), jnp.float32)
-    light = light + order.drawn.astype(jnp.float32)[:, None, None] * 0
+    light = binning.full_light(grid) + order.drawn.astype(jnp.float32)[:, None, None] * 0
     sums = jnp.zeros((views, grid.tiles, BLOCK, 5), jnp.float32) + light[..., None] * 0
 
     def body(slab: binning.Slab, state: tuple) -> tuple:
         return tuple(_call(0, slab.keys, slab.starts, slab.first, table, plan, *state))
 
     (slabs, pairs), (_, sums) = _over_slabs(grid, order, (light, sums), body)
-    sums = jax.vmap(lambda a: binning.from_tiles(grid, a, spec.width, spec.height))(sums)
+    sums = jax.vmap(functools.partial(binning.from_tiles, grid))(sums)
     pictures = (sums[..., :3], 1 - sums[..., 4], sums[..., 3])
     return visibility.broken.any(0), (*pictures, slabs, pairs)
 
@@ -332,7 +331,8 @@ def _backward_group(spec: Spec, capacity: int | None, gaussians: tuple, xs: tupl
         lists = (slab.keys, slab.starts, slab.first)
         return tuple(_call(1, *lists, table, plan, upstream, *state))
 
-    state = (jnp.ones_like(behind), behind, table.reshape(-1) * 0)
+    light = binning.full_light(grid) + jnp.zeros_like(behind)
+    state = (light, behind, table.reshape(-1) * 0)
     _, (_, _, gradients) = _over_slabs(grid, order, state, body)
     gradients = gradients.reshape(views, -1, 10)
 
@@ -366,5 +366,4 @@ def rasterize_flat(
 ) -> tuple[Array, Array, Array, dict[str, Array]]:
     """Blend L scenes of N Gaussians in V views each; see `reference.rasterize_flat`."""
     rgb, light, depth, broken, slabs, pairs = _differentiable(spec, capacity)(*arrays)
-    info = {"slabs": slabs.max(), "intersections": pairs.sum(), "culled": broken.sum()}
-    return rgb, light, depth, info
+    return rgb, light, depth, batching.call_info(slabs, pairs, broken)

@@ -74,7 +74,8 @@ def eval_sh(
             "too few spherical-harmonics coefficients", expected=f">= {n}", found=sh.shape[-2]
         )
     basis = sh_basis(degree, directions)
-    return xp.maximum((basis[..., None] * sh[..., :n, :]).sum(-2) + 0.5, 0.0)
+    colors = (basis[..., None] * sh[..., :n, :]).sum(-2) + 0.5
+    return xp.where(colors < 0, 0.0, colors)  # full slope at exactly 0: black can be left again
 
 
 def rgb_to_sh(rgb: Float[Array, "*N 3"]) -> Float[Array, "*N 3"]:

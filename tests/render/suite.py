@@ -81,6 +81,7 @@ def differ(implementation, size=SIZE, sh_degree=None):
         moving = {k: v for k, v in arrays.items() if k != "K"}
         return grad(moving, arrays["K"], jnp.asarray(background, jnp.float32))
 
+    run.programs = grad._cache_size
     return run
 
 
@@ -200,6 +201,7 @@ class RasterizerSuite:
         "change",
         [
             dict(scales=np.float32([40, 30, 50])),  # one covers every pixel
+            dict(scales=np.float32([30, 1e-3, 1e-4])),  # needles across the picture
             dict(scales=np.float32(1e-5)),  # far below a pixel
             dict(scales=np.float32(0)),
             dict(opacities=np.float32(1)),
@@ -230,17 +232,18 @@ class RasterizerSuite:
                 few, truth_few, rtol=2e-3, atol=max(floor, 2e-3 * np.abs(truth_few).max())
             )
 
+    @pytest.mark.parametrize("degree", [None, 2])
     @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-    def test_not_finite_is_left_out_and_counted(self, value):
-        arrays = scene()
+    def test_not_finite_is_left_out_and_counted(self, value, degree):
+        clean = scene(degree=degree)
+        arrays = {k: v.copy() for k, v in clean.items()}
         for k, name in enumerate(GAUSSIANS):
             arrays[name].reshape(60, -1)[3 * k, -1] = value
         arrays["scales"][40] = 1e30  # finite, but not its covariance
         bad = [0, 3, 6, 9, 12, 40]
-        clean = {k: v.copy() for k, v in scene().items()}
         clean["opacities"][bad] = 0
-        gradients, out = self.gradients(arrays)
-        expected, truth = self.gradients(clean)
+        gradients, out = self.gradients(arrays, sh_degree=degree)
+        expected, truth = self.gradients(clean, sh_degree=degree)
         self.same(out, truth, 1e-7)
         assert int(out.info["culled"]) == 6 and int(truth.info["culled"]) == 0
         for k in GAUSSIANS:
@@ -249,6 +252,19 @@ class RasterizerSuite:
         assert_close({k: gradients[k][good] for k in GAUSSIANS},
                      {k: expected[k][good] for k in GAUSSIANS}, 1e-6)  # fmt: skip
         assert_close({"w2c": gradients["w2c"]}, {"w2c": expected["w2c"]}, 1e-5)
+
+    @pytest.mark.parametrize("degree", [None, 2])
+    @pytest.mark.parametrize("name", CAMERAS)
+    def test_a_camera_that_is_not_finite_draws_nothing(self, name, degree):
+        """All Gaussians are counted, and the other view is none the worse."""
+        arrays, clean = scene(degree=degree), scene(degree=degree)
+        arrays[name][1, 0, 0] = np.nan
+        clean["K"][1, :2, 2] = 1e6  # looks the other way
+        gradients, out = self.gradients(arrays, sh_degree=degree)
+        expected, truth = self.gradients(clean, sh_degree=degree)
+        self.same(out, truth, 1e-7)
+        assert not np.any(out.alpha[1]) and int(out.info["culled"]) == 60
+        assert_close(gradients, expected, 1e-6)
 
     def test_check_raises(self):
         arrays = {k: jnp.asarray(v) for k, v in scene(n=3, views=1).items()}
@@ -272,10 +288,28 @@ class RasterizerSuite:
             np.asarray(grey.rgb) - np.asarray(black.rgb), light * [0.5, 0.25, 1.0], atol=1e-6
         )
 
+    def test_principal_point_off_the_centre(self):
+        arrays = scene()
+        arrays["K"][:, :2, 2] = [[-3, 40], [30, 4]]
+        gradients, out = self.gradients(arrays)
+        expected, truth = differ("reference")(arrays)
+        self.same(out, truth, 1e-5)
+        assert_close(gradients, expected, 5e-5)
+
+    def test_one_program_whatever_is_visible(self):
+        run, seen = differ(self.implementation), set()
+        for opacity in (0.9, 0.3, 0.0):
+            arrays = scene()
+            arrays["opacities"][:] = opacity
+            seen.add(int(run(arrays)[1].info["intersections"]))
+        assert run.programs() == 1
+        assert len(seen) == 3 or self.implementation == "reference", seen
+
     # --- transformations ----------------------------------------------------------------------
     def test_batch_and_vmap_agree_with_a_loop(self):
         """Leading dimensions, vmap and a Python loop: the same pictures and gradients."""
         scenes = [scene(seed=s) for s in (0, 1)]
+        scenes[1]["colors"][7, 1] = np.nan
         stacked = {k: np.stack([s[k] for s in scenes]) for k in scenes[0]}
         loop = [self.gradients(s) for s in scenes]
         for run in (differ(self.implementation), jax.vmap(differ(self.implementation))):
@@ -283,6 +317,44 @@ class RasterizerSuite:
             for i, (expected, truth) in enumerate(loop):
                 self.same([a[i] for a in out[:3]], truth, 1e-6)
                 assert_close({k: v[i] for k, v in gradients.items()}, expected, 1e-5)
+        assert out.info["culled"].tolist() == [0, 1]  # each element of vmap counts its own
+
+    @pytest.mark.slow
+    def test_gradient_of_vmap(self):
+        scenes = [scene(seed=s) for s in (0, 1)]
+        stacked = {k: np.stack([s[k] for s in scenes]) for k in scenes[0]}
+        K = stacked.pop("K")
+
+        def loss(moving, map_scenes):
+            def draw(moving, K):
+                out = rasterize(**moving, K=K, width=37, height=31,
+                                implementation=self.implementation)  # fmt: skip
+                return jnp.square(out.rgb).sum() + out.depth.sum()
+
+            return (jax.vmap(draw)(moving, K) if map_scenes else draw(moving, K)).sum()
+
+        gradient = jax.jit(jax.grad(loss), static_argnums=1)
+        assert_close(gradient(stacked, True), gradient(stacked, False), 1e-6)
+
+    @pytest.mark.slow
+    def test_memory_of_the_backward_does_not_grow_with_the_views(self):
+        if self.implementation == "reference":
+            pytest.skip("for tests only")
+
+        def temporaries(views):
+            arrays = scene(n=3000, views=views)
+            K = arrays.pop("K")
+
+            def loss(moving):
+                out = rasterize(**moving, K=K, width=37, height=31,
+                                implementation=self.implementation)  # fmt: skip
+                return jnp.square(out.rgb).sum()
+
+            program = jax.jit(jax.grad(loss)).lower(arrays).compile()
+            return program.memory_analysis().temp_size_in_bytes
+
+        pictures = 37 * 31 * 4 * 20  # a view's pictures and cotangents may be kept
+        assert temporaries(12) - temporaries(2) <= 10 * pictures
 
     @pytest.mark.slow
     def test_vmap_over_cameras_only(self):
@@ -301,6 +373,7 @@ class RasterizerSuite:
             pytest.skip("one device")
         mesh = jax.make_mesh((2,), (over,), axis_types=(AxisType.Auto,))
         scenes = [scene(seed=s) for s in (0, 1)]
+        scenes[1]["quats"][5, 0] = np.inf
         arrays = {k: np.stack([s[k] for s in scenes]) for k in scenes[0]}
         split = P(over) if over == "scenes" else P(None, over)
         shared = P(over) if over == "scenes" else P()
@@ -308,17 +381,21 @@ class RasterizerSuite:
 
         def draw(arrays):
             out = rasterize(**arrays, width=37, height=31, implementation=self.implementation)
-            return out[:3]
+            return *out[:3], out.info["culled"][None]
 
-        sharded = jax.shard_map(draw, mesh=mesh, in_specs=(specs,), out_specs=(split,) * 3)
+        outs = (split, split, split, P(over))
+        sharded = jax.shard_map(draw, mesh=mesh, in_specs=(specs,), out_specs=outs)
 
         def loss(moving, K, draw):
-            return sum((a * a).sum() for a in draw({**moving, "K": K}))
+            *pictures, culled = draw({**moving, "K": K})
+            return sum((a * a).sum() for a in pictures), culled
 
         K = arrays.pop("K")
-        run = jax.jit(jax.value_and_grad(loss), static_argnums=2)
-        value, gradients = run(arrays, K, sharded)
-        truth, expected = run(arrays, K, draw)
+        run = jax.jit(jax.value_and_grad(loss, has_aux=True), static_argnums=2)
+        (value, culled), gradients = run(arrays, K, sharded)
+        (truth, _), expected = run(arrays, K, draw)
+        # Each device counts what it draws: both see the broken one where views are sharded.
+        assert culled.tolist() == ([1, 1] if over == "views" else [0, 1])
         assert abs(value - truth) <= 1e-5 * abs(truth)
         assert_close(gradients, expected, 1e-5)
 
