@@ -37,6 +37,16 @@ def call_info(slabs: Array, pairs: Array, culled: Array) -> dict[str, Array]:
     }
 
 
+def spent_in_all(pictures: tuple, cotangents: tuple) -> Array:
+    """Sum over a pixel's Gaussians of weight times cotangent: R of tiled.py [...,H,W].
+
+    Written out: XLA's CPU backend is slow at sums over an axis of three.
+    """
+    (rgb, light, depth), (g_rgb, g_light, g_depth) = pictures, cotangents
+    colors = (rgb[..., k] * g_rgb[..., k] for k in range(3))
+    return sum(colors, start=depth * g_depth - (1 - light) * g_light)
+
+
 def fold_vmap(function: Callable[..., Tree]) -> Callable[..., Tree]:
     """Make `vmap` of a function of arrays [L,...] enlarge L."""
     wrapped = custom_vmap(function)

@@ -220,10 +220,8 @@ def rasterize(  # noqa: PLR0913 - the public signature, fixed by the project's c
     if flat[0].shape[1] == 0:  # one transparent Gaussian stands for an empty scene
         pads = [[(0, 0), (0, 1), *[(0, 0)] * (a.ndim - 2)] for a in flat[:5]]
         flat[:5] = [jnp.pad(a, pad) for a, pad in zip(flat[:5], pads, strict=True)]
-    if background is None:
-        background = jnp.zeros(3, dtype)
-    background = jnp.asarray(background, dtype)
     views = flat[-1].shape[:2]
+    background = jnp.asarray((0, 0, 0) if background is None else background, dtype)
     if background.shape not in ((3,), (*lead, views[1], 3)):
         raise ShapeError(
             "background is one colour or one per view",
@@ -236,7 +234,8 @@ def rasterize(  # noqa: PLR0913 - the public signature, fixed by the project's c
     spec = Spec(width, height, float(near), sh_degree)
     with jax.named_scope(f"rasterize_{name}"):
         rgb, light, depth, info = rasterize_flat(spec, *flat)
-        rgb = rgb + light[..., None] * background
+        # Channel by channel: XLA's CPU backend is slow at sums over an axis of three.
+        rgb = rgb + jnp.stack([light * background[..., k] for k in range(3)], -1)
     if check:
         _raise_if_broken(info["culled"])
     shape = (*lead, views[1], height, width)

@@ -319,10 +319,10 @@ def _backward_view(spec: Spec, capacity: int | None, args: tuple, pictures: tupl
     K = args[-1]
     splats, pull, visibility = jax.vjp(lambda *a: project(spec, *a, K), *args[:-1], has_aux=True)
     order = binning.order_by_depth(grid, splats, visibility)
-    (rgb, light, depth), (g_rgb, g_light, g_depth) = pictures, cotangents
+    g_rgb, g_light, g_depth = cotangents
     upstream = jnp.concatenate([g_rgb, g_depth[..., None], -g_light[..., None]], -1)
-    sums = jnp.concatenate([rgb, depth[..., None], 1 - light[..., None]], -1)
-    total = binning.to_tiles(grid, (upstream * sums).sum(-1, keepdims=True))[..., 0]
+    total = batching.spent_in_all(pictures, cotangents)
+    total = binning.to_tiles(grid, total[..., None])[..., 0]
     upstream = binning.to_tiles(grid, upstream)
     return pull(blend_backward(grid, splats, order, upstream, total))
 

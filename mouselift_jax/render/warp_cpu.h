@@ -123,7 +123,7 @@ struct Splat {
         V p[3], q[4], inv_norm, s[3], o, rgb[3];
         V cam[3], inv_z, u, v, ju, jv;
         V cam_x[3], cam_y[3], jx[3], jy[3], r[3][3], ax[3], ay[3], ux[3], uy[3];
-        V xx, xy, yy, det;
+        V xx, xy, yy, turn[3], det;
     };
 
     // 16 rows of `width` floats, one field per vector; lanes beyond `count` repeat the last row.
@@ -220,8 +220,8 @@ struct Splat {
         g.det = DILATION * (g.xx + g.yy - DILATION);
         for (int k = 0; k < 3; ++k) {
             int i = (k + 1) % 3, j = (k + 2) % 3;
-            V turn = g.ux[i] * g.uy[j] - g.ux[j] * g.uy[i];
-            g.det += turn * turn;
+            g.turn[k] = g.ux[i] * g.uy[j] - g.ux[j] * g.uy[i];
+            g.det += g.turn[k] * g.turn[k];
         }
     }
 
@@ -628,15 +628,17 @@ struct Splat {
             V a = g.yy * inv, b = -g.xy * inv, c = g.xx * inv;
             V g_x = -(a * m[1] + b * m[2]), g_y = -(b * m[1] + c * m[2]);
             V g_o = m[0] / pick(g.o > 0.0f, g.o, splat(1.0f));
-            // d(inverse) = -inverse d inverse: half of sum v (Q d)(Q d)^T.
-            V p0 = a * m[3] + b * m[4], p1 = a * m[4] + b * m[5];
-            V p2 = b * m[3] + c * m[4], p3 = b * m[4] + c * m[5];
-            V g_xx = 0.5f * (p0 * a + p1 * b), g_xy = p0 * b + p1 * c;
-            V g_yy = 0.5f * (p2 * b + p3 * c);
+            V g_a = -0.5f * m[3], g_b = -m[4], g_c = -0.5f * m[5];
+            // Through the determinant's own form: -Q (sum v d d^T) Q would cancel for needles.
+            V g_det = -(g_a * a + g_b * b + g_c * c) * inv;
+            V g_xx = g_c * inv + DILATION * g_det, g_yy = g_a * inv + DILATION * g_det;
+            V g_xy = -g_b * inv;
             V g_jx[3] = {zero, zero, zero}, g_jy[3] = {zero, zero, zero}, g_r[3][3], g_s[3];
             for (int k = 0; k < 3; ++k) {
-                V g_ux = 2.0f * g.ux[k] * g_xx + g.uy[k] * g_xy;
-                V g_uy = 2.0f * g.uy[k] * g_yy + g.ux[k] * g_xy;
+                int i = (k + 1) % 3, j = (k + 2) % 3;
+                V t_i = 2.0f * g.turn[i] * g_det, t_j = 2.0f * g.turn[j] * g_det;
+                V g_ux = 2.0f * g.ux[k] * g_xx + g.uy[k] * g_xy + t_j * g.uy[i] - t_i * g.uy[j];
+                V g_uy = 2.0f * g.uy[k] * g_yy + g.ux[k] * g_xy + t_i * g.ux[j] - t_j * g.ux[i];
                 g_s[k] = g_ux * g.ax[k] + g_uy * g.ay[k];
                 V g_ax = g_ux * g.s[k], g_ay = g_uy * g.s[k];
                 for (int i = 0; i < 3; ++i) {

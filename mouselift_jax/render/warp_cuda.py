@@ -318,13 +318,12 @@ def _forward_group(spec: Spec, capacity: int | None, gaussians: tuple, cameras: 
 
 
 def _backward_group(spec: Spec, capacity: int | None, gaussians: tuple, xs: tuple) -> tuple:
-    cameras, (rgb, light, depth), (g_rgb, g_light, g_depth) = xs
+    cameras, pictures, (g_rgb, g_light, g_depth) = xs
     grid, _, order, table, plan = _prepare(spec, capacity, gaussians, cameras)
     views, n = order.index.shape
     upstream = jnp.concatenate([g_rgb, g_depth[..., None], -g_light[..., None]], -1)
-    sums = jnp.concatenate([rgb, depth[..., None], 1 - light[..., None]], -1)
     to_tiles = jax.vmap(functools.partial(binning.to_tiles, grid))
-    behind = to_tiles((upstream * sums).sum(-1, keepdims=True))[..., 0]
+    behind = to_tiles(batching.spent_in_all(pictures, xs[2])[..., None])[..., 0]
     upstream = to_tiles(upstream)
 
     def body(slab: binning.Slab, state: tuple) -> tuple:

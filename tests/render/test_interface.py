@@ -13,7 +13,7 @@ from mouselift_jax.errors import BackendError, ShapeError
 from mouselift_jax.render import rasterize
 from mouselift_jax.render.batching import add_pairs, call_info
 from mouselift_jax.render.projection import view_colors
-from mouselift_jax.render.rasterize import default_implementation
+from mouselift_jax.render.rasterize import _check_shapes, default_implementation
 from mouselift_jax.render.types import Spec
 from tests.render.suite import GAUSSIANS, relative_l2, scene
 
@@ -101,16 +101,25 @@ def test_render_is_rasterize_for_the_pytrees():
         (dict(w2c=np.zeros((4, 4), np.float32)), "w2c"),
         (dict(K=np.zeros((3, 3, 3), np.float32)), "K"),
         (dict(colors=np.zeros((6, 1, 3), np.float32)), "colors"),
-        (dict(sh_degree=1), "coefficients"),
-        (dict(sh_degree=2, colors=np.zeros((6, 4, 3), np.float32)), "coefficients"),
-        (dict(background=np.zeros((3, 3), np.float32)), "background"),
-        (dict(width=0), "nothing to draw"),
-        (dict(near=0.0), "near"),
+        (dict(colors=np.zeros((6, 7, 3), np.float32), sh_degree=1), "coefficients"),
+        (dict(colors=np.zeros((6, 4, 3), np.float32), sh_degree=2), "coefficients"),
+        (dict(size=(0, 4)), "nothing to draw"),
     ],
 )
 def test_arguments_that_do_not_belong_together(change, words):
+    """Tried on the check itself: the tests' type checker would be faster than `rasterize`."""
+    options = {"sh_degree": None, "size": (5, 4)}
+    options |= {k: v for k, v in change.items() if k in options}
+    arrays = small() | {k: v for k, v in change.items() if k not in options}
     with pytest.raises(ShapeError, match=words):
-        rasterize(**{**small(), **SIZE, **change}, implementation="reference")
+        _check_shapes(arrays, options["sh_degree"], options["size"])
+
+
+def test_backgrounds_and_near_planes_that_cannot_be():
+    with pytest.raises(ShapeError, match="background"):
+        rasterize(**small(), **SIZE, background=np.zeros((3, 3), np.float32))
+    with pytest.raises(ShapeError, match="near"):
+        rasterize(**small(), **SIZE, near=0.0)
 
 
 def test_names_of_implementations(caplog):
