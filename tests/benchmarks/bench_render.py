@@ -1,13 +1,15 @@
 """Speed, memory and agreement of the rasterizers, as JSON, and difference pictures.
 
-    python -m tests.benchmarks.bench_render [--quick] [--full] [--gsplat FOLDER] [--out FILE]
-        [--pictures FOLDER]
+    python -m tests.benchmarks.bench_render [--quick] [--parts LIST] [--gsplat FOLDER]
+        [--out FILE] [--pictures FOLDER]
 
 Times are medians of calls that alternate between implementations in one process: processor
 milliseconds (both cores added up), and wall milliseconds, which on a busy machine are noise.
 Projection, lists and blending are included; "both" is forward and backward together. gsplat is only
-a peer: `pip install --no-deps --target FOLDER gsplat==1.5.3` and name the folder. --full adds
-GS-LRM's training shape, 1,572,866 Gaussians in 8 views of 512 px, in processes of their own.
+a peer: `pip install --no-deps --target FOLDER gsplat==1.5.3` and name the folder. The last part is
+GS-LRM's training shape, 1,572,866 Gaussians in 8 views of 512 px, in processes of their own. With
+--parts, the tables of the other parts stay in --out as they are, so that the whole can be measured
+in pieces.
 """
 
 from __future__ import annotations
@@ -35,6 +37,15 @@ from tests.render.scenes import gslrm_like, shell, untrained
 GAUSSIANS = ("means", "quats", "scales", "opacities", "colors")
 SCENES = {"gslrm": gslrm_like, "shell": shell, "untrained": untrained}
 GSLRM_FULL = 6 * 512 * 512 + 2
+PARTS = {  # name of a part -> title of its table
+    "time": "time",
+    "pictures": "pictures, 100,000 Gaussians @ 512 px",
+    "compiled": "forward and backward, as compiled",
+    "slabs": "`tiled`, one slab and four",
+    "threads": "`warp`, one thread and two",
+    "step": "GS-LRM of the demo, a training step",
+    "full": "GS-LRM's training shape, forward and backward, a process each",
+}
 
 
 def calls(arrays: dict, size: int, implementation: str) -> dict[str, Callable]:
@@ -102,21 +113,24 @@ def by_implementation(about: dict, taken: dict[str, dict[str, float]]) -> list[d
     return list(rows.values())
 
 
-def tiled_memory(n: int, size: int) -> dict:
-    """What XLA plans for `tiled`, and how long it takes to compile, forward and backward."""
+def compiled(n: int, size: int, implementation: str) -> dict:
+    """What XLA plans, and how long it takes to compile, forward and backward."""
     arrays = {k: jnp.asarray(v) for k, v in gslrm_like(n, size).items()}
 
     def loss(moving, cameras):
-        out = rasterize(**moving, **cameras, width=size, height=size, implementation="tiled")
+        out = rasterize(**moving, **cameras, width=size, height=size, implementation=implementation)
         return jnp.square(out.rgb).sum()
 
     moving = {k: arrays[k] for k in GAUSSIANS}
     cameras = {k: arrays[k] for k in ("w2c", "K")}
+    jax.config.update("jax_enable_compilation_cache", False)
     cpu, wall = time.process_time(), time.perf_counter()
     memory = jax.jit(jax.grad(loss)).lower(moving, cameras).compile().memory_analysis()
+    jax.config.update("jax_enable_compilation_cache", True)
     return {
         "gaussians": n,
         "size": size,
+        "implementation": implementation,
         "temporary_mb": round(memory.temp_size_in_bytes / 2**20, 1),
         "compile_wall_s": round(time.perf_counter() - wall, 1),
         "compile_cpu_s": round(time.process_time() - cpu, 1),
@@ -130,7 +144,7 @@ def slab_cost(n: int, size: int, repeats: int) -> list[dict]:
     arrays = [jnp.asarray(a)[None] for a in gslrm_like(n, size).values()]
     spec = Spec(size, size, 0.2, None)
     functions = {}
-    for capacity in (4 * n, n):
+    for capacity in (8 * n, 5 * n // 4):  # one slab, and four
 
         def loss(gaussians, cameras, capacity=capacity):
             rgb, *_, info = tiled.rasterize_flat(spec, *gaussians, *cameras, capacity=capacity)
@@ -159,6 +173,29 @@ def thread_gain(n: int, size: int, repeats: int) -> list[dict]:
     taken = alternate(functions, repeats)
     os.environ.pop("MOUSELIFT_RENDER_THREADS", None)
     return by_implementation({"gaussians": n, "size": size}, taken)
+
+
+def training_step(implementations: list[str], repeats: int) -> list[dict]:
+    """A training step of the demo's GS-LRM, from its first weights, with each rasterizer."""
+    from configs import gslrm as config_of
+    from mouselift_jax.stages import gslrm
+    from mouselift_jax.training.trainer import Trainer
+    from tests.benchmarks.bench_train_step import make_batch
+
+    functions = {}
+    for name in implementations:
+        config = config_of.get_config("tiny")
+        config.render = name
+        trainer = Trainer(gslrm.make_task(config), config.train)
+        held = {"state": trainer.create(), "batch": trainer.put(make_batch(config))}
+
+        def step(trainer=trainer, held=held):
+            held["state"], metrics = trainer.step(held["state"], held["batch"])
+            jax.block_until_ready(metrics)
+
+        functions[f"{name}/step"] = step
+    about = {"network": "gslrm:tiny", "size": config.data.size, "batch": config.train.batch_size}
+    return by_implementation(about, alternate(functions, repeats))
 
 
 def full_shape(views: int, implementation: str) -> dict:
@@ -199,7 +236,8 @@ def pictures(
         for name in implementations
     }  # fmt: skip
     first = drawn[implementations[0]]
-    figure, axes = pyplot.subplots(1, 2 * len(drawn) - 1, figsize=(5 * (2 * len(drawn) - 1), 5))
+    panels = 2 * len(drawn) - 1
+    figure, axes = pyplot.subplots(1, panels, figsize=(5 * panels, 5), layout="constrained")
     axes = np.atleast_1d(axes)
     differences = []
     for k, (name, picture) in enumerate(drawn.items()):
@@ -222,10 +260,32 @@ def pictures(
             figure.colorbar(shown, ax=panel, fraction=0.046)
     for panel in axes:
         panel.axis("off")
-    figure.tight_layout()
     figure.savefig(out / "render_difference.png", dpi=60)
     pyplot.close(figure)
     return differences
+
+
+def implementations_here() -> list[str]:
+    """What this machine can run."""
+    try:
+        import warp  # noqa: F401
+    except ImportError:
+        print("warp-lang is not installed: tiled alone")
+        return ["tiled"]
+    return ["tiled", "warp"]
+
+
+def full_shapes(implementation: str) -> list[dict]:
+    """`full_shape` for one view and for more, in processes of their own."""
+    command = [sys.executable, "-m", "tests.benchmarks.bench_render", "--one-full-shape"]
+    return [
+        json.loads(
+            subprocess.run(
+                [*command, views, implementation], capture_output=True, text=True, check=True
+            ).stdout.strip().splitlines()[-1]
+        )
+        for views in ("1", "2", "8")
+    ]  # fmt: skip
 
 
 def main() -> None:
@@ -233,7 +293,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     parser.add_argument("--pictures", type=Path, default=Path("runs/bench"))
     parser.add_argument("--quick", action="store_true", help="the small scenes only")
-    parser.add_argument("--full", action="store_true", help="add GS-LRM's training shape")
+    parser.add_argument("--parts", help=f"only these of {','.join(PARTS)}; --out keeps the others")
     parser.add_argument("--gsplat", help="folder that gsplat was installed into")
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--one-full-shape", nargs=2, metavar=("VIEWS", "IMPLEMENTATION"))
@@ -242,45 +302,34 @@ def main() -> None:
         print(json.dumps(full_shape(int(args.one_full_shape[0]), args.one_full_shape[1])))
         return
     args.pictures.mkdir(parents=True, exist_ok=True)
-    implementations = ["tiled"]
-    try:
-        import warp  # noqa: F401
-
-        implementations.append("warp")
-    except ImportError:
-        print("warp-lang is not installed: tiled alone")
-    tables: dict[str, list[dict]] = {}
-
-    def keep(title: str, rows: list[dict]) -> None:
-        tables.setdefault(title, []).extend(rows)
-        print(json.dumps({title: rows}), flush=True)
-
+    names = implementations_here()
     cases = [("gslrm", 10_000, 128), ("gslrm", 10_000, 256), ("gslrm", 50_000, 256)]
     if not args.quick:
         cases += [("shell", 50_000, 256), ("gslrm", 100_000, 256), ("gslrm", 100_000, 512)]
         cases += [("gslrm", 393_218, 256), ("untrained", 10_000, 128)]
     if jax.default_backend() != "cpu":  # wall_ms are the numbers to read there
         cases += [("gslrm", 400_000, 256), ("gslrm", 400_000, 512)]
-        args.full = True
-    for kind, n, size in cases:
-        keep("time", speed(kind, n, size, implementations, args))
-    keep("pictures, 100,000 Gaussians @ 512 px", pictures(args.pictures, implementations))
-    if not args.quick:
-        memory = [tiled_memory(n, s) for n, s in ((50_000, 256), (393_218, 256))]
-        keep("`tiled`, forward and backward, as compiled", memory)
-        keep("`tiled`, one slab or several", slab_cost(100_000, 256, args.repeats))
-        if "warp" in implementations:
-            keep("`warp`, one thread or two", thread_gain(100_000, 512, args.repeats))
-    if args.full:
-        rows = []
-        for views in ("1", "2", "8"):
-            command = [sys.executable, "-m", "tests.benchmarks.bench_render", "--one-full-shape"]
-            done = subprocess.run(
-                [*command, views, implementations[-1]], capture_output=True, text=True, check=True
-            )
-            rows.append(json.loads(done.stdout.strip().splitlines()[-1]))
-        keep("GS-LRM's training shape, forward and backward, a process each", rows)
-    report.write("render", tables, args.out)
+    shapes = ((50_000, 256), (393_218, 256), (393_218, 512))
+    measure: dict[str, Callable[[], list[dict]]] = {
+        "time": lambda: [row for case in cases for row in speed(*case, names, args)],
+        "pictures": lambda: pictures(args.pictures, names),
+        "compiled": lambda: [compiled(*shape, name) for name in names for shape in shapes],
+        "slabs": lambda: slab_cost(100_000, 256, args.repeats),
+        "threads": lambda: thread_gain(100_000, 512, args.repeats) if "warp" in names else [],
+        "step": lambda: training_step(names, args.repeats),
+        "full": lambda: full_shapes(names[-1]),
+    }
+    tables: dict[str, list[dict]] = {}
+    if args.parts and args.out and args.out.exists():
+        tables = json.loads(args.out.read_text())["tables"]
+    parts = args.parts.split(",") if args.parts else ["time"] if args.quick else PARTS
+    if "--parts" in sys.argv:  # the page shows the command that measures all of the tables
+        at = sys.argv.index("--parts")
+        del sys.argv[at : at + 2]
+    for part in parts:
+        tables[PARTS[part]] = measure[part]()
+        order = {title: tables[title] for title in PARTS.values() if title in tables}
+        report.write("render", order, args.out)  # after each: a run cut short keeps its figures
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
 """What `rasterize` does around its implementations: shapes, types, backgrounds, names, counts."""
 
 import logging
+import re
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -18,11 +20,7 @@ from mouselift_jax.render.types import Spec
 from tests.render.suite import GAUSSIANS, relative_l2, scene
 
 SIZE = dict(width=5, height=4)
-draw = jax.jit(  # the cheapest to compile
-    lambda arrays, background: rasterize(
-        **arrays, background=background, implementation="reference", **SIZE
-    )
-)
+draw = jax.jit(lambda arrays, background: rasterize(**arrays, background=background, **SIZE))
 
 
 def small(**kwargs) -> dict:
@@ -88,7 +86,7 @@ def test_render_is_rasterize_for_the_pytrees():
         np.log(arrays["opacities"] / (1 - arrays["opacities"])), sh,
     )  # fmt: skip
     cameras = mouselift_jax.Camera(arrays["K"], c2w, 5, 4)
-    found = jax.jit(lambda g: render.render(g, cameras, implementation="reference"))(gaussians)
+    found = jax.jit(lambda g: render.render(g, cameras))(gaussians)
     expected = draw(arrays, np.ones(3, np.float32))
     for a, b in zip(found[:3], expected[:3], strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5)
@@ -148,6 +146,14 @@ def test_colors_of_coefficients_that_are_not_finite(degree, value):
 
 def test_counts_stop_where_32_bits_end():
     most = jnp.int32(2**31 - 1)
-    assert add_pairs(most - 5, jnp.int32(9)) == most and add_pairs(jnp.int32(3), 4) == 7
+    assert add_pairs(most - 5, jnp.int32(9)) == most and add_pairs(jnp.int32(3), jnp.int32(4)) == 7
     counts = call_info(jnp.ones(3, jnp.int32), jnp.full(3, 10**9, jnp.int32), jnp.zeros(1))
     assert counts["intersections"] == most
+
+
+def test_the_example_of_the_document_runs(capsys):
+    text = (Path(__file__).parents[2] / "docs" / "rasterizer.md").read_text(encoding="utf-8")
+    example = re.search(r"```python\n(.*?)```", text, re.DOTALL)[1]
+    exec(compile(example, "docs/rasterizer.md", "exec"), {})
+    first, _, last = capsys.readouterr().out.split()[:3]
+    assert float(last) < 0.1 * float(first)
