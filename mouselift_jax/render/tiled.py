@@ -59,14 +59,17 @@ def _pixel_centers(grid: Grid, tile: Array) -> tuple[Array, Array]:
     return local, corner
 
 
-def _light(alpha: Array, light: Array) -> Array:
-    """Transmittance after each of C Gaussians [G,C,P] from what came in [G,P]."""
+def _running(combine: Callable, start: Array, values: Array) -> Array:
+    """`combine` carried over C values [G,C,P] from what came in [G,P], after each of them.
 
-    def step(light: Array, alpha: Array) -> tuple[Array, Array]:
-        light = light * (1 - alpha)
-        return light, light
+    A scan, because XLA's own cumsum is a window reduction, several times slower on its CPU backend.
+    """
 
-    _, after = lax.scan(step, light, jnp.moveaxis(alpha, 1, 0), unroll=4)
+    def step(total: Array, value: Array) -> tuple[Array, Array]:
+        total = combine(total, value)
+        return total, total
+
+    _, after = lax.scan(step, start, jnp.moveaxis(values, 1, 0), unroll=4)
     return jnp.moveaxis(after, 0, 1)
 
 
@@ -95,7 +98,7 @@ def _chunk(grid: Grid, table: Array, slab: Slab, tile: Array, at: Array, light: 
     falloff = splat.opacity * jnp.exp(jnp.minimum(power, 0))
     alpha = jnp.minimum(falloff, c.ALPHA_MAX)
     alpha = jnp.where(listed[..., None] & (alpha >= c.ALPHA_MIN), alpha, 0)
-    after = _light(alpha, light)
+    after = _running(jnp.multiply, light, 1 - alpha)
     before = jnp.concatenate([light[:, None], after[:, :-1]], 1)
     return Chunk(rows, rank, listed, alpha, falloff, before, after)
 
@@ -208,8 +211,7 @@ def _pair_gradients(grid: Grid, chunk: Chunk, tile: Array, upstream: Array, left
     """
     weight = chunk.weight
     s = jnp.einsum("gcd,gpd->gcp", _channels(chunk.rows), upstream, precision=_HIGHEST)
-    spent = jnp.cumsum(weight * s, axis=1)
-    behind = left[:, None] - spent
+    behind = _running(jnp.subtract, left, weight * s)
     slope = chunk.light_before * s - behind / (1 - chunk.alpha)
     moved = (weight > 0) & (chunk.falloff <= c.ALPHA_MAX)
     v = jnp.where(moved, slope * chunk.falloff, 0)  # d loss / d power
