@@ -72,7 +72,8 @@ def plan(
     if capacity is None:
         capacity = min(4 * n, max(1 << 18, n))
     capacity = max(capacity, cols * rows, 1)
-    slab = max(1, min(n, capacity, 1 << (31 - (cols * rows).bit_length())))
+    # Splats make two pairs each or more; room for others would only pad what slabs are cut from.
+    slab = max(1, min(n, capacity // 2, 1 << (31 - (cols * rows).bit_length())))
     rank_bits = (slab - 1).bit_length()
     return Grid(width, height, side, cols, rows, capacity, rank_bits, slab)
 
