@@ -21,6 +21,11 @@ class TestWarpCudaOnFibers(RasterizerSuite):
     implementation = "warp_blocks"
     golden_cases = ("base", "sh3", "huge", "opaque")
 
+    def test_memory_of_the_backward_does_not_grow_with_the_views(self, monkeypatch):
+        """A group of views is drawn at a time: here groups of one."""
+        monkeypatch.setattr(warp_cuda, "_TABLE_ROWS", 3000)
+        super().test_memory_of_the_backward_does_not_grow_with_the_views()
+
 
 def test_golden_on_fibers():
     """The one case of the suite that is cheap enough for every run."""
