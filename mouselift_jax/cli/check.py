@@ -20,7 +20,7 @@ import numpy as np
 from mouselift_jax.data.check import CheckResult, check_recording
 from mouselift_jax.data.check_samples import check_samples
 from mouselift_jax.data.grade import grade_table
-from mouselift_jax.data.samples import MANIFEST, is_sample_set
+from mouselift_jax.data.samples import is_sample_set
 from mouselift_jax.errors import ConfigError
 from mouselift_jax.files import write_json_atomic
 from mouselift_jax.report.grades import grade_plot
@@ -97,7 +97,7 @@ def _places(paths: list[Path], out: str | None) -> list[Path]:
 
 
 def _check(path: Path, args: argparse.Namespace) -> CheckResult:
-    if is_sample_set(path) or (path / "samples" / MANIFEST).exists():
+    if is_sample_set(path):
         return check_samples(path, max_samples=args.max_samples)
     return check_recording(path, max_frames=args.max_frames)
 

@@ -41,10 +41,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Serve until Ctrl-C, or write the page."""
     from mouselift_jax.report.scene import open_scene
-    from mouselift_jax.stages.workdir import resolve_samples
 
-    samples = None if args.samples is None else resolve_samples(args.samples)
-    scene = open_scene(args.path, samples=samples)
+    scene = open_scene(args.path, samples=args.samples)
     if args.export_html:
         return _export(scene, args.export_html)
     from mouselift_jax.report.live import LiveViewer, addresses

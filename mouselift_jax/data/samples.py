@@ -189,11 +189,12 @@ class SampleSet:
 
 
 def is_sample_set(path: str | Path) -> bool:
-    """Whether `SampleSet.open` takes a path: a set, a list of one, or a single sample's folder."""
+    """Whether `SampleSet.open` takes a path."""
     path = Path(path)
     if path.is_file():
         return path.suffix == ".txt"
-    if (path / MANIFEST).exists() or _list_files(path):
+    own = (path / MANIFEST, path / "samples" / MANIFEST)
+    if any(p.exists() for p in own) or _list_files(path):
         return True
     inside = (f"sample_*/{name}" for name in (CAMERAS, "images/cam_*.png", "cam_*.png"))
     if any(any(path.glob(pattern)) for pattern in inside):
