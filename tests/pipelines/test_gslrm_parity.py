@@ -20,7 +20,7 @@ from mouselift_jax.render import rasterize
 from mouselift_jax.splats.gaussians import Gaussians
 from mouselift_jax.training.losses import LossConfig, image_loss
 from tests.models.test_vgg import vgg19_weights
-from tests.pipelines.cuda_oracle import rasterize_cuda
+from tests.pipelines.cuda_oracle import ambiguous_pixels, rasterize_cuda
 
 pytestmark = pytest.mark.shared
 LOSS = LossConfig(l2=1.0, perceptual=0.5, ssim=0.2, l2_warmup_steps=500)
@@ -42,22 +42,33 @@ def case(shared):
     }
 
 
-def render(gaussians, K, c2w, size=32):
-    """[B,V,H,W,3] in float64, as the CUDA code draws it."""
+def each_view(f, gaussians, K, c2w):
+    """[B,V,...] of `f(means, quats, scales, opacities, sh, w2c, K)`, in float64."""
     a = gaussians.activate()
     sets = [jnp.asarray(x, jnp.float64) for x in (a.means, a.quats, a.scales, a.opacities, a.sh)]
-    white = jnp.ones(3, jnp.float64)
-
-    def one(inputs):
-        *g, K, w2c = inputs
-        return rasterize_cuda(*g, w2c, K, size, size, white)
+    w2c = jnp.asarray(invert_rigid(jnp.asarray(c2w)), jnp.float64)
 
     def sample(inputs):
-        *g, K, w2c = inputs
-        return jax.lax.map(lambda cam: one((*g, *cam)), (K, w2c))
+        *g, w2c, K = inputs
+        return jax.lax.map(lambda camera: f(*g, *camera), (w2c, K))
 
-    cameras = jnp.asarray(K, jnp.float64), jnp.asarray(invert_rigid(jnp.asarray(c2w)), jnp.float64)
-    return jax.lax.map(sample, (*sets, *cameras))
+    return jax.lax.map(sample, (*sets, w2c, jnp.asarray(K, jnp.float64)))
+
+
+def render(gaussians, K, c2w, size=32):
+    """Pictures [B,V,H,W,3], as the CUDA code draws them."""
+    white = jnp.ones(3, jnp.float64)
+    return each_view(lambda *a: rasterize_cuda(*a, size, size, white), gaussians, K, c2w)
+
+
+def ambiguous(gaussians, K, c2w, size=32):
+    """Pixels [B,V,H,W] where a float32 program may decide otherwise."""
+
+    def one(means, quats, scales, opacities, sh, w2c, K):
+        del sh
+        return ambiguous_pixels(means, quats, scales, opacities, w2c, K, size, size)
+
+    return each_view(one, gaussians, K, c2w)
 
 
 def relative(got, want):
@@ -82,10 +93,15 @@ def test_renders_and_rasterizer_gradients_equal_the_measured_ones(case):
             return (pictures * weight).sum(), pictures
 
         (_, pictures), grads = jax.jit(jax.value_and_grad(weighed, has_aux=True))(g)
+        doubt = np.asarray(jax.jit(ambiguous)(g, case["K"], case["c2w"]))
     want = np.moveaxis(e2e["render"], 2, -1)
-    # A float32 program may decide otherwise where alpha is near 1/255 or T near 1e-4.
-    apart = np.abs(np.asarray(pictures) - want)
-    assert (apart > 1e-4).mean() < 1e-3 and apart.max() < 4e-3
+    # The measured pictures are float32's. Where that may decide otherwise (alpha near 1/255, T near
+    # 1e-4, a centre or radius on the edge of a tile, depths nearly equal) one Gaussian comes or
+    # goes; everywhere else only rounding is between them.
+    apart = np.abs(np.asarray(pictures) - want).max(-1)
+    assert doubt.mean() < 0.03
+    assert apart[~doubt].max() < 5e-6
+    assert apart[doubt].max() < 4e-3
     names = {"means": "xyz", "quats": "rotation", "log_scales": "scaling", "sh": "features_dc"}
     for ours, theirs in (names | {"opacity_logits": "opacity"}).items():
         expected = e2e[f"raster.grad.{theirs}"].reshape(getattr(grads, ours).shape)
@@ -98,7 +114,7 @@ def test_renders_and_rasterizer_gradients_equal_the_measured_ones(case):
         case["K"], 32, 32, sh_degree=0, background=jnp.ones(3),
     ).rgb  # fmt: skip
     apart = np.abs(ours - want).max(-1)
-    assert apart.max() < 1e-2 and (apart > 1e-4).mean() < 0.05
+    assert apart.max() < 5e-3 and (apart > 1e-4).mean() < 0.01
 
 
 def test_loss_and_every_gradient_equal_the_measured_ones(case):
