@@ -117,11 +117,12 @@ def leading_timesteps(steps: int, config: ScheduleConfig = LATENT_NOISE) -> np.n
     Raises:
         ConfigError: more steps than the schedule has, or fewer than one.
     """
-    if not 1 <= steps <= config.n_steps:
+    most = config.n_steps - config.steps_offset
+    if not 1 <= steps <= most:
         raise ConfigError(
             "The number of sampling steps is out of range",
             where="steps",
-            expected=f"1 to {config.n_steps}",
+            expected=f"1 to {most}",
             found=steps,
             fix="fewer sampling steps; 20 to 50 are usual",
         )

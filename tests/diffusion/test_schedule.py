@@ -28,6 +28,13 @@ def test_golden_timesteps(arrays, steps):
     np.testing.assert_array_equal(s.leading_timesteps(steps), arrays[f"ddim.timesteps_{steps}"])
 
 
+def test_steps_beyond_the_schedule_are_refused():
+    assert s.leading_timesteps(999)[0] == 999
+    for steps in (0, 1000):  # 1000 would begin at step 1000, for they are shifted by 1
+        with pytest.raises(ConfigError, match="out of range"):
+            s.leading_timesteps(steps)
+
+
 @pytest.mark.parametrize("name", ["20.1.0", "50.0.0", "50.1.0"])
 def test_golden_ddim_steps(arrays, name):
     n, eta = int(name.split(".")[0]), float(name.split(".", 1)[1])
