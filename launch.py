@@ -8,6 +8,7 @@ The same command again resumes. Exit codes: 0 done, 1 bug, 2 something to correc
 
 from __future__ import annotations
 
+import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ from ml_collections import config_flags
 
 from mouselift_jax.errors import MouseLiftError
 from mouselift_jax.stages import command
+from mouselift_jax.training.preempt import AGAIN, INTERRUPTED
 
 CONFIG = config_flags.DEFINE_config_file("config", help_string="configs/<stage>.py[:variant]")
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of this run; the same command resumes.")
@@ -83,7 +85,14 @@ def main(argv: Sequence[str]) -> int:
         processes=PROCESSES.value,
         process_id=PROCESS_ID.value,
     )
-    return command.run(CONFIG.value, WORKDIR.value, options)
+    code = command.run(CONFIG.value, WORKDIR.value, options)
+    if code in (AGAIN, INTERRUPTED):
+        # What was interrupted inside a compiler can crash Python's own end, and with it the code
+        # that a scheduler reads. Everything is closed and released by now.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    return code
 
 
 if __name__ == "__main__":
