@@ -23,12 +23,14 @@ def gslrm(size: str) -> ConfigDict:
     c.n_gaussian_tokens = 2  # free Gaussians beside those of the pixels
     c.sh_degree = 0  # spherical harmonics of the colours, 0 to 3
     c.ray_embed = "dir_nearest"  # dir_nearest | plucker | plucker_nearest
-    c.depth = "around_nearest"  # around_nearest | around_origin | range: where on its ray
+    c.depth = "around_nearest"  # around_nearest | around_origin | range | hull: where on its ray
+    c.depth_bias = 0.0  # added to the raw depths
     c.log_scale_bias = -2.3  # added to the raw log-scales
     c.max_log_scale = -1.2  # upper bound of the log-scales
     c.min_log_scale = placeholder(float)  # lower bound, about a pixel's width; published: none
     c.opacity_bias = -2.0  # added to the raw opacity logits
     c.pixel_skip = False  # a linear map from each pixel to its own Gaussian; published: False
+    c.animal_share = placeholder(float)  # room for the animal's patches; published: None = all
     c.mark_source = False  # one learned vector for view 0, another for the others
     c.lock()
     c.update(GSLRM[size])

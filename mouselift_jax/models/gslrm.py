@@ -18,7 +18,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from mouselift_jax.errors import ConfigError, ShapeError, nearest
 from mouselift_jax.geometry.rays import camera_rays, nearest_to_origin
@@ -33,11 +33,14 @@ from mouselift_jax.models.layers import (
     partitioned,
     remat,
 )
+from mouselift_jax.models.silhouettes import animal_first, hull_span, is_white, room
 from mouselift_jax.splats.gaussians import SH_COUNTS, Gaussians
 from mouselift_jax.splats.sh import C0
 
 RAY_CHANNELS = {"dir_nearest": 6, "plucker": 6, "plucker_nearest": 9}
 SKIP_OPACITY = 5.0  # logits between mid-grey and white, at the start of `pixel_skip`
+DEPTHS = ("around_nearest", "around_origin", "range", "hull")
+EMPTY = -20.0  # opacity logit of a Gaussian that is not drawn
 DEPTH_REACH = 1.8  # scene units each side of the centre; object at the origin, cameras near 2.7
 
 
@@ -57,7 +60,8 @@ class GSLRMConfig:
             nearest the world origin; `plucker`: (o x d, d); `plucker_nearest`: both.
         depth: where along its ray a pixel may put its Gaussian. `around_nearest`: within 1.8 of the
             point nearest the origin; `around_origin`: within 1.8 of the camera's distance to the
-            origin; `range`: between `depth_near` and `depth_far`.
+            origin; `range`: between `depth_near` and `depth_far`; `hull`: inside the silhouettes of
+            the other views, see `models.silhouettes.hull_span`.
         depth_near: scene units, for `range`.
         depth_far: scene units, for `range`.
         depth_bias: added to the depth before the sigmoid.
@@ -72,6 +76,11 @@ class GSLRMConfig:
         pixel_skip: a linear map from each pixel's own colour and ray to its Gaussian, beside the
             transformer. It starts as: the pixel's colour, transparent where white, opaque where
             dark. Small networks learn from scratch with it; the released weights have none.
+        animal_share: room for the animal, as a share of the pictures' patches; None = all patches
+            are tokens and all pixels have Gaussians, as in the released weights. Otherwise white
+            pixels have no Gaussian and patches of nothing else are no tokens: a mouse covers a
+            tenth of the patches, and the rest would be most of the work. More of them than there is
+            room for must not come in: `models.silhouettes.check_room`.
         mark_source: add one learned vector to the first view's tokens and another to the others'.
         token_multiple: pad the sequence to a multiple of this, so that a mesh can divide it.
         dtype: of the matrix products; rays, norms, residuals, depths and activations are float32.
@@ -87,7 +96,7 @@ class GSLRMConfig:
     n_gaussian_tokens: int = 2
     sh_degree: int = 0
     ray_embed: Literal["dir_nearest", "plucker", "plucker_nearest"] = "dir_nearest"
-    depth: Literal["around_nearest", "around_origin", "range"] = "around_nearest"
+    depth: Literal["around_nearest", "around_origin", "range", "hull"] = "around_nearest"
     depth_near: float = 1.2
     depth_far: float = 4.2
     depth_bias: float = 0.0
@@ -97,6 +106,7 @@ class GSLRMConfig:
     opacity_bias: float = -2.0
     clip_means: bool = False
     pixel_skip: bool = False
+    animal_share: float | None = None
     mark_source: bool = False
     token_multiple: int = 1
     dtype: str = "float32"
@@ -118,12 +128,18 @@ class GSLRMConfig:
                 found=self.ray_embed,
                 fix=nearest(self.ray_embed, RAY_CHANNELS),
             )
-        if self.depth not in ("around_nearest", "around_origin", "range"):
+        if self.depth not in DEPTHS:
             raise ConfigError(
                 "unknown depth",
-                expected=["around_nearest", "around_origin", "range"],
+                expected=DEPTHS,
                 found=self.depth,
-                fix="around_nearest, as the released weights",
+                fix=nearest(self.depth, DEPTHS),
+            )
+        if self.animal_share is not None and not 0 < self.animal_share <= 1:
+            raise ConfigError(
+                "animal_share lies above 0 and up to 1",
+                found=self.animal_share,
+                fix="0.25, or None",
             )
         if self.sh_degree not in SH_COUNTS.values():
             raise ConfigError(
@@ -221,9 +237,10 @@ class GSLRM(nn.Module):
 
     `apply({"params": p}, images, K, c2w)` returns `Gaussians` [B,N]: the free Gaussians of the
     learned tokens first, then one a pixel in patch-major order (view, patch row, patch column, row,
-    column). With `mutable=["intermediates"]` every named step is returned as well: posed_images,
-    patch_tokens, tokens_in_ln, block_attn / block_mlp / block (stacked over layers), decoder_raw,
-    upsampler_raw, raw_params.
+    column), of the animal's patches alone where `animal_share` is given. With
+    `mutable=["intermediates"]` every named step is returned as well: posed_images, patch_tokens,
+    tokens_in_ln, block_attn / block_mlp / block (stacked over layers), decoder_raw, upsampler_raw,
+    raw_params.
     """
 
     config: GSLRMConfig
@@ -262,14 +279,25 @@ class GSLRM(nn.Module):
         # Tokens: patches of colour and ray, behind the learned ones.
         posed = jnp.concatenate([2 * images - 1, ray_embedding(ray_o, ray_d, c.ray_embed)], axis=-1)
         self.sow("intermediates", "posed_images", posed)
-        x = patchify(posed, c.patch_size)  # [B,V,n,p*p*C]
-        x = dense(c.width, ("patch", "embed"), "patch_embedder", dtype=c.dtype)(x)
+        patches, colors, ray_o, ray_d = (
+            patchify(a, c.patch_size).reshape(b, -1, c.patch_size**2 * a.shape[-1])
+            for a in (posed, images, ray_o, ray_d)
+        )
+        view = jnp.repeat(jnp.arange(v), patches.shape[1] // v)[None]
+        if c.animal_share is not None:
+            kept = animal_first(colors, c.animal_share)
+            patches, colors, ray_o, ray_d = (
+                jnp.take_along_axis(a, kept[..., None], axis=1)
+                for a in (patches, colors, ray_o, ray_d)
+            )
+            view = view[0, kept]
+        x = dense(c.width, ("patch", "embed"), "patch_embedder", dtype=c.dtype)(patches)
         if c.mark_source:
-            x = x + self._table("view_type_embeddings", 2)[jnp.minimum(jnp.arange(v), 1), None]
+            x = x + self._table("view_type_embeddings", 2)[jnp.minimum(view, 1)]
         self.sow("intermediates", "patch_tokens", x)
         free = self._table("gaussian_position_embeddings", c.n_gaussian_tokens)
         x = jnp.concatenate(
-            [jnp.broadcast_to(free, (b, *free.shape)), x.reshape(b, -1, c.width).astype(f32)],
+            [jnp.broadcast_to(free, (b, *free.shape)), x.astype(f32)],
             axis=1,
         )
         n_tokens = x.shape[1]
@@ -296,17 +324,19 @@ class GSLRM(nn.Module):
         )
         self.sow("intermediates", "upsampler_raw", free)
         self.sow("intermediates", "decoder_raw", pixels)
-        pixels = pixels.reshape(b, v * h * w, per_pixel)
+        pixels = pixels.reshape(b, -1, per_pixel)
         self.sow("intermediates", "raw_params", jnp.concatenate([free, pixels], axis=1))
         if c.pixel_skip:
-            own = patchify(posed, c.patch_size).reshape(b, v * h * w, c.in_channels)
             pixels += nn.Dense(
                 per_pixel,
                 use_bias=False,
                 kernel_init=partitioned(skip_init, None, "gaussian"),
                 name="pixel_skip",
-            )(own)
-        return decode(free, pixels, ray_o, ray_d, c)
+            )(patches.reshape(b, -1, c.in_channels))
+        ray_o, ray_d = (r.reshape(b, -1, 3) for r in (ray_o, ray_d))
+        span = hull_span(~is_white(images), K, c2w, ray_o, ray_d) if c.depth == "hull" else None
+        white = None if c.animal_share is None else is_white(colors.reshape(b, -1, 3))
+        return decode(free, pixels, ray_o, ray_d, c, span=span, empty=white)
 
     def _table(self, name: str, rows: int) -> AnyArray:
         init = nn.initializers.truncated_normal(0.02, lower=-100.0, upper=100.0)
@@ -318,7 +348,7 @@ class GSLRM(nn.Module):
 def skip_init(key: jax.Array, shape: tuple[int, int], dtype: Any = jnp.float32) -> jax.Array:
     """The start of `pixel_skip`: a pixel's colour as it is, and an opacity that falls with it.
 
-    Pictures come on white: white, 2 rgb - 1 = (1, 1, 1), is most likely background.
+    Pictures come on white: the whiter, 2 rgb - 1 = (1, 1, 1), the more likely background.
     """
     del key
     kernel = jnp.zeros(shape, dtype)
@@ -358,9 +388,12 @@ def unpatchify(
 def decode(
     free: Float[Array, "B n F"],
     pixels: Float[Array, "B M F"],
-    ray_o: Float[Array, "B V H W 3"],
-    ray_d: Float[Array, "B V H W 3"],
+    ray_o: Float[Array, "B M 3"],
+    ray_d: Float[Array, "B M 3"],
     config: GSLRMConfig,
+    *,
+    span: tuple[Float[Array, "B M"], Float[Array, "B M"]] | None = None,
+    empty: Bool[Array, "B M"] | None = None,
 ) -> Gaussians:
     """Turn raw channels into Gaussians; pixels' means lie on their rays.
 
@@ -372,11 +405,13 @@ def decode(
         ray_o: origin of each pixel's ray.
         ray_d: unit direction of each pixel's ray.
         config: biases, bounds and the depth's parametrisation.
+        span: where each pixel's Gaussian may lie along its ray, for depth `hull`.
+        empty: pixels whose Gaussians are not drawn.
     """
-    b = pixels.shape[0]
-    ray_o, ray_d = (patchify(r, config.patch_size).reshape(b, -1, 3) for r in (ray_o, ray_d))
     s = nn.sigmoid(pixels[..., :3].mean(-1, keepdims=True) + config.depth_bias)
-    if config.depth == "range":
+    if config.depth == "hull":
+        t = span[0][..., None] + s * (span[1] - span[0])[..., None]
+    elif config.depth == "range":
         t = config.depth_near + s * (config.depth_far - config.depth_near)
     elif config.depth == "around_origin":
         t = DEPTH_REACH * (2 * s - 1) + jnp.linalg.norm(ray_o, axis=-1, keepdims=True)
@@ -392,19 +427,24 @@ def decode(
     log_scales = jnp.minimum(scales + config.log_scale_bias, config.max_log_scale)
     if config.min_log_scale is not None:
         log_scales = jnp.maximum(log_scales, config.min_log_scale)
+    logits = opacity[..., 0] + config.opacity_bias
+    if empty is not None:
+        n_free = free.shape[1]
+        logits = logits.at[:, n_free:].set(jnp.where(empty, EMPTY, logits[:, n_free:]))
     return Gaussians(
         means=jnp.concatenate([free[..., :3], means], axis=1),
         quats=quats,
         log_scales=log_scales,
-        opacity_logits=opacity[..., 0] + config.opacity_bias,
+        opacity_logits=logits,
         sh=sh.reshape(*sh.shape[:-1], n_sh, 3),
     )
 
 
 def forward_flops(config: GSLRMConfig, n_views: int, height: int, width: int) -> float:
     """Floating-point operations of one forward pass of one sample: 2 for each multiply-add."""
-    c, pixels = config, n_views * height * width
-    n = c.n_gaussian_tokens + pixels // c.patch_size**2
+    c = config
+    patches = room(n_views * height * width // c.patch_size**2, c.animal_share)
+    n, pixels = c.n_gaussian_tokens + patches, patches * c.patch_size**2
     weights = (4 + 2 * c.mlp_ratio) * c.width**2
     blocks = c.n_layers * (2 * weights * n + 4 * n**2 * c.width)
     ends = 2 * c.width * pixels * (c.in_channels + c.gaussian_channels)

@@ -14,7 +14,7 @@ import numpy as np
 
 from mouselift_jax.geometry.camera import Camera
 from mouselift_jax.pipelines.baselines import BASELINES, Prediction
-from mouselift_jax.pipelines.lift import lift
+from mouselift_jax.pipelines.lift import lift, with_room
 from mouselift_jax.render import render
 from mouselift_jax.splats.gaussians import Gaussians
 from mouselift_jax.training import metrics
@@ -67,16 +67,17 @@ class Judge:
         baselines: bool = True,
         implementation: str | None = None,
     ) -> None:
-        self._params = params
-        self._lift = jax.jit(functools.partial(lift, model))
+        self._model, self._params = model, params
+        self._lift = jax.jit(lift, static_argnums=0)
         self._draw = jax.jit(functools.partial(_draw, implementation=implementation))
         self._figures = jax.jit(metrics.figures)
         self._baselines: dict[str, Callable] = BASELINES if baselines else {}
 
     def gaussians(self, inputs: list[View]) -> Gaussians:
         """What the network makes of the inputs."""
-        images = jnp.stack([jnp.asarray(v.image, jnp.float32) for v in inputs])
-        return self._lift(self._params, images, stacked(inputs))
+        images = np.stack([np.asarray(v.image, np.float32) for v in inputs])
+        model = with_room(self._model, images)
+        return self._lift(model, self._params, jnp.asarray(images), stacked(inputs))
 
     def __call__(
         self, inputs: list[View], target: View, gaussians: Gaussians | None = None

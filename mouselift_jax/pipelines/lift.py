@@ -7,6 +7,8 @@ network; views behind them are seen by the loss or the evaluation alone.
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
 
@@ -20,6 +22,7 @@ from mouselift_jax.geometry.camera import Camera, invert_rigid
 from mouselift_jax.geometry.rays import camera_rays
 from mouselift_jax.models.gslrm import unpatchify
 from mouselift_jax.models.layers import mesh_spec
+from mouselift_jax.models.silhouettes import animal_patches
 from mouselift_jax.render import rasterize
 from mouselift_jax.splats.gaussians import Gaussians
 from mouselift_jax.training import metrics as metric
@@ -68,6 +71,20 @@ def lift(
     c2w = jnp.asarray(cameras.c2w).reshape(-1, *cameras.c2w.shape[-3:])
     gaussians = model.apply({"params": params}, images, K, c2w)
     return jax.tree.map(lambda x: x.reshape(*lead, *x.shape[1:]), gaussians)
+
+
+def with_room(model: nn.Module, images: Float[Array, "*B V H W 3"]) -> nn.Module:
+    """The model with room for the animal in these pictures; its weights do not depend on it.
+
+    In training too little room is an error; here eighths are added, so that few programs are
+    compiled.
+    """
+    share = model.config.animal_share
+    if share is None:
+        return model
+    most, total = animal_patches(images, model.config.patch_size)
+    share = max(share, math.ceil(8 * most / total) / 8)
+    return model.clone(config=dataclasses.replace(model.config, animal_share=share))
 
 
 def render_views(
@@ -182,6 +199,13 @@ def pixel_points(
 ) -> tuple[Array, Array, Array]:
     """(means, ray_o, ray_d) of the input pixels' Gaussians as pictures, each [B,V,H,W,3]."""
     c = model.config
+    if c.animal_share is not None:
+        raise ConfigError(
+            "pixelalign and pointsdist need a Gaussian for every pixel",
+            where="config.loss",
+            found=f"model.animal_share {c.animal_share}",
+            fix="--config.loss.pixelalign=0 --config.loss.pointsdist=0, or no animal_share",
+        )
     means = gaussians.means[:, c.n_gaussian_tokens :]
     means = unpatchify(means, K.shape[1], height, width, c.patch_size)
     return (means, *camera_rays(K, c2w, height, width))

@@ -20,6 +20,7 @@ from mouselift_jax.data.samples import SampleSet
 from mouselift_jax.errors import ConfigError, LayoutError
 from mouselift_jax.files import write_json_atomic
 from mouselift_jax.models import gslrm as network
+from mouselift_jax.models.silhouettes import check_room, room
 from mouselift_jax.pipelines import lift as pipeline
 from mouselift_jax.pipelines.pretrained import load_initial, load_pretrained
 from mouselift_jax.report.html import Finding, Picture, Section, Table, Text, write_report
@@ -166,7 +167,14 @@ def train_batches(config: Any, samples: Path, rows: tuple[int, int], step: int) 
         workers=d.workers,
         on_bad_sample=t.on_bad_sample,
     )
-    return iter(loader)
+    return (_roomy(config, batch) for batch in loader)
+
+
+def _roomy(config: Any, batch: Batch) -> Batch:
+    """The batch, whose input views fit the network."""
+    inputs = batch.images[:, : config.data.n_inputs]
+    check_room(inputs, config.model.patch_size, config.model.animal_share)
+    return batch
 
 
 class Judge:
@@ -227,7 +235,7 @@ class Judge:
         params, rows, self.pictures = eval_params(state), {}, []
         n_inputs = self.config.data.n_inputs
         for batch in self.batches():
-            batch = _inputs_first(batch, self.heldout)
+            batch = _roomy(self.config, _inputs_first(batch, self.heldout))
             with sharding.use(self.trainer.mesh):
                 placed = self.trainer.put(batch)
                 out = self._eval(params, placed)
@@ -293,6 +301,15 @@ def check(config: Any, samples: Path) -> SampleSet:
             found=f"{d.size}, {config.model.patch_size}",
             fix=f"--config.data.size={d.size - d.size % config.model.patch_size}",
         )
+    silhouettes = config.model.depth == "hull" or config.model.animal_share is not None
+    if silhouettes and d.background != "white":
+        raise ConfigError(
+            "model.depth=hull and model.animal_share take white for background",
+            where="config.data.background",
+            expected="white",
+            found=d.background,
+            fix="--config.data.background=white",
+        )
     sample_set = SampleSet.open(samples)
     if not sample_set.ids("train"):
         raise LayoutError(
@@ -317,7 +334,8 @@ def plan(config: Any, workdir: Path) -> Plan:
         must_exist(config.init_from, "init_from")
     cfg, t, d = network_config(config), config.train, config.data
     weights = network.n_params(cfg)
-    tokens = cfg.n_gaussian_tokens + d.n_inputs * (d.size // cfg.patch_size) ** 2
+    patches = d.n_inputs * (d.size // cfg.patch_size) ** 2
+    tokens = cfg.n_gaussian_tokens + room(patches, cfg.animal_share)
     summary = read_summary(workdir)
     state = weights * 4 * (3 if t.optim.second_moment == "full" else 1.5)
     state += weights * 4 * (t.ema_decay > 0)

@@ -7,6 +7,7 @@ Items come from a source: samples (real views), or photos whose other views are 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib
 import logging
 from collections.abc import Callable
@@ -22,7 +23,7 @@ from mouselift_jax.data.samples import SampleSet
 from mouselift_jax.errors import ConfigError, LayoutError
 from mouselift_jax.files import write_json_atomic
 from mouselift_jax.geometry.camera import Camera
-from mouselift_jax.pipelines.lift import lift
+from mouselift_jax.pipelines.lift import lift, with_room
 from mouselift_jax.pipelines.pretrained import find_component, load_pretrained
 from mouselift_jax.report.html import Picture, Section, Splats, Table, Text, Video, write_report
 from mouselift_jax.report.pictures import comparison_rows, save_png
@@ -242,8 +243,8 @@ def make_lifter(config: Any) -> Callable[[Item], tuple[Any, Any]]:
     model, params = load_pretrained(config.gslrm, "gslrm")
     model = model.clone(config=dataclasses.replace(model.config, dtype=config.dtype))
 
-    @jax.jit
-    def go(params: Any, images: jax.Array, cameras: Camera) -> tuple[Any, Any]:
+    @functools.partial(jax.jit, static_argnums=0)
+    def go(model: Any, params: Any, images: jax.Array, cameras: Camera) -> tuple[Any, Any]:
         gaussians = lift(model, params, images, cameras)
         return gaussians, render(gaussians, cameras, implementation=config.render)
 
@@ -255,7 +256,7 @@ def make_lifter(config: Any) -> Callable[[Item], tuple[Any, Any]]:
             camera.width,
             camera.height,
         )
-        return go(params, jnp.asarray(item.images), placed)
+        return go(with_room(model, item.images), params, jnp.asarray(item.images), placed)
 
     return lifter
 

@@ -367,3 +367,28 @@ def test_the_pixel_skip_starts_as_the_pictures_colors_on_a_transparent_white():
     np.testing.assert_allclose(colors, inputs[0], atol=1e-6)
     opacities = lib.unpatchify(g.activate().opacities[:, 2:, None], 1, 8, 8, 4)
     assert opacities[..., 0, :].max() < 0.01 < 0.6 < opacities[..., 1, :].min()
+
+
+def test_with_an_animal_share_only_the_animal_has_tokens_and_gaussians():
+    config = dataclasses.replace(TINY, animal_share=0.25, depth="hull")
+    images, K, c2w = views(n=2, size=16, batch=1)
+    images = jnp.ones_like(images).at[:, :, 4:8, 4:8].set(0.3).at[:, :, 5, 5].set(1.0)
+    params = init(TINY, (images, K, c2w))  # weights do not depend on the share
+    g = run(config, params, (images, K, c2w))
+    assert g.means.shape == (1, 2 + 2 * 4 * 16, 3)  # a quarter of 32 patches
+    seen = np.asarray(g.activate().opacities[0, 2:]).reshape(8, 16) > 1e-6
+    assert seen[:2].sum() == 2 * 15 and not seen[2:].any()  # one patch a view, one pixel white
+    more = run(dataclasses.replace(config, animal_share=0.5), params, (images, K, c2w))
+    assert more.means.shape[1] == 2 + 2 * 8 * 16
+
+
+def test_the_hulls_depth_lies_inside_the_other_views_silhouettes():
+    config = dataclasses.replace(TINY, depth="hull")
+    images, K, c2w = views(n=3, size=32, batch=1)
+    images = jnp.ones_like(images).at[:, :, 12:20, 12:20].set(0.3)
+    g = run(config, init(config, (images, K, c2w)), (images, K, c2w))
+    means = lib.unpatchify(g.means[:, 2:], 3, 32, 32, 4)[0, :, 13:19, 13:19].reshape(-1, 3)
+    camera = jnp.concatenate([means, jnp.ones_like(means[:, :1])], -1) @ jnp.linalg.inv(c2w[0]).mT
+    pixels = camera[..., :3] @ K[0].mT
+    xy = pixels[..., :2] / pixels[..., 2:]
+    assert float(xy.min()) > 12 - 2.5 and float(xy.max()) < 20 + 2.5
