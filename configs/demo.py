@@ -30,6 +30,7 @@ VARIANTS = {
         "prepare.split.gap_s": 0.05,
         "gslrm.train.steps": 4,
         "gslrm.data.size": 32,
+        "gslrm.model.animal_share": 0.5,  # patches are large
         "gslrm.eval_samples": 1,
         "infer.limit": 1,
         "infer.turntable.frames": 4,
@@ -66,7 +67,8 @@ def get_config(variant: str = "base") -> ConfigDict:
     c.prepare.prepare.min_mask_px = 20  # the animal is small in small pictures
     c.prepare.prepare.subject_mm = 175.0  # the tail's tip is cut in some views
     c.prepare.split.gap_s = 0.2  # the recording lasts seconds
-    c.gslrm.train.steps = 700
+    c.gslrm.train.steps = 400
+    c.gslrm.model.animal_share = 0.15
     c.gslrm.train.save_every = 100
     c.infer.split = "val"
     c.infer.limit = 2
@@ -81,6 +83,8 @@ def get_config(variant: str = "base") -> ConfigDict:
     c.synth.frames = "0:60:6"
     c.gslrm_synth.train.steps = 30
     c.gslrm_synth.train.save_every = 30
+    c.gslrm_synth.data.size = 64
+    c.gslrm_synth.model.animal_share = 1.0  # toy views are hardly white anywhere
     c.gslrm_synth.train.optim.lr = 5e-4
     c.gslrm_synth.eval_samples = 2
     c.photo.generate.steps = 8
@@ -90,7 +94,7 @@ def get_config(variant: str = "base") -> ConfigDict:
 def recording() -> ConfigDict:
     """The procedural recording."""
     c = ConfigDict()
-    c.frames = 60  # at 30 a second
+    c.frames = 120  # at 30 a second
     c.width = 288  # pixels
     c.height = 256
     c.heldout_cameras = 2  # cameras of no video, for evaluation

@@ -10,7 +10,7 @@ pretrain_256   the paper's first stage: 256 px, from   not measured
                random weights
 pretrain_512   the paper's second stage                not measured
 lowmem         one 24 GB card: 384 px, LoRA            about 4 GiB and the rendering (estimated)
-tiny           2 CPU cores: 96 px, 0.5 M weights       the process 1.2 GB
+tiny           2 CPU cores: 128 px, 0.5 M weights      not measured
 
 How each figure was come by: docs/scaling.md. Hours are known for `tiny` only (minutes).
 
@@ -53,20 +53,23 @@ VARIANTS = {
         "model.width": 96,
         "model.head_dim": 32,
         "model.n_layers": 3,
-        "model.log_scale_bias": -3.7,  # a pixel of 96 on the subject: large splats are slow haze,
-        "model.min_log_scale": -4.0,  # and smaller ones dust in sharper pictures
+        "model.depth": "hull",  # silhouettes bound the surface: depth need not be learned from 0
+        "model.depth_bias": -1.5,
+        "model.log_scale_bias": -4.2,  # half a pixel of 128 on the subject: larger is haze,
+        "model.min_log_scale": -4.5,  # smaller is dust in sharper pictures
         "model.opacity_bias": 0.5,  # white starts transparent, the animal opaque
         "model.pixel_skip": True,
-        "data.size": 96,
+        "model.animal_share": 0.25,
+        "data.size": 128,
         "train.steps": 300,
-        "train.batch_size": 2,
+        "train.batch_size": 1,
         "train.dtype": "float32",
         "train.log_every": 10,
         "train.eval_every": 0,
         "train.picture_every": 0,
         "train.save_every": 50,
-        "train.optim.lr": 3e-3,
-        "train.optim.warmup_steps": 5,
+        "train.optim.lr": 1e-3,
+        "train.optim.warmup_steps": 20,
         "loss.perceptual": 0.0,
         "loss.l2_warmup_steps": 0,
         "loss.masked": True,
