@@ -30,7 +30,15 @@ from mouselift_jax.errors import CheckpointError, ConfigError, nearest, raise_al
 RECORD = "conversion.json"
 SUMS = "checksums.json"  # written last: a component without it is incomplete
 # Fields of a network's config that say how it computes, not what its weights are.
-NOT_OF_THE_WEIGHTS = ("dtype", "remat", "attention", "sample_size", "token_multiple", "n_views")
+NOT_OF_THE_WEIGHTS = (
+    "dtype",
+    "remat",
+    "attention",
+    "sample_size",
+    "token_multiple",
+    "n_views",
+    "animal_share",
+)
 
 
 @dataclasses.dataclass(frozen=True)
