@@ -91,7 +91,7 @@ def generate() -> ConfigDict:
     c.place = (
         "animal"  # animal: centred, `fill` of the side | face: by face_box, as released weights
     )
-    c.fill = 0.6  # share of the picture's side that the animal's longer side fills
+    c.fill = 0.0  # share of the side that the animal's longer side fills; 0 = as in training
     c.keep_reference = True  # slot 0 is the photo itself
     c.white = 0.94  # generated pixels at least this bright in every channel are background
     return c.lock()

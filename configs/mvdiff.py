@@ -7,7 +7,8 @@ variant    what                                            hours, memory
 base       mouse fine-tune: batch 16 (4 x 4), 512 px       not measured yet
 facelift   the paper's: batch 128, learning rate 1e-4      not measured yet
 six_x      every view in turn is the reference             not measured yet
-lowmem     256 px, batch 8 in single steps                 not measured yet
+lowmem     one 24 GB card: 256 px, LoRA, batch 8 in        not measured yet
+           single steps, encodings cached
 posed      with the cameras as an input                    not measured yet
 tiny       toy networks on 2 CPU cores, from nothing       minutes; less than 2 GB
 
@@ -36,6 +37,8 @@ VARIANTS = {
         "train.batch_size": 8,
         "train.accum_steps": 8,
         "train.steps": 10_000,
+        "train.optim.lr": 1e-4,
+        "lora.rank": 16,
         "cache.enabled": True,
         "cache.jitter_draws": 2,
     },
@@ -72,11 +75,13 @@ def get_config(variant: str = "base") -> ConfigDict:
         c.samples = common.path()  # sample set, or the folder of a prepare run
         c.init_from = common.path()  # converted pipeline, or a mvdiff run
         c.prompt_embeds = common.path()  # folder of prompt embeddings; default: of init_from
+        c.perceptual_from = common.path()  # folder with lpips; given: validation reports it too
         c.reference = "fixed"  # fixed: slot 0 | random: any view, the others clockwise from it
         c.frozen_dtype = "bfloat16"  # of autoencoder and image encoder
         c.model = models.mvunet("paper")
         c.data = data()
         c.loss = loss()
+        c.lora = common.lora()
         c.cache = cache()
         c.toy = toy()
         c.eval = evaluation()
@@ -113,7 +118,7 @@ def loss() -> ConfigDict:
     """The names are those of DiffusionLossConfig."""
     c = ConfigDict()
     c.drop_rate = 0.05  # of each kind of condition dropout: label, label and picture, picture
-    c.snr_gamma = 5.0  # cap of the signal-to-noise ratio in the weights
+    c.snr_gamma = 5.0  # cap of the signal-to-noise ratio in the weights; inf = no weights
     c.snr_form = "epsilon"  # epsilon: as the released network | v: the paper's for v-prediction
     return c.lock()
 

@@ -69,7 +69,7 @@ def reconstructor(args: argparse.Namespace) -> Callable[[Path], tuple[np.ndarray
             "seed": 0, "render": None, "face_box": "",
             "generate": {
                 "steps": args.steps, "guidance": 3.0, "eta": 1.0, "background": args.background,
-                "place": "animal", "fill": 0.6, "keep_reference": True, "white": 0.94,
+                "place": "animal", "fill": 0.0, "keep_reference": True, "white": 0.94,
             },
         }
     )  # fmt: skip

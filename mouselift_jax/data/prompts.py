@@ -88,6 +88,20 @@ def pick_style(name: str, path: str | Path = STYLES_FILE) -> PromptStyle:
     return styles[name]
 
 
+def view_turns(cameras: Camera | None = None) -> np.ndarray:
+    """The turn [V] of each slot from slot 0, degrees clockwise seen from above.
+
+    Args:
+        cameras: cameras [V] in slot order, subject at the origin; None = the canonical slots.
+    """
+    if cameras is None:
+        return np.array(SLOT_TURNS)
+    azimuth, _ = azimuth_elevation(np.asarray(cameras.c2w))
+    turn = (azimuth[0] - azimuth) % 360.0
+    turn[0] = 0.0
+    return turn
+
+
 def view_prompts(style: PromptStyle, cameras: Camera | None = None) -> list[str]:
     """The prompt of each slot, in slot order.
 
@@ -108,9 +122,8 @@ def view_prompts(style: PromptStyle, cameras: Camera | None = None) -> list[str]
                 fix="--config.samples=DIR (a prepared sample set), or another --config.style",
             )
         return [style.template.format(view=word) for word in style.views]
-    azimuth, elevation = azimuth_elevation(np.asarray(cameras.c2w))
-    turn = (azimuth[0] - azimuth) % 360.0
-    turn[0] = 0.0
+    _, elevation = azimuth_elevation(np.asarray(cameras.c2w))
+    turn = view_turns(cameras)
     if (np.diff(turn) <= 0).any():
         raise ConfigError(
             "the views are not in slot order",

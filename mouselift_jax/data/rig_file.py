@@ -1,7 +1,7 @@
 """cameras.json: the rig that a multi-view network has learned, kept beside its weights.
 
-The layout is opencv_cameras.json's with three entries more (`slots`, `spread_deg`, `spread_px`), so
-any program that reads the one reads the other.
+The layout is opencv_cameras.json's with entries more (`slots`, `spread_deg`, `spread_px`,
+`subject_share`), so any program that reads the one reads the other.
 """
 
 from __future__ import annotations
@@ -23,9 +23,22 @@ _IN_ORDER = "clockwise from slot 0"
 
 
 def save_rig(
-    path: str | Path, rig: Rig, *, half_length: float = HALF_LENGTH, source: str = ""
+    path: str | Path,
+    rig: Rig,
+    *,
+    half_length: float = HALF_LENGTH,
+    source: str = "",
+    subject_share: float | None = None,
 ) -> None:
-    """Write cameras.json, whole or not at all."""
+    """Write cameras.json, whole or not at all.
+
+    Args:
+        path: the file.
+        rig: the cameras.
+        half_length: where the spread was measured, scene units from the origin.
+        source: where the samples are.
+        subject_share: of a picture's side, that the subject's longer side takes in slot 0.
+    """
     cameras = rig.cameras
     n = cameras.batch_shape[0]
     names = [f"slot_{i}" for i in range(n)]
@@ -40,6 +53,7 @@ def save_rig(
         "spread_measured_at": half_length,
         "n_samples": rig.n_samples,
         "source": source,
+        "subject_share": subject_share,
     }
     write_json_atomic(path, record)
 

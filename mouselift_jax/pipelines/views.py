@@ -92,9 +92,22 @@ def load_models(directory: str | Path, *, dtype: Any = jnp.float32) -> Models:
         raise CheckpointError("There is no such folder", where=root, fix="check the path")
     modules, params = {}, {}
     for name in NETWORKS:
-        modules[name], params[name] = load_pretrained(root, name, dtype=dtype)
+        modules[name], params[name] = load_network(root, name, dtype)
     rig = load_rig(root / "cameras.json")[0].cameras if (root / "cameras.json").exists() else None
     return Models(Networks(**modules, **read_settings(root)), params, rig, str(root))
+
+
+def load_network(root: str | Path, name: str, dtype: Any) -> tuple[Any, Any]:
+    """A network of a pipeline with its weights, in `dtype`.
+
+    The normaliser stays float32: in half precision level 0 has no noise at all.
+    """
+    return load_pretrained(root, name, dtype=network_dtype(name, dtype))
+
+
+def network_dtype(name: str, dtype: Any) -> Any:
+    """The type that a pipeline's network is kept in."""
+    return jnp.float32 if name == "image_normalizer" else dtype
 
 
 def read_settings(root: str | Path) -> dict[str, Any]:
@@ -237,7 +250,7 @@ def decode(networks: Networks, params: Mapping[str, Any], latents: jax.Array) ->
     """Scaled latents [V,h,w,4] -> pictures [V,H,W,3] in [0,1]."""
     unscaled = latents / networks.vae.config.scaling_factor
     images = networks.vae.apply({"params": params["vae"]}, unscaled, method="decode")
-    return jnp.clip(images / 2 + 0.5, 0, 1)
+    return jnp.clip(images.astype(jnp.float32) / 2 + 0.5, 0, 1)
 
 
 def draw(networks: Networks, rng: jax.Array, n_views: int, steps: int) -> dict[str, jax.Array]:

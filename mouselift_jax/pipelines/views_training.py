@@ -84,11 +84,15 @@ def encode(
     pictures = constrain(targets.reshape(b * v, *targets.shape[2:]), "picture", None, None, None)
     mean, logvar = moments(pictures)
     mean, logvar = (x.reshape(b, v, *x.shape[1:]) for x in (mean, logvar))
-    picture = targets[:, 0] if reference is None else reference
-    pixels = clip_pixels_float(picture, networks.clip)
-    embeds = networks.image_encoder.apply({"params": params["image_encoder"]}, pixels)
+    embeds = embed(networks, params, targets[:, 0] if reference is None else reference)
     known = mean[:, 0] if reference is None else moments(reference)[0]
     return jax.lax.stop_gradient(Encoded(embeds, known, mean, logvar))
+
+
+def embed(networks: Networks, params: Mapping[str, Any], pictures: jax.Array) -> jax.Array:
+    """Image embeddings [N,D] of pictures [N,H,W,3] in [0,1], without noise."""
+    pixels = clip_pixels_float(pictures, networks.clip)
+    return networks.image_encoder.apply({"params": params["image_encoder"]}, pixels)
 
 
 def diffusion_loss(

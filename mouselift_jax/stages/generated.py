@@ -29,6 +29,7 @@ log = logging.getLogger("mouselift_jax")
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 PLACES = ("animal", "face")  # how the subject is placed in the picture
+FILL = 0.5  # of the side, where the training pictures' share is not known
 PLAIN = 6.0  # levels: a border that varies less than this is a plain background
 
 
@@ -65,7 +66,8 @@ class FromImages:
             square, M = face_square(rgba, face_box(config.face_box, photo.name))
             square, M = _to_side(square, M, made.side)
         else:
-            square, M = centred(rgba, made.side, config.generate.fill, where=photo)
+            fill = config.generate.fill or self._share()
+            square, M = centred(rgba, made.side, fill, where=photo)
         alpha = square[..., 3:].astype(np.float32) / 255
         white = square[..., :3] * alpha + 255 * (1 - alpha)
         picture = (white + 0.5).astype(np.uint8)
@@ -86,6 +88,16 @@ class FromImages:
             "cameras": made.note,
         }
         return Item(item_id, images, masks, cameras, labels, None, about)
+
+    def _share(self) -> float:
+        """The subject's share of the side, as in the pictures the network was trained on."""
+        known = self.generator.subject_share
+        if known is None:
+            self._warn(
+                "the camera file does not say how large the animal was in the training pictures: "
+                f"it is made to fill {FILL:g} of the side; say it with --config.generate.fill"
+            )
+        return known or FILL
 
 
 def photos(path: Path) -> list[Path]:

@@ -33,6 +33,8 @@ class Generator:
         rig: cameras of the slots, of pictures of the network's size.
         note: how the rig was found.
         reference: fixed | random: which views it was trained to take as reference.
+        subject_share: of the side of slot 0's pictures, that the subject took in training; None
+            where that is not known.
         generate: the config section `generate`.
         seed: of the run.
     """
@@ -42,6 +44,7 @@ class Generator:
     rig: Rig
     note: str
     reference: str
+    subject_share: float | None
     generate: Any
     seed: int
 
@@ -136,7 +139,8 @@ def make_generator(config: Any, warn: Any = log.warning) -> Generator:
         )
     record = read_json(Path(source) / "config.json") or {}
     reference = record.get("reference", "fixed")
-    return Generator(models, prompts, rig, note, reference, config.generate, config.seed)
+    share = read_json(file).get("subject_share")
+    return Generator(models, prompts, rig, note, reference, share, config.generate, config.seed)
 
 
 def matte(views: np.ndarray, white: float) -> np.ndarray:

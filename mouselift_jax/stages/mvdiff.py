@@ -29,6 +29,7 @@ from mouselift_jax.pipelines.views_training import (
     Encoded,
     diffusion_loss,
     draw_training,
+    embed,
     encode,
 )
 from mouselift_jax.report.html import Finding, Picture, Section, Table, Text, write_report
@@ -43,7 +44,7 @@ from mouselift_jax.stages.towers import (
     uses_toys,
 )
 from mouselift_jax.stages.workdir import Workdir, must_exist, read_summary, resolve_samples
-from mouselift_jax.training import loop
+from mouselift_jax.training import distributed, loop, lora
 from mouselift_jax.training.trainer import Task, Trainer
 from mouselift_jax.training.watchdogs import Alarm, check_order, check_prompts
 
@@ -245,14 +246,11 @@ def plan(config: Any, workdir: Path) -> Plan:
         must_exist(config.init_from, "init_from")
     t = config.train
     module = make_unet(config, 2 ** (len(config.toy.vae.block_channels) - 1) if toys else 8)
-    weights = sum(
-        x.size
-        for x in jax.tree.leaves(
-            jax.eval_shape(lambda: nn.meta.unbox(init_unet(module, jax.random.key(0))))
-        )
-    )
-    state = weights * 4 * (4 if t.ema_decay else 3)
+    weights, trained = count_weights(config, module)
+    state = 4 * (weights + trained * (3 if t.ema_decay else 2))
     notes = [f"{weights:,} weights; {len(sample_set.ids('train'))} training samples"]
+    if trained != weights:
+        notes.append(f"low-rank: {trained:,} weights are trained, the others stay")
     if toys:
         notes.append("toy networks: the run makes its own autoencoder; no use beyond testing")
     if config.cache.enabled:
@@ -274,13 +272,32 @@ def plan(config: Any, workdir: Path) -> Plan:
     )
 
 
+def count_weights(config: Any, module: mvunet.MVUNet) -> tuple[int, int]:
+    """All weights of the network, and those that are trained."""
+
+    def tree() -> Any:
+        params = init_unet(module, jax.random.key(0))
+        low = config.lora
+        if low.rank:
+            params = lora.add(
+                params, jax.random.key(0), rank=low.rank, alpha=low.alpha, patterns=low.targets
+            )
+        return nn.meta.unbox(params)
+
+    flat = jax.tree_util.tree_leaves_with_path(jax.eval_shape(tree))
+    added = sum(x.size for path, x in flat if lora.is_trained([k.key for k in path]))
+    total = sum(x.size for _, x in flat)
+    return total, added if config.lora.rank else total
+
+
 def compile_plan(config: Any, workdir: Path) -> program.Cost:
     """Memory, FLOPs and traffic of the compiled step, on shapes alone."""
     del workdir
     towers = abstract_towers(config)
     networks = towers.networks(make_unet(config, towers.modules["vae"].config.downscale))
     constants = {**towers.params, "prompts": towers.prompts}
-    return program.cost(Trainer(make_task(config, networks, constants), config.train))
+    task = make_task(config, networks, constants)
+    return program.cost(Trainer(task, config.train, low_rank=config.lora))
 
 
 def run(config: Any, workdir: Workdir) -> None:
@@ -300,12 +317,16 @@ def run(config: Any, workdir: Workdir) -> None:
     module = make_unet(config, towers.modules["vae"].config.downscale)
     networks = towers.networks(module)
     constants = {**towers.params, "prompts": jnp.asarray(towers.prompts)}
-    trainer = Trainer(make_task(config, networks, constants), config.train, seed=config.seed)
+    task = make_task(config, networks, constants)
+    trainer = Trainer(task, config.train, seed=config.seed, low_rank=config.lora)
     if workdir.options.primary:
         record = json.loads(json.dumps(dataclasses.asdict(module.config)))
         write_json_atomic(workdir / "unet/config.json", record)
     batches = training_batches(config, workdir, samples, towers, networks, trainer.rows)
-    judge = Judge(config, samples, networks, towers.params, towers.prompts, workdir.path)
+    judge = Judge(config, samples, networks, towers, workdir.path)
+    alone = jax.process_count() == 1
+    if judge.count and not alone:
+        workdir.warn("several processes train: they do not validate; run configs/synth.py instead")
     started: dict[str, str] = {}
 
     def initial() -> Any:
@@ -325,7 +346,8 @@ def run(config: Any, workdir: Workdir) -> None:
             batches,
             initial=initial,
             hooks=loop.Hooks(
-                evaluate=judge if judge.count and jax.process_count() == 1 else None,
+                evaluate=judge if judge.count and alone else None,
+                evaluated=judge.named_pictures,
                 warn=workdir.warn,
                 replay=program.command_line(),
             ),
@@ -335,7 +357,7 @@ def run(config: Any, workdir: Workdir) -> None:
         )
     if not workdir.options.primary:
         return
-    if judge.count and not judge.pictures and jax.process_count() == 1:
+    if judge.count and not judge.pictures and alone:
         metrics |= judge(state, config.train.steps)
     finish(config, workdir, judge, metrics, rig, alarms, towers, started)
 
@@ -348,10 +370,10 @@ def early_alarms(config: Any, sample_set: SampleSet, towers: Towers) -> list[Ala
             raise ConfigError(
                 alarm.what, where="config.prompt_embeds", found=alarm.cause, fix=alarm.remedy
             )
-    cameras = sample_set.cameras(sample_set.ids("train")[0])
-    if cameras is not None:
-        azimuths = mvdiff_data.azimuths_of(cameras.c2w)[: config.model.n_views]
-        alarms += check_order(azimuths)
+    found = mvdiff_data.stacked_cameras(sample_set, sample_set.ids("train"), config)
+    if found is not None:
+        wrong = [check_order(mvdiff_data.azimuths_of(c2w), towers.turns) for c2w in found[1]]
+        alarms += next((a for a in wrong if a), [])
     return alarms
 
 
@@ -365,7 +387,9 @@ def keep_rig(config: Any, workdir: Workdir, sample_set: SampleSet) -> Rig | None
         )
         return None
     if workdir.options.primary:
-        save_rig(workdir / "cameras.json", rig, source=str(sample_set.path))
+        share = mvdiff_data.subject_share(sample_set)
+        path = workdir / "cameras.json"
+        save_rig(path, rig, source=str(sample_set.path), subject_share=share)
     worst = float(np.max(rig.spread_px))
     if worst > WARN_SPREAD_PX and not config.model.pose_features:
         workdir.warn(
@@ -395,23 +419,20 @@ def training_batches(
     }
     cache = mvdiff_data.Cache(config, samples, root, json.loads(json.dumps(identity)))
 
-    @jax.jit
-    def moments(params: Any, images: jax.Array) -> Any:
-        return encode(networks, params, images)
-
     references = cache.n_references
 
-    def encode_one(images: np.ndarray) -> tuple:
-        views = jnp.asarray(images)
-        found = moments(towers.params, views[None])
-        embeds = [found.image_embeds]
-        for r in range(1, references):
-            # the same program, with another view in front
-            turned = jnp.roll(views, -r, axis=0)[None]
-            embeds.append(moments(towers.params, turned).image_embeds)
-        return found.mean[0], found.logvar[0], jnp.concatenate(embeds)
+    @jax.jit
+    def encode_views(params: Any, views: jax.Array) -> tuple:
+        found = encode(networks, params, views[None])
+        others = [embed(networks, params, views[r : r + 1]) for r in range(1, references)]
+        return found.mean[0], found.logvar[0], jnp.concatenate([found.image_embeds, *others])
 
-    cache.build(encode_one, workdir.options.progress)
+    def encode_one(images: np.ndarray) -> tuple:
+        return encode_views(towers.params, jnp.asarray(images))
+
+    if workdir.options.primary:
+        cache.build(encode_one, workdir.options.progress)
+    distributed.barrier("cache of encodings")
     return functools.partial(cache.batches, rows)
 
 
@@ -447,15 +468,18 @@ def finish(
     if judge.verdict is not None:
         kind = judge.verdict.kind.replace("_", " ")
         notes.append(Text(f"Verdict: {kind}. {judge.verdict.reason}. {judge.verdict.remedy}."))
+        notes.append(Text(f"Next: {judge.next_command()}"))
+    names = {"psnr": "PSNR, dB", "ssim": "SSIM", "lpips": "LPIPS"}
+    shown = [k for k in names if f"val/{k}" in metrics]
     figures = [
-        [f"{g:g}", metrics.get(f"val/psnr_g{g:g}"), metrics.get(f"val/ssim_g{g:g}")]
+        [f"{g:g}", *[metrics[f"val/{k}_g{g:g}"] for k in shown]]
         for g in config.eval.guidances
-        if f"val/psnr_g{g:g}" in metrics
+        if shown
     ]
     views = [[str(i), p] for i, p in enumerate(judge.per_view)]
     blocks = [
         *notes,
-        Table(["guidance", "PSNR, dB", "SSIM"], figures),
+        Table(["guidance", *[names[k] for k in shown]], figures),
         Table(["slot", f"PSNR, dB, at guidance {config.eval.guidances[-1]:g}"], views),
         *[Picture(image, f"validation sample {i + 1}") for i, image in enumerate(judge.pictures)],
         *findings,

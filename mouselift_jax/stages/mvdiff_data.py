@@ -26,6 +26,7 @@ from mouselift_jax.data.loader import (
     make_loader,
     resized,
 )
+from mouselift_jax.data.masks import mask_box
 from mouselift_jax.data.samples import MANIFEST, SampleSet
 from mouselift_jax.errors import ConfigError, LayoutError
 from mouselift_jax.files import write_json_atomic
@@ -315,6 +316,23 @@ def stacked_cameras(
         np.stack([np.asarray(c.K, np.float32) for c in found]),
         np.stack([np.asarray(c.c2w, np.float32) for c in found]),
     )
+
+
+def subject_share(sample_set: SampleSet, most: int = 64) -> float | None:
+    """Share of the picture's side that the subject's longer side takes in slot 0: the median.
+
+    None in a set without masks. At most `most` training samples are read, evenly spread.
+    """
+    ids = sample_set.ids("train")
+    found = []
+    for place in np.unique(np.linspace(0, len(ids) - 1, min(most, len(ids))).astype(int)):
+        sample = sample_set.load(ids[place], [0])
+        if not sample.has_alpha:
+            return None
+        alpha = np.ascontiguousarray(sample.images_rgba[0, ..., 3])
+        x0, y0, x1, y1 = mask_box(alpha)
+        found.append(max(x1 - x0, y1 - y0) / alpha.shape[0])
+    return round(float(np.median(found)), 4)
 
 
 _ORDER: dict[tuple[int, int, int], np.ndarray] = {}

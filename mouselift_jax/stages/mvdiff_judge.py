@@ -11,9 +11,12 @@ import numpy as np
 
 from mouselift_jax.data.loader import Views, make_loader
 from mouselift_jax.data.samples import SampleSet
+from mouselift_jax.pipelines.pretrained import load_pretrained
 from mouselift_jax.pipelines.views import Models, Networks, sample_views
 from mouselift_jax.report.pictures import contact_sheet
-from mouselift_jax.stages import mvdiff_data
+from mouselift_jax.stages import mvdiff_data, program
+from mouselift_jax.stages.towers import Towers
+from mouselift_jax.stages.workdir import must_exist
 from mouselift_jax.training import metrics as metric
 from mouselift_jax.training.logging import read_rows
 from mouselift_jax.training.state import eval_params
@@ -37,12 +40,13 @@ class Judge:
         config: Any,
         samples: Path,
         networks: Networks,
-        frozen: dict[str, Any],
-        prompts: np.ndarray,
+        towers: Towers,
         folder: Path,
     ) -> None:
-        self.config, self.networks, self.frozen, self.prompts = config, networks, frozen, prompts
+        self.config, self.networks = config, networks
+        self.frozen, self.prompts = towers.params, towers.prompts
         self.samples, self.folder = samples, folder
+        self.distances = {"psnr": metric.psnr, "ssim": metric.ssim} | read_lpips(config)
         self.count = min(config.eval.samples, len(SampleSet.open(samples).ids("val")))
         self.pictures: list[np.ndarray] = []
         self.alarms: list[Alarm] = []
@@ -65,7 +69,10 @@ class Judge:
         return [mvdiff_data.turned(config, batch, i) for i, batch in enumerate(loader)]
 
     def __call__(self, state: Any, step: int) -> dict[str, float]:
-        """Figures "val/psnr", "val/ssim" (at the last guidance, and with a suffix at each)."""
+        """Figures val/psnr, val/ssim and, with its weights, val/lpips.
+
+        Each at the last guidance, and with a suffix (val/psnr_g1) at each.
+        """
         config = self.config
         params = {**self.frozen, "unet": eval_params(state)}
         models = Models(self.networks, params)
@@ -77,14 +84,12 @@ class Judge:
             found = np.stack(
                 [self._sample(models, b, i, float(guidance)) for i, b in enumerate(batches)]
             )
-            psnr = np.asarray(metric.psnr(found, truth))
-            ssim = np.asarray(metric.ssim(found, truth))
-            name = f"guidance {guidance:g}"
-            rows[name] = found
-            for key, value in (("psnr", psnr), ("ssim", ssim)):
+            rows[f"guidance {guidance:g}"] = found
+            scores = {k: np.asarray(f(found, truth)) for k, f in self.distances.items()}
+            for key, value in scores.items():
                 figures[f"val/{key}_g{guidance:g}"] = float(value.mean())
                 figures[f"val/{key}"] = float(value.mean())
-            self.per_view = [float(p) for p in psnr.mean(0)]
+            self.per_view = [float(p) for p in scores["psnr"].mean(0)]
         self.alarms, watch = check_views(found, truth)
         history = [r for r in read_rows(self.folder / "metrics.jsonl") if "val/psnr" in r]
         history = [r for r in history if r["step"] < step]
@@ -92,6 +97,7 @@ class Judge:
         for alarm in self.alarms:
             log.warning("%s. Cause: %s. Try: %s", alarm.what, alarm.cause, alarm.remedy)
         log.info("verdict: %s (%s). %s", *_words(self.verdict))
+        log.info("next: %s", self.next_command())
         self.pictures = [
             contact_sheet(
                 [row[i][v] for row in rows.values() for v in range(truth.shape[1])],
@@ -102,6 +108,20 @@ class Judge:
             for i in range(min(3, len(truth)))
         ]
         return figures | watch
+
+    def named_pictures(self) -> dict[str, np.ndarray]:
+        """The pictures of the newest validation by name."""
+        return {f"val/{i}": image for i, image in enumerate(self.pictures)}
+
+    def next_command(self) -> str:
+        """The command that the newest verdict suggests."""
+        return self.verdict.next.format(
+            command=program.command_line(),
+            run=self.folder,
+            samples=self.samples,
+            lr=self.config.train.optim.lr / 2,
+            steps=2 * self.config.train.steps,
+        )
 
     def _sample(
         self, models: Models, batch: dict[str, np.ndarray], index: int, guidance: float
@@ -117,6 +137,16 @@ class Judge:
             rng=jax.random.fold_in(jax.random.key(self.config.seed), index),
             poses=poses,
         )
+
+
+def read_lpips(config: Any) -> dict[str, Any]:
+    """LPIPS of stacks of pictures [N,V,H,W,3] -> [N,V], where its weights are given."""
+    source = config.perceptual_from
+    if not source:
+        return {}
+    module, params = load_pretrained(must_exist(source, "perceptual_from"), "lpips")
+    one = jax.jit(lambda a, b: module.apply({"params": params}, a, b))
+    return {"lpips": lambda a, b: np.stack([one(x, y) for x, y in zip(a, b, strict=True)])}
 
 
 def _words(found: Verdict) -> tuple[str, str, str]:

@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from mouselift_jax.data.prompts import STYLES_FILE, pick_style, view_prompts
+from mouselift_jax.data.prompts import STYLES_FILE, pick_style, view_prompts, view_turns
 from mouselift_jax.data.samples import SampleSet
 from mouselift_jax.errors import CheckpointError
+from mouselift_jax.geometry.camera import Camera
 from mouselift_jax.pipelines.prompts import cosines, encode_prompts, load_tokenizer, tokenize
 from mouselift_jax.stages.stage import Plan
 from mouselift_jax.stages.workdir import Workdir, must_exist, resolve_samples
@@ -30,7 +31,7 @@ ALIKE = 0.998
 def plan(config: Any, workdir: Path) -> Plan:
     """What would be encoded."""
     must_exist(config.init_from, "init_from")
-    prompts = _prompts(config)
+    prompts = _prompts(config, _cameras(config))
     return Plan(
         "prompts",
         reads=[f"{config.init_from} (text_encoder, tokenizer)"],
@@ -47,7 +48,8 @@ def run(config: Any, workdir: Workdir) -> None:
     from mouselift_jax.report.html import Finding, Section, Table, write_report
 
     source = must_exist(config.init_from, "init_from")
-    prompts = _prompts(config)
+    cameras = _cameras(config)
+    prompts = _prompts(config, cameras)
     module, params = load_pretrained(source, "text_encoder")
     tokens = tokenize(load_tokenizer(source / "tokenizer"), prompts, module.config.max_tokens)
     embeds = encode_prompts(module, params, tokens)
@@ -57,7 +59,12 @@ def run(config: Any, workdir: Workdir) -> None:
             where=source / "text_encoder",
             fix="convert the checkpoint again with --verify",
         )
-    settings = {"style": config.style, "prompts": prompts, "shape": list(embeds.shape)}
+    settings = {
+        "style": config.style,
+        "prompts": prompts,
+        "turns_deg": view_turns(cameras).tolist(),
+        "shape": list(embeds.shape),
+    }
     save_component(workdir.path, "prompt_embeds", settings, {"prompt_embeds": embeds})
 
     alike = cosines(embeds)
@@ -105,9 +112,12 @@ def run(config: Any, workdir: Workdir) -> None:
     log.info("prompt embeddings %s: --config.prompt_embeds=%s", embeds.shape, workdir.path)
 
 
-def _prompts(config: Any) -> list[str]:
-    style = pick_style(config.style, config.styles or STYLES_FILE)
+def _cameras(config: Any) -> Camera | None:
     if not config.samples:
-        return view_prompts(style)
+        return None
     samples = SampleSet.open(resolve_samples(config.samples))
-    return view_prompts(style, samples.cameras(samples.ids()[0]))
+    return samples.cameras(samples.ids()[0])
+
+
+def _prompts(config: Any, cameras: Camera | None) -> list[str]:
+    return view_prompts(pick_style(config.style, config.styles or STYLES_FILE), cameras)

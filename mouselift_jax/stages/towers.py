@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mouselift_jax.data.loader import make_loader
+from mouselift_jax.data.prompts import SLOT_TURNS
 from mouselift_jax.errors import CheckpointError, ConfigError
 from mouselift_jax.files import write_json_atomic
 from mouselift_jax.models import mvunet, vae
@@ -59,6 +60,7 @@ class Towers:
         settings: schedules and preprocessing, `views.Networks`' keyword arguments.
         prompts: [V,T,C].
         toy: whether they are toys.
+        turns: the turn from slot 0 that each prompt names, degrees; None for toys' random ones.
     """
 
     modules: dict[str, nn.Module]
@@ -66,6 +68,7 @@ class Towers:
     settings: dict[str, Any]
     prompts: np.ndarray
     toy: bool = False
+    turns: tuple[float, ...] | None = None
 
     def networks(self, unet: mvunet.MVUNet) -> views.Networks:
         """Modules with a UNet among them."""
@@ -101,12 +104,10 @@ def load_towers(config: Any, workdir: Workdir, samples: Path) -> Towers:
     dtype = jnp.dtype(config.frozen_dtype)
     modules, params = {}, {}
     for name in FROZEN:
-        # The normaliser's arithmetic stays float32: in half precision level 0 has no noise at all.
-        kind = jnp.float32 if name == "image_normalizer" else dtype
-        modules[name], params[name] = load_pretrained(source, name, dtype=kind)
+        modules[name], params[name] = views.load_network(source, name, dtype)
     settings = views.read_settings(workdir.path)
-    prompts = read_prompts(config, workdir)
-    return Towers(modules, params, settings, prompts, uses_toys(config))
+    prompts, turns = read_prompts(config, workdir)
+    return Towers(modules, params, settings, prompts, uses_toys(config), turns)
 
 
 def abstract_towers(config: Any) -> Towers:
@@ -116,7 +117,7 @@ def abstract_towers(config: Any) -> Towers:
     modules, params = {}, {}
     for name in FROZEN:
         settings = toys.get(name) or read_config(config.init_from, name)
-        kind = jnp.float32 if name == "image_normalizer" else dtype
+        kind = views.network_dtype(name, dtype)
         modules[name] = network(name).make(settings, kind)
         params[name] = jax.tree.map(
             lambda x, kind=kind: jax.ShapeDtypeStruct(x.shape, kind), param_shapes(name, settings)
@@ -153,8 +154,11 @@ def copy_settings(source: Path, workdir: Workdir) -> None:
             shutil.copyfile(found / name, workdir / name)
 
 
-def read_prompts(config: Any, workdir: Workdir) -> np.ndarray:
-    """The prompt embeddings [V,T,C] of the config, kept beside the run's weights."""
+def read_prompts(config: Any, workdir: Workdir) -> tuple[np.ndarray, tuple[float, ...] | None]:
+    """The prompt embeddings [V,T,C] of the config, kept beside the run's weights, and their turns.
+
+    A file that does not tell the turns its prompts name is taken for the released one's.
+    """
     source = config.prompt_embeds or config.init_from or workdir.path
     path = must_exist(source, "prompt_embeds")
     if path.is_file():
@@ -164,12 +168,14 @@ def read_prompts(config: Any, workdir: Workdir) -> np.ndarray:
             fix=f"python tools/convert_torch_ckpt.py prompt_embeds {path} DST, then "
             "--config.prompt_embeds=DST",
         )
+    record = read_config(path, "prompt_embeds")
     _, array = load_pretrained(path, "prompt_embeds")
     array = np.asarray(array, np.float32)
     if workdir.options.primary and Path(source) != workdir.path:
-        record = {"shape": list(array.shape), "source": str(source)}
+        record = {"source": str(source), **record}
         save_component(workdir.path, "prompt_embeds", record, {"prompt_embeds": array})
-    return array
+    turns = record.get("turns_deg", SLOT_TURNS if len(array) == len(SLOT_TURNS) else None)
+    return array, None if turns is None else tuple(turns)
 
 
 # --- toys ----------------------------------------------------------------------------------------
@@ -216,7 +222,7 @@ def make_toys(config: Any, workdir: Workdir, samples: Path) -> None:
     shape = (config.model.n_views, TOY_PROMPT_TOKENS, config.model.context_dim)
     prompts = np.random.default_rng(config.seed).normal(size=shape).astype(np.float32)
     if not config.prompt_embeds:
-        record = {"shape": list(shape), "source": "toy: random"}
+        record = {"shape": list(shape), "source": "toy: random", "turns_deg": None}
         save_component(workdir.path, "prompt_embeds", record, {"prompt_embeds": prompts})
     write_json_atomic(workdir / SETTINGS[0], TOY_SCHEDULER)
     write_json_atomic(workdir / SETTINGS[1], {"beta_schedule": "squaredcos_cap_v2"})

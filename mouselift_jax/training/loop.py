@@ -41,6 +41,7 @@ class Hooks:
 
     Attributes:
         evaluate: `evaluate(state, step) -> metrics` on held-out data.
+        evaluated: `evaluated() -> {name: image [H,W,3]}` of the newest evaluation.
         pictures: `pictures(state, step) -> {name: image [H,W,3]}`.
         flops_per_step: of all devices together, for the utilisation; 0 = unknown.
         warn: tells the user something once.
@@ -49,6 +50,7 @@ class Hooks:
     """
 
     evaluate: Callable[[Any, int], Mapping[str, float]] | None = None
+    evaluated: Callable[[], Mapping[str, np.ndarray]] | None = None
     pictures: Callable[[Any, int], Mapping[str, np.ndarray]] | None = None
     flops_per_step: float = 0.0
     warn: Callable[[str], None] = log.warning
@@ -167,6 +169,8 @@ def train(
                     measured = preemption.attempt(hooks.evaluate, state, step)
                     if measured:
                         writer.scalars(step, measured)
+                        for name, image in (hooks.evaluated or dict)().items():
+                            writer.image(step, name, image)
                 stop = stop or preemption.left
                 if stop or due(step, schedule.save_every, schedule.total):
                     checkpoints.save(step, checkpoint.state_items(state), measured)

@@ -45,12 +45,23 @@ class Verdict:
     Attributes:
         kind: converged | slow | failed | some_views | too_early.
         reason: the numbers behind it.
-        remedy: the next thing to try, with the config keys.
+        remedy: the next thing to try.
+        next: the command for it, with {command} of the run, its folder {run}, its {samples}, {lr}
+            (half of the run's) and {steps} (twice the run's).
     """
 
     kind: str
     reason: str
     remedy: str
+    next: str
+
+
+MORE = "{command} --config.train.steps={steps}"
+FACELIFT = "{command} --config.prompt_embeds=PROMPTS_FACELIFT --workdir={run}_facelift"
+NEXT = {  # for each alarm of `check_views`
+    "blank": "{command} --config.train.optim.lr={lr} --workdir={run}_lr",
+    "collapsed": "{command} --config.reference=fixed --workdir={run}_fixed",
+}
 
 
 def check_prompts(embeds: np.ndarray, n_views: int, width: int = PROMPT_WIDTH) -> list[Alarm]:
@@ -207,24 +218,34 @@ def verdict(
     behind = [i for i, p in enumerate(views) if p < np.median(views) - VIEW_GAP_DB]
     numbers = f"PSNR {last:.1f} dB, SSIM {ssim:.3f} at step {history[-1]['step']:.0f}"
     if last >= CONVERGED_PSNR and ssim >= CONVERGED_SSIM and not alarms and not behind:
-        return Verdict("converged", numbers, "go on with configs/synth.py on this run")
+        return Verdict(
+            "converged",
+            numbers,
+            "go on with synthesis",
+            "python launch.py --config=configs/synth.py --config.mvdiff={run} "
+            "--config.samples={samples} --workdir={run}_synth",
+        )
     if len(psnr) < 3:
-        return Verdict("too_early", f"{numbers}; {len(psnr)} validations so far", "let it run on")
+        seen = f"{numbers}; {len(psnr)} validations so far"
+        return Verdict("too_early", seen, "let it run on", MORE)
     if behind:
         return Verdict(
             "some_views",
             f"{numbers}; slots {behind} are {VIEW_GAP_DB:.0f} dB or more below the others",
             "train first with the prompts of the style facelift, then continue from that run with "
             "your own: --config.init_from=RUN",
+            FACELIFT,
         )
     gain = last - max(psnr[: (len(psnr) + 1) // 2])
     if gain > STILL_IMPROVING_DB:
-        return Verdict("slow", f"{numbers}, still rising by {gain:.1f} dB", "let it run on")
+        return Verdict("slow", f"{numbers}, still rising by {gain:.1f} dB", "let it run on", MORE)
     if alarms:
-        return Verdict("failed", f"{numbers}; {alarms[0].what}", alarms[0].remedy)
+        found = f"{numbers}; {alarms[0].what}"
+        return Verdict("failed", found, alarms[0].remedy, NEXT[alarms[0].code])
     return Verdict(
         "slow",
         f"{numbers}, and it has stopped rising",
         "use the prompts of the style facelift; check `watch/` in metrics.jsonl and the samples "
         "with `python -m mouselift_jax check`",
+        "python -m mouselift_jax check {samples}",
     )

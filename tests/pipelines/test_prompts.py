@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import jax
@@ -6,11 +7,17 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
+from configs import prompts as configs
 from mouselift_jax.data.prompts import describe_styles, load_styles, pick_style, view_prompts
 from mouselift_jax.errors import CheckpointError, ConfigError, LayoutError
+from mouselift_jax.files import write_json_atomic
 from mouselift_jax.geometry.rig import rig_from_angles
 from mouselift_jax.models.clip import TextConfig, TextEncoder
+from mouselift_jax.pipelines.pretrained import load_pretrained, read_config, save_component
 from mouselift_jax.pipelines.prompts import cosines, encode_prompts, load_tokenizer, tokenize
+from mouselift_jax.stages import prompts as stage
+from mouselift_jax.stages.workdir import Options, Workdir
+from tests.sample_sets import write_samples
 
 
 def write_tokenizer(folder):
@@ -101,3 +108,30 @@ def test_encoding_a_tiny_vocabulary(tmp_path):
         tokenize(tokenizer, ["a " * 100], 77)
     with pytest.raises(CheckpointError, match="do not belong together"):
         encode_prompts(encoder, params, np.full((1, 77), vocabulary))
+
+
+def test_the_stage_writes_embeddings_with_texts_and_turns(tmp_path):
+    pipeline = tmp_path / "pipeline"
+    pipeline.mkdir()
+    write_json_atomic(pipeline / "config.json", {})
+    _, vocabulary = write_tokenizer(pipeline / "tokenizer")
+    config = TextConfig(
+        vocab_size=vocabulary, hidden_size=16, intermediate_size=32, n_layers=1, n_heads=2
+    )
+    encoder = TextEncoder(config)
+    params = nn.meta.unbox(encoder.init(jax.random.key(0), jnp.zeros((1, 77), jnp.int32)))["params"]
+    save_component(pipeline, "text_encoder", dataclasses.asdict(config), jax.device_get(params))
+    settings = configs.get_config("simple")
+    settings.init_from = str(pipeline)
+    samples = write_samples(tmp_path / "samples", n=2, n_val=1, size=8)
+    for name, given, turns in (
+        ("canonical", None, [0, 45, 90, 180, 270, 315]),
+        ("own", str(samples), [0, 60, 120, 180, 240, 300]),
+    ):
+        settings.samples = given
+        with Workdir(tmp_path / name, settings, Options(progress="none")) as workdir:
+            stage.run(settings, workdir)
+        _, embeds = load_pretrained(tmp_path / name, "prompt_embeds")
+        record = read_config(tmp_path / name, "prompt_embeds")
+        assert embeds.shape == (6, 77, 16) and len(set(record["prompts"])) == 6
+        np.testing.assert_allclose(record["turns_deg"], turns, atol=1e-3)

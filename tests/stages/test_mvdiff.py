@@ -224,6 +224,37 @@ def test_prompts_of_the_wrong_width_stop_the_run(samples):
         mvdiff.early_alarms(configs.get_config("base"), SampleSet.open(samples), made)
 
 
+def test_prompts_out_of_register_with_the_cameras_are_told(samples):
+    from mouselift_jax.data.samples import SampleSet
+
+    prompts = np.random.default_rng(0).normal(size=(6, 4, 32))
+    turns = (0, 60, 120, 180, 240, 300)  # the samples' own
+    for named, codes in ((turns, []), (None, []), (turns[:1] + turns[:0:-1], ["prompts_register"])):
+        made = towers.Towers({}, {}, {}, prompts, turns=named)
+        alarms = mvdiff.early_alarms(tiny(), SampleSet.open(samples), made)
+        assert [a.code for a in alarms] == codes
+
+
+def test_low_rank_training_is_counted():
+    config = tiny()
+    module = mvdiff.make_unet(config, 2)
+    total, trained = mvdiff.count_weights(config, module)
+    assert total == trained
+    config.lora.rank = 2
+    whole, low = mvdiff.count_weights(config, module)
+    assert 0 < low < total / 10 and whole > total
+
+
+def test_a_cached_run_hands_no_frozen_network_to_its_step():
+    for cached in (True, False):
+        config = tiny(**{"cache.enabled": cached})
+        made = towers.abstract_towers(config)
+        networks = made.networks(mvdiff.make_unet(config, made.modules["vae"].config.downscale))
+        task = mvdiff.make_task(config, networks, {**made.params, "prompts": made.prompts})
+        assert ({"vae", "image_encoder"} <= task.constants.keys()) != cached
+        assert ("images" in task.batch) != cached
+
+
 def test_rig_of_one_camera_set_has_no_spread(samples):
     from mouselift_jax.data.samples import SampleSet
 

@@ -87,3 +87,22 @@ def test_verdicts(truth):
     assert verdict(stuck, even, []).kind == "slow"
     some = verdict(stuck, [20, 20, 20, 20, 12, 20], [])
     assert some.kind == "some_views" and "[4]" in some.reason
+
+
+def test_every_verdict_names_a_command(truth):
+    even, stuck = [20.0] * 6, [row(i, 12.0) for i in range(5)]
+    copies, flat = np.repeat(truth[:, :1], 6, axis=1), np.ones_like(truth)
+    found = [
+        verdict([row(1, 26, 0.93)], [26] * 6, []),
+        verdict([row(100, 12)], even, []),
+        verdict([row(i, 12 + i) for i in range(5)], even, []),
+        verdict(stuck, even, []),
+        verdict(stuck, [20, 20, 20, 20, 12, 20], []),
+        *[verdict(stuck, even, check_views(bad, truth)[0]) for bad in (copies, flat)],
+    ]
+    words = {"command": "python launch.py X", "run": "R", "samples": "S", "lr": 1e-5, "steps": 9}
+    commands = [v.next.format(**words) for v in found]
+    assert all(c.startswith("python ") for c in commands)
+    assert "configs/synth.py" in commands[0] and "--config.mvdiff=R" in commands[0]
+    assert "--config.train.steps=9" in commands[1]
+    assert "--config.reference=fixed" in commands[5] and "lr=1e-05" in commands[6]
