@@ -24,9 +24,19 @@ def ellipsoid_picture(camera, axes, size: int) -> np.ndarray:
     return np.round(rgba * 255).astype(np.uint8)
 
 
-def write_samples(path: Path, n: int = 6, size: int = 32, n_val: int = 2, views: int = 6) -> Path:
-    """A set of `n` samples seen by `views` cameras; the last `n_val` are for validation."""
-    azimuths = 270.0 - 360.0 / views * np.arange(views)
+def write_samples(
+    path: Path,
+    n: int = 6,
+    size: int = 32,
+    n_val: int = 2,
+    views: int = 6,
+    first: float = 270.0,
+) -> Path:
+    """A set of `n` samples seen by `views` cameras; the last `n_val` are for validation.
+
+    Slot 0 stands at azimuth `first`, the others follow clockwise in equal steps.
+    """
+    azimuths = first - 360.0 / views * np.arange(views)
     rig = rig_from_angles(azimuths, 15.0, 2.7, 1.1 * size, size)
     writer = SampleWriter(path, {"source": {"kind": "test"}, "parameters": {"size": size}})
     rng = np.random.default_rng(0)

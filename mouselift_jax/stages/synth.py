@@ -144,7 +144,9 @@ def _one(
     rgba, cameras = resized(sample.images_rgba[order], sample.cameras[order], generator.side)
     truth, _ = composite(rgba, np.ones(3, np.float32))
     picture = (truth[0] * 255 + 0.5).astype(np.uint8)
-    turn = _turn_to_front(cameras) if reference and not generator.posed else np.eye(4)
+    # A network of random references has learned a rig whose reference stands at the front.
+    free = generator.reference == "random" and not generator.posed
+    turn = _turn_to_front(cameras) if free else np.eye(4)
     cameras = Camera(cameras.K, turn @ np.asarray(cameras.c2w), cameras.width, cameras.height)
     views = generator.views(picture, (number,), order=order, cameras=cameras)
     out = cut_out(views, generator.generate.white)

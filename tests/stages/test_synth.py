@@ -13,7 +13,7 @@ from mouselift_jax.data.samples import SampleSet
 from mouselift_jax.errors import ConfigError, LayoutError
 from mouselift_jax.geometry.rig import azimuth_elevation, rig_from_angles
 from mouselift_jax.geometry.rig_spread import Rig
-from mouselift_jax.stages import generated, generating, synth
+from mouselift_jax.stages import generated, generating, mvdiff_data, synth
 from tests.sample_sets import write_samples
 
 
@@ -25,7 +25,7 @@ def samples(tmp_path_factory):
 class FakeGenerator:
     """Returns the reference in every slot and remembers what it was asked."""
 
-    side, posed, note, seed = 24, False, "test", 5
+    side, posed, note, seed, reference = 24, False, "test", 5, "random"
 
     def __init__(self):
         rig = rig_from_angles(270 - 60.0 * np.arange(6), 15.0, 2.7, 1.1 * 24, 24)
@@ -59,6 +59,20 @@ def test_a_generated_sample(samples, tmp_path, reference):
     assert sample.images_rgba.shape == (6, 24, 24, 4)
     assert (sample.images_rgba[0, ..., 3] > 0).any()
     assert not sample.images_rgba[sample.images_rgba[..., 3] == 0].any()
+
+
+def test_a_free_reference_stands_at_the_front_whichever_slot_it_is(tmp_path):
+    """The rig of a six_x run has its reference at azimuth 270; the world turns to meet it."""
+    source = SampleSet.open(write_samples(tmp_path / "source", n=1, n_val=0, first=200.0))
+    with SampleWriter(tmp_path / "out", {"source": {}, "parameters": {}}) as writer:
+        for reference in (0, 2):
+            job = (reference, "sample_000000", reference)
+            synth._one(FakeGenerator(), source, writer, job, [])
+        writer.finish(lambda rows: ["train"] * len(rows))
+    for name in SampleSet.open(tmp_path / "out").ids("train"):
+        sample = SampleSet.open(tmp_path / "out").load(name)
+        azimuth = np.asarray(azimuth_elevation(sample.cameras.c2w)[0])
+        np.testing.assert_allclose(azimuth % 360, (270 - 60 * np.arange(6)) % 360, atol=1e-3)
 
 
 def test_numbers_and_split_come_from_the_source(samples):
@@ -130,3 +144,16 @@ def test_the_subject_is_centred_and_scaled():
     np.testing.assert_allclose(M @ [48, 15, 1], [32, 32, 1])
     with pytest.raises(LayoutError, match="no subject"):
         generated.centred(np.zeros((8, 8, 4), np.uint8), 16, 0.5)
+
+
+def test_the_animal_fills_what_it_filled_in_training(samples):
+    share = mvdiff_data.subject_share(SampleSet.open(samples))
+    alpha = SampleSet.open(samples).load("sample_000000", [0]).images_rgba[0, ..., 3]
+    columns = np.nonzero(alpha.any(0))[0]
+    assert share == pytest.approx((columns[-1] + 1 - columns[0]) / 32, abs=0.15)
+    told = []
+    made = generated.FromImages.__new__(generated.FromImages)
+    made._warn, made.generator = told.append, types.SimpleNamespace(subject_share=share)
+    assert made._share() == share and not told
+    made.generator.subject_share = None
+    assert made._share() == generated.FILL and "generate.fill" in told[0]
