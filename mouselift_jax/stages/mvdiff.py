@@ -19,8 +19,7 @@ from mouselift_jax.data.rig_file import WARN_SPREAD_PX, save_rig
 from mouselift_jax.data.samples import SampleSet
 from mouselift_jax.errors import ConfigError, LayoutError, nearest
 from mouselift_jax.files import write_json_atomic
-from mouselift_jax.geometry.camera import Camera
-from mouselift_jax.geometry.rig_spread import Rig, median_rig
+from mouselift_jax.geometry.rig_spread import Rig
 from mouselift_jax.models import mvunet
 from mouselift_jax.pipelines import views_cost
 from mouselift_jax.pipelines.views import Networks
@@ -200,40 +199,6 @@ def check(config: Any, samples: Path) -> SampleSet:
     return sample_set
 
 
-def measure_rig(config: Any, sample_set: SampleSet) -> Rig | None:
-    """The cameras that the slots will have learned, and how far the samples stray from them."""
-    found = mvdiff_data.stacked_cameras(sample_set, sample_set.ids("train"), config)
-    if found is None:
-        return None
-    K, c2w = found
-    if config.reference == "random":
-        # every view in turn is the reference: the rig of a slot is the median over them all
-        turned = []
-        for r in range(config.model.n_views):
-            order = np.stack(
-                [mvdiff_data.order_from(r, mvdiff_data.azimuths_of(c), len(c)) for c in c2w]
-            )[..., None, None]
-            turned.append([np.take_along_axis(x, order, 1) for x in (K, _facing(c2w, order))])
-        K, c2w = (np.concatenate(x) for x in zip(*turned, strict=True))
-    size = config.data.size
-    return median_rig(Camera(K.astype(np.float64), c2w.astype(np.float64), size, size))
-
-
-def _facing(c2w: np.ndarray, order: np.ndarray) -> np.ndarray:
-    """Cameras turned about the vertical so that each sample's reference faces the front (270)."""
-    from mouselift_jax.geometry.rig import azimuth_elevation
-
-    out = np.array(c2w, np.float64)
-    first = np.take_along_axis(c2w, order, 1)[:, 0]
-    turn = np.deg2rad(270.0 - np.asarray(azimuth_elevation(first)[0]))
-    cos, sin = np.cos(turn), np.sin(turn)
-    R = np.zeros((len(c2w), 1, 3, 3))
-    R[:, 0, 0, 0], R[:, 0, 0, 1], R[:, 0, 1, 0], R[:, 0, 1, 1] = cos, -sin, sin, cos
-    R[:, 0, 2, 2] = 1
-    out[..., :3, :] = R @ out[..., :3, :]
-    return out
-
-
 # --- the stage -----------------------------------------------------------------------------------
 
 
@@ -379,7 +344,7 @@ def early_alarms(config: Any, sample_set: SampleSet, towers: Towers) -> list[Ala
 
 def keep_rig(config: Any, workdir: Workdir, sample_set: SampleSet) -> Rig | None:
     """Write cameras.json and say whether one rig can stand for all samples."""
-    rig = measure_rig(config, sample_set)
+    rig = mvdiff_data.measure_rig(config, sample_set)
     if rig is None:
         workdir.warn(
             "the samples have no cameras: there will be no cameras.json, and synth and infer will "

@@ -32,6 +32,7 @@ from mouselift_jax.errors import ConfigError, LayoutError
 from mouselift_jax.files import write_json_atomic
 from mouselift_jax.geometry.camera import Camera
 from mouselift_jax.geometry.rig import azimuth_elevation
+from mouselift_jax.geometry.rig_spread import Rig, median_rig
 from mouselift_jax.pipelines.views import camera_poses
 from mouselift_jax.training.progress import Progress
 
@@ -316,6 +317,36 @@ def stacked_cameras(
         np.stack([np.asarray(c.K, np.float32) for c in found]),
         np.stack([np.asarray(c.c2w, np.float32) for c in found]),
     )
+
+
+def measure_rig(config: Any, sample_set: SampleSet) -> Rig | None:
+    """The cameras that the slots will have learned, and how far the samples stray from them."""
+    found = stacked_cameras(sample_set, sample_set.ids("train"), config)
+    if found is None:
+        return None
+    K, c2w = found
+    if config.reference == "random":
+        # every view in turn is the reference: the rig of a slot is the median over them all
+        turned = []
+        for r in range(config.model.n_views):
+            order = np.stack([order_from(r, azimuths_of(c), len(c)) for c in c2w])[..., None, None]
+            turned.append([np.take_along_axis(x, order, 1) for x in (K, _facing(c2w, order))])
+        K, c2w = (np.concatenate(x) for x in zip(*turned, strict=True))
+    size = config.data.size
+    return median_rig(Camera(K.astype(np.float64), c2w.astype(np.float64), size, size))
+
+
+def _facing(c2w: np.ndarray, order: np.ndarray) -> np.ndarray:
+    """Cameras turned about the vertical so that each sample's reference faces the front (270)."""
+    out = np.array(c2w, np.float64)
+    first = np.take_along_axis(c2w, order, 1)[:, 0]
+    turn = np.deg2rad(270.0 - np.asarray(azimuth_elevation(first)[0]))
+    cos, sin = np.cos(turn), np.sin(turn)
+    R = np.zeros((len(c2w), 1, 3, 3))
+    R[:, 0, 0, 0], R[:, 0, 0, 1], R[:, 0, 1, 0], R[:, 0, 1, 1] = cos, -sin, sin, cos
+    R[:, 0, 2, 2] = 1
+    out[..., :3, :] = R @ out[..., :3, :]
+    return out
 
 
 def subject_share(sample_set: SampleSet, most: int = 64) -> float | None:

@@ -259,7 +259,7 @@ def test_rig_of_one_camera_set_has_no_spread(samples):
     from mouselift_jax.data.samples import SampleSet
 
     for reference in ("fixed", "random"):
-        rig = mvdiff.measure_rig(tiny(reference=reference), SampleSet.open(samples))
+        rig = mvdiff_data.measure_rig(tiny(reference=reference), SampleSet.open(samples))
         assert rig.spread_px.max() < 1e-2
         assert rig.cameras.width == 32
 
