@@ -8,7 +8,7 @@ from mouselift_jax.errors import LayoutError, MissingExtraError
 
 def test_without_gradio_it_says_how_to_get_it(monkeypatch, tmp_path):
     monkeypatch.setitem(__import__("sys").modules, "gradio", None)
-    with pytest.raises(MissingExtraError, match=r"mouselift_jax\[demo\]"):
+    with pytest.raises(MissingExtraError, match=r"-e '\.\[demo\]'"):
         make_page(lambda photo: None)
 
 

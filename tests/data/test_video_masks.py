@@ -170,7 +170,7 @@ def test_masks_made_on_the_spot(source):
 
 def test_rembg_is_an_extra(recording, monkeypatch):
     monkeypatch.setitem(sys.modules, "rembg", None)
-    with pytest.raises(MouseLiftError, match="mouselift_jax\\[matte\\]"):
+    with pytest.raises(MouseLiftError, match=r"-e '\.\[matte\]'"):
         make_masker(recording, MaskSettings(source="rembg"), range(3))
     assert resolve_source(recording, "auto") == "files"
 

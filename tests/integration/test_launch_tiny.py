@@ -15,7 +15,8 @@ from tests.sample_sets import write_samples
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = (
     "--config.data.size=32",
-    "--config.model.animal_share=0.6",  # patches are large
+    "--config.model.animal_share=0.8",  # patches are large
+    "--config.train.batch_size=2",
     "--config.model.width=32",
     "--config.model.n_layers=2",
     "--config.train.steps=8",

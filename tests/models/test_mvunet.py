@@ -179,7 +179,7 @@ def test_against_diffusers():
         class_embed_type="projection",
         projection_class_embeddings_input_dim=TINY.class_dim,
     ).eval()
-    config = table.config_from_source(dict(stock.config))
+    config = table.config_from_source(json.loads(stock.to_json_string()))
     assert MVUNetConfig(**{**config, "n_views": 6}) == TINY
     module, args = MVUNet(TINY), inputs(TINY)
     params = random_params(module)

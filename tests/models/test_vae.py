@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -37,7 +39,7 @@ def pair():
     with torch.no_grad():
         for p in stock.parameters():  # biases and scales away from 0 and 1
             p.add_(0.1 * torch.randn_like(p))
-    module = VAE(VAEConfig(**table.config_from_source(dict(stock.config))))
+    module = VAE(VAEConfig(**table.config_from_source(json.loads(stock.to_json_string()))))
     return stock, module, load(table.RULES, stock.state_dict(), module, jnp.zeros((1, 16, 16, 3)))
 
 
