@@ -28,7 +28,7 @@ from mouselift_jax.report.pictures import comparison_rows, contact_sheet
 from mouselift_jax.stages import program
 from mouselift_jax.stages.stage import Plan
 from mouselift_jax.stages.workdir import Workdir, must_exist, plain, read_summary, resolve_samples
-from mouselift_jax.training import loop, sharding
+from mouselift_jax.training import loop, lora, sharding
 from mouselift_jax.training.losses import LossConfig
 from mouselift_jax.training.trainer import Task, Trainer
 
@@ -332,17 +332,18 @@ def plan(config: Any, workdir: Path) -> Plan:
     sample_set = check(config, samples)
     if config.init_from:
         must_exist(config.init_from, "init_from")
-    cfg, t, d = network_config(config), config.train, config.data
-    weights = network.n_params(cfg)
+    cfg, t, d, summary = network_config(config), config.train, config.data, read_summary(workdir)
+    weights, trained = lora.count(lambda: make_task(config).init(jax.random.key(0)), config.lora)
     patches = d.n_inputs * (d.size // cfg.patch_size) ** 2
     tokens = cfg.n_gaussian_tokens + room(patches, cfg.animal_share)
-    summary = read_summary(workdir)
-    state = weights * 4 * (3 if t.optim.second_moment == "full" else 1.5)
-    state += weights * 4 * (t.ema_decay > 0)
+    moments = 2 if t.optim.second_moment == "full" else 0.5
+    state = 4 * (weights + trained * (moments + (t.ema_decay > 0)))
     notes = [
         f"{weights:,} weights, {tokens:,} tokens a sample; {len(sample_set.ids('train'))} "
         f"training and {len(sample_set.ids('val'))} validation samples"
     ]
+    if trained != weights:
+        notes.append(f"low-rank: {trained:,} weights are trained, the others stay")
     if not sample_set.ids("val") and not config.overfit:
         notes.append("the validation split is empty: nothing will be evaluated")
     known = config.perceptual_from or config.init_from

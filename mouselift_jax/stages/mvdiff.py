@@ -211,7 +211,7 @@ def plan(config: Any, workdir: Path) -> Plan:
         must_exist(config.init_from, "init_from")
     t = config.train
     module = make_unet(config, 2 ** (len(config.toy.vae.block_channels) - 1) if toys else 8)
-    weights, trained = count_weights(config, module)
+    weights, trained = lora.count(lambda: init_unet(module, jax.random.key(0)), config.lora)
     state = 4 * (weights + trained * (3 if t.ema_decay else 2))
     notes = [f"{weights:,} weights; {len(sample_set.ids('train'))} training samples"]
     if trained != weights:
@@ -235,24 +235,6 @@ def plan(config: Any, workdir: Path) -> Plan:
         skipped=[f"all {t.steps} steps: finished"] if finished else [],
         notes=notes,
     )
-
-
-def count_weights(config: Any, module: mvunet.MVUNet) -> tuple[int, int]:
-    """All weights of the network, and those that are trained."""
-
-    def tree() -> Any:
-        params = init_unet(module, jax.random.key(0))
-        low = config.lora
-        if low.rank:
-            params = lora.add(
-                params, jax.random.key(0), rank=low.rank, alpha=low.alpha, patterns=low.targets
-            )
-        return nn.meta.unbox(params)
-
-    flat = jax.tree_util.tree_leaves_with_path(jax.eval_shape(tree))
-    added = sum(x.size for path, x in flat if lora.is_trained([k.key for k in path]))
-    total = sum(x.size for _, x in flat)
-    return total, added if config.lora.rank else total
 
 
 def compile_plan(config: Any, workdir: Path) -> program.Cost:

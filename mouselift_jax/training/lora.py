@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import re
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -100,6 +100,26 @@ def add(
         return out
 
     return visit(params, "")
+
+
+def count(init: Callable[[], Any], low: Any) -> tuple[int, int]:
+    """How many weights `init()` makes, nothing allocated, and how many of them are trained.
+
+    Args:
+        init: makes the tree, boxed or not.
+        low: the section `lora` of a config; rank 0 trains all weights.
+    """
+
+    def tree() -> Any:
+        params = init()
+        if low.rank:
+            key = jax.random.key(0)
+            params = add(params, key, rank=low.rank, alpha=low.alpha, patterns=low.targets)
+        return nn.meta.unbox(params)
+
+    flat = jax.tree_util.tree_leaves_with_path(jax.eval_shape(tree))
+    total = sum(x.size for _, x in flat)
+    return total, sum(x.size for k, x in flat if not low.rank or is_trained([n.key for n in k]))
 
 
 def fold(params: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,5 +1,7 @@
 """LoRA on parameter trees: starts as the network was, trains only its own leaves, folds exactly."""
 
+import types
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -88,3 +90,13 @@ def test_bad_targets_and_ranks_are_errors():
         lora.targets(tree(), ("attn(",))
     with pytest.raises(ConfigError, match="rank >= 1"):
         lora.add(tree(), jax.random.key(0), rank=0)
+
+
+def test_trained_weights_are_counted_without_making_any():
+    low = types.SimpleNamespace(rank=0, alpha=16.0, targets=())
+    total, trained = lora.count(tree, low)
+    assert total == trained == sum(x.size for x in jax.tree.leaves(tree()))
+    low.rank = 2
+    whole, trained = lora.count(tree, low)
+    assert trained == 3 * 2 * (8 + 24) + 3 * 2 * (8 + 8) + 2 * (4 + 4)
+    assert whole > total + trained - 1
