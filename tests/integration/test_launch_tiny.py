@@ -85,7 +85,7 @@ def test_the_same_command_again_has_nothing_to_do(trained, samples):
 
 def test_another_config_stops_with_the_difference(trained, samples):
     text = launch(*gslrm(samples, trained, "--config.train.optim.lr=0.1"), code=2)
-    assert "train.optim.lr: 0.003 -> 0.1" in text and "Traceback" not in text
+    assert "train.optim.lr: 0.001 -> 0.1" in text and "Traceback" not in text
 
 
 def test_killed_and_resumed_is_the_same_run(trained, samples, tmp_path):
