@@ -57,7 +57,8 @@ def lift(
     """Lift posed views to Gaussians, unfiltered.
 
     Args:
-        model: a `GSLRM`.
+        model: a `GSLRM`. Under jit, one with `animal_share` comes from `with_room`: compiled code
+            cannot say that patches were left out.
         params: its parameters.
         images: pictures in [0,1] on white.
         cameras: their cameras [*B,V], object at the origin, near radius 2.7.
@@ -65,6 +66,8 @@ def lift(
     Returns:
         Gaussians [*B,N].
     """
+    if not isinstance(images, jax.core.Tracer):  # under jit the caller does this before
+        model = with_room(model, images)
     lead = images.shape[:-4]
     images = images.reshape(-1, *images.shape[-4:])
     K = jnp.asarray(cameras.K).reshape(-1, *cameras.K.shape[-3:])

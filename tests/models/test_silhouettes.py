@@ -6,9 +6,12 @@ import numpy as np
 import pytest
 
 from mouselift_jax.errors import ShapeError
+from mouselift_jax.geometry.camera import Camera
 from mouselift_jax.geometry.rays import camera_rays
 from mouselift_jax.geometry.rig import turntable
 from mouselift_jax.models import silhouettes as lib
+from mouselift_jax.models.gslrm import GSLRM, GSLRMConfig
+from mouselift_jax.pipelines.lift import lift
 
 SIZE, RADIUS = 64, 0.3
 
@@ -66,3 +69,16 @@ def test_too_little_room_is_said_with_the_share_that_is_enough():
     lib.check_room(images, 4, None)
     with pytest.raises(ShapeError, match=r"(?s)at most 1 of 4.*animal_share=0\.50"):
         lib.check_room(images, 4, 0.25)
+
+
+def test_lifting_makes_room_for_a_large_animal():
+    config = GSLRMConfig(
+        width=32, head_dim=16, n_layers=1, patch_size=8, animal_share=0.25, depth="hull"
+    )
+    model = GSLRM(config)
+    images = jnp.full((2, 16, 16, 3), 0.5)  # no patch is white
+    camera = turntable(2, size=16)
+    K, c2w = (jnp.asarray(x, jnp.float32) for x in (camera.K, camera.c2w))
+    params = model.init(jax.random.key(0), images[None], K[None], c2w[None])["params"]
+    found = lift(model, params, images, Camera(K, c2w, 16, 16))
+    assert found.means.shape == (config.n_gaussian_tokens + 2 * 16 * 16, 3)
