@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from mouselift_jax.errors import ConfigError, nearest
@@ -47,19 +48,36 @@ class Guard:
 
 
 def warmup_cosine(
-    peak: float, warmup_steps: int, total_steps: int, end_fraction: float = 0.0
+    peak: Any, warmup_steps: Any, total_steps: Any, end_fraction: Any = 0.0
 ) -> Callable[[jax.Array], jax.Array]:
-    """From 0 up to `peak` in the warm-up, then half a cosine to `peak * end_fraction`."""
+    """From 0 up to `peak` in the warm-up, then half a cosine to `peak * end_fraction`.
+
+    The figures may be arrays of a traced program, see `schedule`.
+    """
 
     def lr(step: jax.Array) -> jax.Array:
         step = jnp.asarray(step, jnp.float32)
-        up = step / max(1, warmup_steps)
-        through = (step - warmup_steps) / max(1, total_steps - warmup_steps)
+        up = step / jnp.maximum(1, warmup_steps)
+        through = (step - warmup_steps) / jnp.maximum(1, total_steps - warmup_steps)
         down = 0.5 * (1.0 + jnp.cos(jnp.pi * jnp.clip(through, 0.0, 1.0)))
         down = end_fraction + (1.0 - end_fraction) * down
         return jnp.asarray(peak * jnp.where(step < warmup_steps, up, down), jnp.float32)
 
     return lr
+
+
+def schedule(config: Any, total_steps: int) -> dict[str, np.ndarray]:
+    """The arguments of `warmup_cosine` as arrays.
+
+    A compiled step takes them as arguments: a run that is made longer, or goes on with another
+    learning rate, keeps the program it has.
+    """
+    return {
+        "peak": np.asarray(config.lr, np.float32),
+        "warmup_steps": np.asarray(config.warmup_steps, np.int32),
+        "total_steps": np.asarray(total_steps, np.int32),
+        "end_fraction": np.asarray(config.end_lr_fraction, np.float32),
+    }
 
 
 def path_of(keys: Any) -> str:
@@ -139,7 +157,7 @@ def make(config: Any, total_steps: int, params: Any) -> tuple[optax.GradientTran
     chain = [scale, optax.add_decayed_weights(config.weight_decay, mask=mask)]
     if scales:
         chain.append(_scale_by_path(scales))
-    lr = warmup_cosine(config.lr, config.warmup_steps, total_steps, config.end_lr_fraction)
+    lr = warmup_cosine(**schedule(config, total_steps))
     return optax.chain(*chain), Guard(lr, config.clip_norm, config.skip_factor)
 
 

@@ -97,6 +97,7 @@ class Trainer:
         self.shapes, frozen_shapes = states.split(shapes, trained)
         self.places, frozen_places = states.split(places, trained)
         self.tx, self.guard = optim.make(config.optim, config.steps, self.shapes)
+        self.schedule = optim.schedule(config.optim, config.steps)
         make = functools.partial(states.create, tx=self.tx, ema=config.ema_decay > 0)
         self.abstract = jax.eval_shape(lambda p, f: make(p, frozen=f), self.shapes, frozen_shapes)
         self.state_places = states.shardings(self.abstract, self.mesh, self.places, frozen_places)
@@ -125,14 +126,14 @@ class Trainer:
     def _jit_step(self) -> Any:
         config, task = self.config, self.task
 
-        def step(state: states.TrainState, batch: Any, constants: Any) -> Any:
+        def step(state: states.TrainState, batch: Any, schedule: Any, constants: Any) -> Any:
             loss = task.loss
             if constants is not None:
                 loss = functools.partial(task.loss, constants=constants)
             one = states.make_step(
                 loss,
                 self.tx,
-                self.guard,
+                dataclasses.replace(self.guard, lr=optim.warmup_cosine(**schedule)),
                 seed=self.seed,
                 accum_steps=config.accum_steps,
                 ema_decay=config.ema_decay,
@@ -140,7 +141,8 @@ class Trainer:
             )
             return one(state, batch)
 
-        places = (self.state_places, sharding.batch_sharding(self.mesh), self._one)
+        batch_places = sharding.batch_sharding(self.mesh)
+        places = (self.state_places, batch_places, self._one, self._one)
         return jax.jit(
             step,
             in_shardings=places,
@@ -151,7 +153,7 @@ class Trainer:
     def step(self, state: states.TrainState, batch: Any) -> tuple[states.TrainState, Mapping]:
         """One update; the buffers of `state` are reused."""
         with sharding.use(self.mesh):
-            return self._step(state, batch, self.constants)
+            return self._step(state, batch, self.schedule, self.constants)
 
     def lower(self) -> Any:
         """The step on shapes alone, lowered and not yet compiled."""
@@ -161,13 +163,12 @@ class Trainer:
             ),
             self.task.batch,
         )
-        constants = self.constants
-        if constants is not None:
-            constants = jax.tree.map(
-                lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self._one), constants
-            )
+        schedule, constants = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self._one),
+            (self.schedule, self.constants),
+        )
         with sharding.use(self.mesh):
-            return self._step.lower(self.abstract, batch, constants)
+            return self._step.lower(self.abstract, batch, schedule, constants)
 
     def create(self, initial: Any = None) -> states.TrainState:
         """The state at step 0, from random weights or from `initial` (a tree of numpy arrays)."""

@@ -65,6 +65,15 @@ def test_an_evaluation_is_left_when_asked_to_stop(tmp_path):
     assert sorted(os.listdir(tmp_path / "checkpoints")) == ["4", "6"]
 
 
+def test_a_longer_run_keeps_the_compiled_step():
+    """Also with another learning rate: neither is part of the program."""
+    changes = {"optim.lr": 3e-3, "optim.warmup_steps": 2, "optim.end_lr_fraction": 0.5}
+    short = Trainer(toy_run.task(), toy_run.config(12)).lower().as_text()
+    assert Trainer(toy_run.task(), toy_run.config(24, **changes)).lower().as_text() == short
+    # the text does say what the program is
+    assert Trainer(toy_run.task(), toy_run.config(12, accum_steps=4)).lower().as_text() != short
+
+
 def test_handlers_are_given_back():
     from mouselift_jax.training.preempt import Preemption
 
