@@ -13,7 +13,8 @@ posed      with the cameras as an input                    not measured yet
 tiny       toy networks on 2 CPU cores, from nothing       minutes; less than 2 GB
 
 Variants can be joined: --config=configs/mvdiff.py:lowmem,posed. `train.steps` of 1,000 to 1,500
-were enough on mice for others, with the released prompts and a fixed reference.
+were enough on mice for others, with the released prompts and a fixed reference. Samples: prepare
+with aim=centre (base does; tiny needs --config.prepare.aim=centre --config.prepare.subject_mm=220).
 """
 
 from __future__ import annotations

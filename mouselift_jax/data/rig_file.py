@@ -1,7 +1,7 @@
 """cameras.json: the rig that a multi-view network has learned, kept beside its weights.
 
 The layout is opencv_cameras.json's with entries more (`slots`, `spread_deg`, `spread_px`,
-`subject_share`), so any program that reads the one reads the other.
+`subject_share`, `subject_centre`), so any program that reads the one reads the other.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ def save_rig(
     half_length: float = HALF_LENGTH,
     source: str = "",
     subject_share: float | None = None,
+    subject_centre: str | None = None,
 ) -> None:
     """Write cameras.json, whole or not at all.
 
@@ -38,6 +39,7 @@ def save_rig(
         half_length: where the spread was measured, scene units from the origin.
         source: where the samples are.
         subject_share: of a picture's side, that the subject's longer side takes in slot 0.
+        subject_centre: box | centroid: what of its silhouette lies in the middle of slot 0.
     """
     cameras = rig.cameras
     n = cameras.batch_shape[0]
@@ -54,6 +56,7 @@ def save_rig(
         "n_samples": rig.n_samples,
         "source": source,
         "subject_share": subject_share,
+        "subject_centre": subject_centre,
     }
     write_json_atomic(path, record)
 

@@ -14,6 +14,7 @@ import numpy as np
 from mouselift_jax.errors import ShapeError
 from mouselift_jax.geometry.camera import Camera
 from mouselift_jax.geometry.rays import angle_between
+from mouselift_jax.geometry.rig import look_at_c2w
 
 HALF_LENGTH = 0.4  # scene units: half a mouse in samples at the pretrained scale
 
@@ -63,6 +64,16 @@ def median_rig(cameras: Camera, half_length: float = HALF_LENGTH) -> Rig:
         np.sqrt((shift**2).mean((0, 2))),
         n,
     )
+
+
+def aimed_at_origin(cameras: Camera) -> Camera:
+    """Each camera turned about its own centre until it looks straight at the origin."""
+    centres = np.asarray(cameras.c2w, np.float64)[..., :3, 3]
+    c2w = np.stack([look_at_c2w(c) for c in centres.reshape(-1, 3)])
+    K = np.array(cameras.K, np.float64)
+    K[..., 0, 2], K[..., 1, 2] = cameras.width / 2, cameras.height / 2
+    c2w = c2w.reshape(*centres.shape[:-1], 4, 4)
+    return Camera(K, c2w, cameras.width, cameras.height)
 
 
 def slot_order(azimuths_deg: np.ndarray, front_deg: float = 270.0) -> np.ndarray:

@@ -11,7 +11,7 @@ import numpy as np
 
 from mouselift_jax.data.crop import apply_map
 from mouselift_jax.data.head import face_box, face_square
-from mouselift_jax.data.masks import clean_mask, mask_box
+from mouselift_jax.data.masks import clean_mask, mask_box, mask_centroid
 from mouselift_jax.data.png import decode_png
 from mouselift_jax.errors import (
     ConfigError,
@@ -36,8 +36,8 @@ PLAIN = 6.0  # levels: a border that varies less than this is a plain background
 class FromImages:
     """Photos whose other views are generated.
 
-    The photo's own camera is unknown. Its subject is centred and scaled to fill the same share of
-    the picture as the training samples' does, and slot 0's camera of the rig is taken for it.
+    The photo's own camera is unknown. Its subject is centred as the training samples' was, scaled
+    to fill the same share of the picture, and slot 0's camera of the rig is taken for it.
     """
 
     def __init__(self, config: Any, generator: Any = None, warn: Any = log.warning) -> None:
@@ -67,7 +67,7 @@ class FromImages:
             square, M = _to_side(square, M, made.side)
         else:
             fill = config.generate.fill or self._share()
-            square, M = centred(rgba, made.side, fill, where=photo)
+            square, M = centred(rgba, made.side, fill, by=made.subject_centre, where=photo)
         alpha = square[..., 3:].astype(np.float32) / 255
         white = square[..., :3] * alpha + 255 * (1 - alpha)
         picture = (white + 0.5).astype(np.uint8)
@@ -234,14 +234,22 @@ def _rembg(rgb: np.ndarray) -> np.ndarray:
 
 
 def centred(
-    rgba: np.ndarray, side: int, fill: float, *, where: Path | None = None
+    rgba: np.ndarray, side: int, fill: float, *, by: str = "box", where: Path | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """The subject in the middle of a square, its longer side `fill` of it; and the pixel map.
+
+    Args:
+        rgba: [H,W,4] uint8.
+        side: pixels along a side of the square.
+        fill: share of it.
+        by: box | centroid: what of the silhouette comes to the middle.
+        where: file of the photo, for errors.
 
     Raises:
         LayoutError: there is no subject.
     """
-    x0, y0, x1, y1 = mask_box(np.ascontiguousarray(rgba[..., 3]))
+    alpha = np.ascontiguousarray(rgba[..., 3])
+    x0, y0, x1, y1 = box = mask_box(alpha)
     if x1 <= x0:
         raise LayoutError(
             "no subject was found in the photo",
@@ -250,6 +258,8 @@ def centred(
         )
     scale = fill * side / max(x1 - x0, y1 - y0)
     middle = np.array([(x0 + x1) / 2, (y0 + y1) / 2])
+    if by == "centroid":
+        middle = mask_centroid(alpha, box)[0]
     M = np.eye(3)
     M[0, 0] = M[1, 1] = scale
     M[:2, 2] = side / 2 - scale * middle

@@ -17,10 +17,15 @@ from mouselift_jax.errors import ConfigError, LayoutError
 from mouselift_jax.geometry.rig_spread import Rig
 from mouselift_jax.pipelines.pretrained import load_pretrained
 from mouselift_jax.pipelines.views import Models, camera_poses, load_models, sample_views
+from mouselift_jax.stages.towers import are_toys
 from mouselift_jax.stages.workdir import must_exist, read_json
 from mouselift_jax.training.watchdogs import check_prompts
 
 log = logging.getLogger("mouselift_jax")
+TOYS = (
+    "toy weights: {source} was trained without released networks, on a toy autoencoder and a "
+    "random image encoder. Its views show that this stage works and mean nothing"
+)
 
 
 @dataclasses.dataclass
@@ -35,6 +40,7 @@ class Generator:
         reference: fixed | random: which views it was trained to take as reference.
         subject_share: of the side of slot 0's pictures, that the subject took in training; None
             where that is not known.
+        subject_centre: box | centroid: what of its silhouette lay in the middle of them.
         generate: the config section `generate`.
         seed: of the run.
     """
@@ -45,6 +51,7 @@ class Generator:
     note: str
     reference: str
     subject_share: float | None
+    subject_centre: str
     generate: Any
     seed: int
 
@@ -131,6 +138,8 @@ def make_generator(config: Any, warn: Any = log.warning) -> Generator:
     if rig.cameras.width != networks.picture_side:
         side = networks.picture_side
         rig = dataclasses.replace(rig, cameras=rig.cameras.resized(side, side)[0])
+    if are_toys(source):
+        warn(TOYS.format(source=source))
     spread = float(np.max(rig.spread_px))
     if spread > WARN_SPREAD_PX and not unet.pose_features:
         warn(
@@ -139,8 +148,18 @@ def make_generator(config: Any, warn: Any = log.warning) -> Generator:
         )
     record = read_json(Path(source) / "config.json") or {}
     reference = record.get("reference", "fixed")
-    share = read_json(file).get("subject_share")
-    return Generator(models, prompts, rig, note, reference, share, config.generate, config.seed)
+    about = read_json(file)
+    return Generator(
+        models,
+        prompts,
+        rig,
+        note,
+        reference,
+        about.get("subject_share"),
+        about.get("subject_centre") or "box",
+        config.generate,
+        config.seed,
+    )
 
 
 def matte(views: np.ndarray, white: float) -> np.ndarray:

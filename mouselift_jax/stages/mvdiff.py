@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mouselift_jax.data.rig_file import WARN_SPREAD_PX, save_rig
+from mouselift_jax.data.rig_file import save_rig
 from mouselift_jax.data.samples import SampleSet
 from mouselift_jax.errors import ConfigError, LayoutError, nearest
 from mouselift_jax.files import write_json_atomic
@@ -38,6 +38,7 @@ from mouselift_jax.stages.stage import Plan
 from mouselift_jax.stages.towers import (
     Towers,
     abstract_towers,
+    downscale_of,
     initial_unet,
     load_towers,
     uses_toys,
@@ -210,7 +211,7 @@ def plan(config: Any, workdir: Path) -> Plan:
     if not toys:
         must_exist(config.init_from, "init_from")
     t = config.train
-    module = make_unet(config, 2 ** (len(config.toy.vae.block_channels) - 1) if toys else 8)
+    module = make_unet(config, downscale_of(config))
     weights, trained = lora.count(lambda: init_unet(module, jax.random.key(0)), config.lora)
     state = 4 * (weights + trained * (3 if t.ema_decay else 2))
     notes = [f"{weights:,} weights; {len(sample_set.ids('train'))} training samples"]
@@ -334,16 +335,12 @@ def keep_rig(config: Any, workdir: Workdir, sample_set: SampleSet) -> Rig | None
         )
         return None
     if workdir.options.primary:
-        share = mvdiff_data.subject_share(sample_set)
         path = workdir / "cameras.json"
-        save_rig(path, rig, source=str(sample_set.path), subject_share=share)
-    worst = float(np.max(rig.spread_px))
-    if worst > WARN_SPREAD_PX and not config.model.pose_features:
-        workdir.warn(
-            f"the training cameras spread by up to {worst:.1f} px around one rig, which is all "
-            "that a network without poses can learn: generated views will disagree with their "
-            "cameras by about as much. Use the variant posed (--config=configs/mvdiff.py:posed)"
-        )
+        place = mvdiff_data.subject_place(sample_set)
+        save_rig(path, rig, source=str(sample_set.path), **place)
+    advice = mvdiff_data.spread_advice(config, sample_set, rig, workdir.path)
+    if advice:
+        workdir.warn(advice)
     return rig
 
 
@@ -407,9 +404,9 @@ def finish(
     if towers.toy:
         notes.append(
             Text(
-                "Toy weights: this run had no released networks to start from and made its own "
-                "small autoencoder and random image encoder. It shows that the stages work; the "
-                "views mean nothing."
+                "Toy weights: there were no released networks to start from, only a small "
+                "autoencoder and a random image encoder that the run, or the one it goes on from, "
+                "made itself. They show that the stages work; the views mean nothing."
             )
         )
     if judge.verdict is not None:

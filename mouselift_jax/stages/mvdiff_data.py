@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 import json
 import logging
+import shlex
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -26,20 +27,25 @@ from mouselift_jax.data.loader import (
     make_loader,
     resized,
 )
-from mouselift_jax.data.masks import mask_box
+from mouselift_jax.data.masks import mask_box, mask_centroid
+from mouselift_jax.data.rig_file import WARN_SPREAD_PX
 from mouselift_jax.data.samples import MANIFEST, SampleSet
 from mouselift_jax.errors import ConfigError, LayoutError
 from mouselift_jax.files import write_json_atomic
 from mouselift_jax.geometry.camera import Camera
 from mouselift_jax.geometry.rig import azimuth_elevation
-from mouselift_jax.geometry.rig_spread import Rig, median_rig
+from mouselift_jax.geometry.rig_spread import Rig, aimed_at_origin, median_rig
 from mouselift_jax.pipelines.views import camera_poses
+from mouselift_jax.stages import program
+from mouselift_jax.stages.workdir import read_json
 from mouselift_jax.training.progress import Progress
 
 log = logging.getLogger("mouselift_jax")
 
 COLORS = {"white": ("white",), "black": ("black",), "gray": ("gray",)}
 COLORS["three_choices"] = ("white", "black", "gray")
+# A tail reaches farther from the 3D centre than from the middle of a silhouette's box.
+ROOM_CENTRED = 1.45  # times `subject_mm`, with aim=centre, for the tail to stay in the picture
 SALT_REFERENCE, SALT_CACHE, SALT_JITTER = 0xAE5, 0xCAC, 0x117
 
 
@@ -319,8 +325,14 @@ def stacked_cameras(
     )
 
 
-def measure_rig(config: Any, sample_set: SampleSet) -> Rig | None:
-    """The cameras that the slots will have learned, and how far the samples stray from them."""
+def measure_rig(config: Any, sample_set: SampleSet, *, aimed: bool = False) -> Rig | None:
+    """The cameras that the slots will have learned, and how far the samples stray from them.
+
+    Args:
+        config: of the stage.
+        sample_set: whose training split.
+        aimed: the same if every camera looked straight at the animal's 3D centre.
+    """
     found = stacked_cameras(sample_set, sample_set.ids("train"), config)
     if found is None:
         return None
@@ -333,7 +345,40 @@ def measure_rig(config: Any, sample_set: SampleSet) -> Rig | None:
             turned.append([np.take_along_axis(x, order, 1) for x in (K, _facing(c2w, order))])
         K, c2w = (np.concatenate(x) for x in zip(*turned, strict=True))
     size = config.data.size
-    return median_rig(Camera(K.astype(np.float64), c2w.astype(np.float64), size, size))
+    cameras = Camera(K.astype(np.float64), c2w.astype(np.float64), size, size)
+    return median_rig(aimed_at_origin(cameras) if aimed else cameras)
+
+
+def spread_advice(config: Any, sample_set: SampleSet, rig: Rig, workdir: Path) -> str | None:
+    """What a spread too wide for one rig means, and the commands against it; None = narrow."""
+    worst = float(np.max(rig.spread_px))
+    if worst <= WARN_SPREAD_PX or config.model.pose_features:
+        return None
+    told = (
+        f"the training cameras spread by up to {worst:.1f} px around one rig, which is all that a "
+        "network without poses can learn: generated views will disagree with their cameras by "
+        f"about as much. Tell the network the cameras: {program.command_line()} "
+        f"--config.model.pose_features=256 --workdir={workdir}_posed"
+    )
+    how = sample_set.manifest.get("parameters") or {}
+    if how.get("aim") != "box":
+        return told
+    straight = float(np.max(measure_rig(config, sample_set, aimed=True).spread_px))
+    sources = sample_set.manifest.get("source") or {}
+    paths = ",".join(str(s["path"]) for s in sources.values() if isinstance(s, dict))
+    folder = sample_set.path.parent
+    variant = (read_json(folder / "config.json") or {}).get("variant", "fill")
+    command = [f"--config=configs/prepare.py:{variant}", f"--config.recording={paths}"]
+    command += ["--config.prepare.aim=centre"]
+    if how.get("fov") == "fill":
+        room = round(how["subject_mm"] * ROOM_CENTRED, -1)
+        command.append(f"--config.prepare.subject_mm={room:g}")
+    command.append(f"--workdir={folder}_centre")
+    return (
+        f"{told}. Or prepare the samples with the animal's 3D centre in the middle instead of each "
+        f"silhouette's (aim=box): the spread is then {straight:.1f} px at the present focal "
+        f"length: python launch.py {shlex.join(command)}"
+    )
 
 
 def _facing(c2w: np.ndarray, order: np.ndarray) -> np.ndarray:
@@ -349,21 +394,32 @@ def _facing(c2w: np.ndarray, order: np.ndarray) -> np.ndarray:
     return out
 
 
-def subject_share(sample_set: SampleSet, most: int = 64) -> float | None:
-    """Share of the picture's side that the subject's longer side takes in slot 0: the median.
+def subject_place(sample_set: SampleSet, most: int = 64) -> dict[str, Any]:
+    """How the subject lies in slot 0's pictures, so that a photo can be laid likewise.
 
-    None in a set without masks. At most `most` training samples are read, evenly spread.
+    `subject_share`: of the side, that its longer side takes, the median. `subject_centre`: what
+    lies in the middle, the silhouette's box or its centroid, whichever strays less from it.
+
+    Empty for a set without masks. At most `most` training samples are read, evenly spread.
     """
     ids = sample_set.ids("train")
-    found = []
+    shares, off = [], {"box": [], "centroid": []}
     for place in np.unique(np.linspace(0, len(ids) - 1, min(most, len(ids))).astype(int)):
         sample = sample_set.load(ids[place], [0])
         if not sample.has_alpha:
-            return None
+            return {}
         alpha = np.ascontiguousarray(sample.images_rgba[0, ..., 3])
-        x0, y0, x1, y1 = mask_box(alpha)
-        found.append(max(x1 - x0, y1 - y0) / alpha.shape[0])
-    return round(float(np.median(found)), 4)
+        x0, y0, x1, y1 = box = mask_box(alpha)
+        if x1 <= x0:
+            continue
+        side = alpha.shape[0]
+        shares.append(max(x1 - x0, y1 - y0) / side)
+        off["box"].append(np.array([x0 + x1, y0 + y1]) / (2 * side) - 0.5)
+        off["centroid"].append(mask_centroid(alpha, box)[0] / side - 0.5)
+    if not shares:
+        return {}
+    centre = min(off, key=lambda name: float(np.mean(np.square(off[name]))))
+    return {"subject_share": round(float(np.median(shares)), 4), "subject_centre": centre}
 
 
 _ORDER: dict[tuple[int, int, int], np.ndarray] = {}

@@ -29,13 +29,14 @@ from mouselift_jax.models import mvunet, vae
 from mouselift_jax.pipelines import views
 from mouselift_jax.pipelines.preprocess import ClipPixels
 from mouselift_jax.pipelines.pretrained import (
+    find_component,
     load_pretrained,
     network,
     param_shapes,
     read_config,
     save_component,
 )
-from mouselift_jax.stages.workdir import Workdir, must_exist
+from mouselift_jax.stages.workdir import Workdir, must_exist, read_json
 from mouselift_jax.training import sharding
 from mouselift_jax.training.trainer import Task, Trainer
 
@@ -93,6 +94,20 @@ def uses_toys(config: Any) -> bool:
     )
 
 
+def are_toys(source: Path) -> bool:
+    """Whether the frozen networks that these weights go with are toys, which a run made itself."""
+    folder, _ = find_component(source, "image_encoder")
+    record = read_json(Path(folder.parent) / "config.json") or {}  # of a run; others are converted
+    return bool((record.get("toy") or {}).get("vae_steps"))
+
+
+def downscale_of(config: Any) -> int:
+    """Pixels for one latent along a side, of this run's autoencoder."""
+    settings = toy_configs(config)["vae"] if uses_toys(config) else None
+    settings = settings or read_config(must_exist(config.init_from, "init_from"), "vae")
+    return network("vae").make(settings, jnp.float32).config.downscale
+
+
 def load_towers(config: Any, workdir: Workdir, samples: Path) -> Towers:
     """Read the frozen networks, after making them if they are toys."""
     if uses_toys(config):
@@ -107,7 +122,7 @@ def load_towers(config: Any, workdir: Workdir, samples: Path) -> Towers:
         modules[name], params[name] = views.load_network(source, name, dtype)
     settings = views.read_settings(workdir.path)
     prompts, turns = read_prompts(config, workdir)
-    return Towers(modules, params, settings, prompts, uses_toys(config), turns)
+    return Towers(modules, params, settings, prompts, are_toys(source), turns)
 
 
 def abstract_towers(config: Any) -> Towers:

@@ -8,7 +8,7 @@ from mouselift_jax.data.samples import camera_record
 from mouselift_jax.errors import CalibrationError, LayoutError
 from mouselift_jax.geometry.camera import Camera
 from mouselift_jax.geometry.rig import azimuth_elevation, rig_from_angles
-from mouselift_jax.geometry.rig_spread import median_rig, slot_order
+from mouselift_jax.geometry.rig_spread import aimed_at_origin, median_rig, slot_order
 
 AZIMUTHS = np.array([270.0, 225, 180, 90, 0, 315])
 
@@ -32,6 +32,23 @@ def test_spread_is_what_a_turn_does_to_the_picture():
     np.testing.assert_allclose(rig.spread_deg, at_elevation, rtol=0.01)
     # A turn of 4 degrees moves a point 0.4 from the axis by 0.028: 5.7 px at distance 2.7.
     assert 1.0 < rig.spread_px.max() < 5.7
+
+
+def test_cameras_that_aim_elsewhere_spread_less_once_they_look_at_the_origin():
+    cameras = turned_rigs([0.0, 0.0, 0.0])
+    K = np.array(cameras.K)
+    K[0, :, 0, 2] += 20.0  # pictures shifted by their silhouettes
+    K[2, :, 1, 2] -= 20.0
+    shifted = Camera(K, cameras.c2w, 512, 512)
+    assert median_rig(shifted).spread_px.max() > 10.0
+    straight = aimed_at_origin(shifted)
+    np.testing.assert_allclose(straight.project(np.zeros((1, 3)))[0], 256.0, atol=1e-9)
+    assert median_rig(straight).spread_px.max() < 1e-9
+    # what the positions of the cameras spread by stays
+    turned = turned_rigs([-4.0, 0.0, 4.0])
+    np.testing.assert_allclose(
+        median_rig(aimed_at_origin(turned)).spread_px, median_rig(turned).spread_px, rtol=1e-6
+    )
 
 
 def test_slot_order_of_the_published_camera_file():

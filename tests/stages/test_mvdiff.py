@@ -216,6 +216,23 @@ def test_there_must_be_weights_or_toys():
     assert towers.uses_toys(tiny())
 
 
+def test_toys_are_known_as_such_also_by_what_was_trained_from_them(tmp_path):
+    """Reports of every later stage say so."""
+    own = {"init_from": None, "toy": {"vae_steps": 300}}
+    later = {"init_from": str(tmp_path / "own"), "toy": {"vae_steps": 0}}
+    for name, file, record in (
+        ("own", "config.json", own),
+        ("later", "config.json", later),
+        ("released", "conversion.json", {}),
+    ):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / file).write_text(json.dumps(record))
+        if name != "later":
+            (tmp_path / name / "image_encoder/params").mkdir(parents=True)
+    found = {n: towers.are_toys(tmp_path / n) for n in ("own", "later", "released")}
+    assert found == {"own": True, "later": True, "released": False}
+
+
 def test_prompts_of_the_wrong_width_stop_the_run(samples):
     from mouselift_jax.data.samples import SampleSet
 
@@ -252,6 +269,42 @@ def test_rig_of_one_camera_set_has_no_spread(samples):
         rig = mvdiff_data.measure_rig(tiny(reference=reference), SampleSet.open(samples))
         assert rig.spread_px.max() < 1e-2
         assert rig.cameras.width == 32
+
+
+def test_a_wide_spread_names_the_commands_against_it(tmp_path, monkeypatch):
+    from mouselift_jax.data.sample_writer import SampleWriter
+    from mouselift_jax.data.samples import SampleSet
+    from mouselift_jax.geometry.camera import Camera
+    from mouselift_jax.geometry.rig import rig_from_angles
+
+    monkeypatch.setattr(sys, "argv", ["launch.py", "--config=configs/mvdiff.py:tiny"])
+    rig = rig_from_angles(270 - 60.0 * np.arange(6), 15.0, 2.7, 35.0, 32)
+    said = {}
+    for aim in ("box", "centre"):
+        manifest = {
+            "source": {"a": {"path": "/rec/a b"}},
+            "parameters": {"aim": aim, "fov": "fill", "subject_mm": 150.0},
+        }
+        with SampleWriter(tmp_path / aim / "samples", manifest) as writer:
+            for i in range(3):
+                K = np.array(rig.K)
+                K[:, 0, 2] += 12.0 * (i - 1)
+                blank = [np.zeros((32, 32, 4), np.uint8)] * 6
+                writer.write(i, blank, Camera(K, rig.c2w, 32, 32), range(6), frame=i)
+            writer.finish(lambda rows: ["train"] * 3)
+        (tmp_path / aim / "config.json").write_text('{"variant": "tiny"}')
+        found = SampleSet.open(tmp_path / aim / "samples")
+        for posed in (0, 8):
+            config = tiny(**{"model.pose_features": posed})
+            rig_of = mvdiff_data.measure_rig(config, found)
+            said[aim, posed] = mvdiff_data.spread_advice(config, found, rig_of, tmp_path / "run")
+    assert said["box", 8] is said["centre", 8] is None
+    assert "9.8 px" in said["box", 0] and f"--workdir={tmp_path}/run_posed" in said["box", 0]
+    assert "prepare" not in said["centre", 0]
+    again = said["box", 0].split("the spread is then 0.0 px")[1]
+    assert "--config=configs/prepare.py:tiny '--config.recording=/rec/a b'" in again
+    assert "--config.prepare.aim=centre --config.prepare.subject_mm=220" in again
+    assert f"--workdir={tmp_path}/box_centre" in again
 
 
 @pytest.mark.parametrize("name", list(configs.VARIANTS))

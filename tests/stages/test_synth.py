@@ -146,8 +146,27 @@ def test_the_subject_is_centred_and_scaled():
         generated.centred(np.zeros((8, 8, 4), np.uint8), 16, 0.5)
 
 
+@pytest.mark.parametrize("by", ["box", "centroid"])
+def test_a_photo_is_laid_as_the_training_pictures_were(tmp_path, by):
+    """A body with a tail: the middle of its box is not its centroid."""
+    body = np.zeros((40, 40, 4), np.uint8)
+    body[18:26, 20:30] = body[21:23, 4:20] = (90, 60, 30, 255)
+    square, _ = generated.centred(body, 64, 0.5, by=by)
+    rig = rig_from_angles(270 - 60.0 * np.arange(6), 15.0, 2.7, 70.0, 64)
+    with SampleWriter(tmp_path / "set", {"source": {}, "parameters": {}}) as writer:
+        writer.write(0, [square] * 6, rig, range(6), frame=0)
+        writer.finish(lambda rows: ["train"])
+    found = mvdiff_data.subject_place(SampleSet.open(tmp_path / "set"))
+    assert found == {"subject_share": pytest.approx(0.5, abs=0.04), "subject_centre": by}
+    again, M = generated.centred(square, 64, found["subject_share"], by=by)
+    np.testing.assert_allclose(M @ [32, 32, 1], [32, 32, 1], atol=1.0)
+    other, _ = generated.centred(square, 64, 0.5, by="box" if by == "centroid" else "centroid")
+    rows = [np.average(np.arange(64), weights=x[..., 3].sum(0)) for x in (again, other)]
+    assert abs(rows[0] - rows[1]) > 3
+
+
 def test_the_animal_fills_what_it_filled_in_training(samples):
-    share = mvdiff_data.subject_share(SampleSet.open(samples))
+    share = mvdiff_data.subject_place(SampleSet.open(samples))["subject_share"]
     alpha = SampleSet.open(samples).load("sample_000000", [0]).images_rgba[0, ..., 3]
     columns = np.nonzero(alpha.any(0))[0]
     assert share == pytest.approx((columns[-1] + 1 - columns[0]) / 32, abs=0.15)
