@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import dataclasses
 import importlib.metadata
 import importlib.util
@@ -85,11 +86,26 @@ def device_facts() -> Iterator[Fact]:
             used, limit = stats.get("bytes_in_use", 0), stats["bytes_limit"]
             memory = f", {(limit - used) / GIB:.1f} of {limit / GIB:.1f} GiB free to JAX"
         yield Fact("Device", f"{device.platform}:{device.id} {device.device_kind}{memory}")
-    if devices[0].platform == "cpu" and nvidia_query("name"):
+    if devices[0].platform != "cpu":
+        return
+    if not nvidia_query("name"):
+        yield Fact("CUDA", f"not available: {_without_gpu()}", "note")
+    else:
         fix = "pip install -e '.[cuda13]' (driver >= 580) or [cuda12]; docs/install.md"
         if os.environ.get("JAX_PLATFORMS"):
             fix = f"unset JAX_PLATFORMS (now {os.environ['JAX_PLATFORMS']!r})"
         yield Fact("Device", "an NVIDIA GPU is here, but JAX uses the CPU", "warn", fix)
+
+
+def _without_gpu() -> str:
+    """What is missing for CUDA where nvidia-smi lists no GPU."""
+    for name in ("libcuda.so.1", "libcuda.so", "nvcuda.dll"):
+        try:
+            ctypes.CDLL(name)
+        except OSError:
+            continue
+        return "an NVIDIA driver is installed, but it lists no GPU"
+    return "no NVIDIA driver is installed"
 
 
 def rasterizer_facts() -> Iterator[Fact]:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Callable
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +18,7 @@ from mouselift_jax.render.projection import view_colors
 from mouselift_jax.render.types import Spec
 
 MIN_VERSION = (1, 18)  # CPU blocks and the FFI on CPU
+NO_DRIVER = b"Could not find or load the NVIDIA CUDA driver"
 
 
 @functools.cache
@@ -27,12 +32,36 @@ def problem(platform: str) -> str | None:
     if platform not in ("cpu", "gpu"):
         return f"there is no Warp for {platform}"
     wp.config.log_level = max(wp.config.log_level, wp.LOG_WARNING)  # no banner in every process
-    wp.init()
+    with _without_driver_warning() if platform == "cpu" else contextlib.nullcontext():
+        wp.init()
     if platform == "gpu" and not wp.is_cuda_available():
         return "warp-lang finds no CUDA device (its wheels need driver R580 or newer)"
     if not wp.is_cpu_available():
         return "this build of warp-lang has no CPU compiler"
     return None
+
+
+@contextlib.contextmanager
+def _without_driver_warning() -> Iterator[None]:
+    """Leave out that there is no NVIDIA driver, which matters to nobody who draws on a CPU.
+
+    Native code writes that line to the process's error stream whatever the log level is. So the
+    stream goes to a file meanwhile, and every other line of it is written after all.
+    """
+    sys.stderr.flush()
+    stream = os.dup(2)
+    with tempfile.TemporaryFile() as file:
+        os.dup2(file.fileno(), 2)
+        try:
+            yield
+        finally:
+            sys.stderr.flush()
+            os.dup2(stream, 2)
+            os.close(stream)
+            file.seek(0)
+            for line in file:
+                if NO_DRIVER not in line:
+                    os.write(2, line)
 
 
 @functools.lru_cache(maxsize=64)

@@ -58,6 +58,15 @@ def test_gpus_and_their_processes_are_listed(monkeypatch):
     assert "4242 python" in facts[1].value
 
 
+def test_why_there_is_no_cuda_is_said(monkeypatch):
+    monkeypatch.setattr(_machine, "nvidia_query", lambda fields: [])
+    monkeypatch.setattr(_machine.ctypes, "CDLL", lambda name: (_ for _ in ()).throw(OSError(name)))
+    facts = [f for f in _machine.device_facts() if f.name == "CUDA"]
+    assert [f.value for f in facts] == ["not available: no NVIDIA driver is installed"]
+    monkeypatch.setattr(_machine.ctypes, "CDLL", lambda name: None)
+    assert "lists no GPU" in _machine._without_gpu()
+
+
 @pytest.mark.parametrize("text, step", [('{"step": 7}\n{"st', ", step 7"), ("", ""), ("x", "")])
 def test_the_last_whole_row_counts(tmp_path, text, step):
     (tmp_path / "metrics.jsonl").write_text(text)

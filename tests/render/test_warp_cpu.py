@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 pytest.importorskip("warp")
+from mouselift_jax.render import warp_backend  # noqa: E402
 from tests.render.suite import RasterizerSuite, assert_close, differ, scene  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
@@ -30,6 +31,25 @@ for near in map(float, sys.argv[1:]):
     sums[near] = float(out(arrays).rgb.sum())
 print(sorted(sums.items()))
 """
+
+
+def test_only_the_missing_driver_is_left_unsaid(capfd):
+    """Of what Warp's native code writes while it starts, one line does not concern a CPU."""
+    with warp_backend._without_driver_warning():
+        os.write(2, b"Warp CUDA warning: Could not find or load the NVIDIA CUDA driver. GPU\n")
+        os.write(2, b"Warp CUDA error: Warp requires CUDA driver 13.0 or higher\nwithout an end")
+    assert capfd.readouterr().err == (
+        "Warp CUDA error: Warp requires CUDA driver 13.0 or higher\nwithout an end"
+    )
+    os.write(2, b"after")
+    assert capfd.readouterr().err == "after"
+
+
+def test_a_start_on_a_cpu_is_quiet():
+    program = "from mouselift_jax.render import warp_backend as w; print(w.problem('cpu'))"
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
+    assert (done.stdout, done.stderr) == ("None\n", "")
 
 
 @pytest.mark.slow
