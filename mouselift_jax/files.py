@@ -6,12 +6,61 @@ leaves no half-written file that a later command could take for a whole one.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
+
+
+class FileLock:
+    """A file that one process at a time holds; it goes free when that process ends, however.
+
+    Args:
+        path: the file; its folder must exist.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self._file: TextIO | None = None
+
+    def acquire(self) -> str | None:
+        """Take it; returns None, or who has it.
+
+        Raises:
+            OSError: the file cannot be made.
+        """
+        file = open(self.path, "a+")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Its holder may have removed it between the two lines above.
+            if not self.path.exists() or not os.path.samestat(
+                os.fstat(file.fileno()), os.stat(self.path)
+            ):
+                file.close()
+                return "another process"
+        except OSError:
+            file.seek(0)
+            owner = file.read().strip() or "another process"
+            file.close()
+            return owner
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {platform.node()}")
+        file.flush()
+        self._file = file
+        return None
+
+    def release(self, *, remove: bool = False) -> None:
+        """Let it go, and take the file away."""
+        if self._file is not None:
+            if remove:
+                self.path.unlink(missing_ok=True)
+            self._file.truncate(0)
+            self._file.close()
+            self._file = None
 
 
 @contextmanager

@@ -24,6 +24,7 @@ from etils import epath
 from mouselift_jax.convert import store
 from mouselift_jax.convert.rules import pack
 from mouselift_jax.errors import CheckpointError, ConfigError
+from mouselift_jax.files import FileLock
 from mouselift_jax.pipelines.conversion_kinds import LICENCES, ConversionPlan, Part
 from mouselift_jax.pipelines.pretrained import RECORD, SUMS
 
@@ -150,23 +151,35 @@ def _no_space(dst: Any, need: str | None = None, free: str | None = None) -> Che
 
 @contextlib.contextmanager
 def _destination(dst: epath.Path) -> Iterator[epath.Path]:
-    """Where to write so that `dst` is whole or absent."""
+    """Where to write so that `dst` is whole or absent; one process at a time, on a local disk."""
     if _is_remote(dst):
         yield dst
         return
     work = dst.parent / f".{dst.name}.partial"
-    if work.exists():  # of a conversion that was killed
-        work.rmtree()
+    lock = FileLock(dst.parent / f".{dst.name}.lock")
     try:
-        work.mkdir(parents=True)
-    except (PermissionError, NotADirectoryError) as error:
+        if not dst.parent.exists():
+            dst.parent.mkdir(parents=True, exist_ok=True)
+        owner = lock.acquire()
+    except OSError as error:
         raise CheckpointError(
             "The destination cannot be made",
             where=dst,
             found=error.strerror,
             fix="give a place where you may make a folder",
         ) from error
+    if owner is not None:
+        raise CheckpointError(
+            "Another conversion is writing there",
+            where=dst,
+            found=owner,
+            fix="wait for it, stop it, or give another folder",
+        )
     try:
+        check_destination(dst)  # it may have been finished by another process meanwhile
+        if work.exists():  # of a conversion that was killed
+            work.rmtree()
+        work.mkdir()
         yield work
         Path(work).replace(Path(dst))
     except (OSError, ValueError, RuntimeError) as error:
@@ -176,6 +189,7 @@ def _destination(dst: epath.Path) -> Iterator[epath.Path]:
     finally:
         if work.exists():
             work.rmtree()
+        lock.release(remove=True)
 
 
 def convert(

@@ -27,6 +27,7 @@ MEMORY = (
     "config.train.accum_steps, or config.train.mesh.fsdp over more devices; --plan says how much"
 )
 
+POSITIVE = ("steps", "batch_size", "accum_steps")  # numbers of which there is at least one
 DTYPES = ("bfloat16", "float32")  # of products; figures and losses are float32 throughout
 DONE, USER = 0, 2  # a bug is a traceback and 1; 75 and 130 see training/preempt.py
 
@@ -114,10 +115,10 @@ def _known_keys(argv: Sequence[str]) -> dict[str, Any]:
 
 
 def check_choices(config: Any) -> None:
-    """Values that are one of a few words, whatever the stage: a misspelt one costs no computing.
+    """Words out of a few, and counts, whatever the stage: a wrong one costs no computing.
 
     Raises:
-        ConfigError: some are misspelt; all are named.
+        ConfigError: some are misspelt or below 1; all are named.
     """
     from mouselift_jax.data.views import POLICIES
     from mouselift_jax.render.rasterize import IMPLEMENTATIONS
@@ -128,7 +129,18 @@ def check_choices(config: Any) -> None:
     choices |= {"axes": tuple(AXES), "filter": tuple(RECIPES), "policy": POLICIES}
     problems = []
     for key, value in workdirs.flatten(workdirs.plain(config)).items():
-        known = choices.get(key.rsplit(".", 1)[-1])
+        last = key.rsplit(".", 1)[-1]
+        if last in POSITIVE and value is not None and value < 1:
+            problems.append(
+                ConfigError(
+                    f"there is nothing to do in {value} {last}" if last == "steps" else "too few",
+                    where=f"config.{key}",
+                    expected="1 or more",
+                    found=value,
+                    fix=f"--config.{key}=1 or more",
+                )
+            )
+        known = choices.get(last)
         if known is not None and value is not None and value not in known:
             problems.append(
                 ConfigError(

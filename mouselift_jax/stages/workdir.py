@@ -8,7 +8,6 @@ here.
 from __future__ import annotations
 
 import dataclasses
-import fcntl
 import fnmatch
 import importlib.metadata
 import json
@@ -20,12 +19,12 @@ import shlex
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from mouselift_jax import __version__
 from mouselift_jax.data.samples import is_sample_set
 from mouselift_jax.errors import ConfigError, LayoutError, MouseLiftError, nearest
-from mouselift_jax.files import write_json_atomic
+from mouselift_jax.files import FileLock, write_json_atomic
 from mouselift_jax.training.logging import MetricWriter
 
 log = logging.getLogger("mouselift_jax")
@@ -81,7 +80,7 @@ class Workdir:
         self.config = plain(config)
         self.options = options or Options()
         self.warnings: list[str] = []
-        self._lock = None
+        self._lock = FileLock(self.path / ".lock")
         self._handler: logging.Handler | None = None
         self._started = time.monotonic()
         self._before = 0.0
@@ -111,7 +110,7 @@ class Workdir:
             )
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            lock = open(self.path / ".lock", "a+")
+            owner = self._lock.acquire()
         except OSError as error:
             raise ConfigError(
                 "the folder cannot be made, or not be written",
@@ -119,7 +118,13 @@ class Workdir:
                 found=error.strerror,
                 fix="give a folder that you may write to",
             ) from error
-        self._acquire(lock)
+        if owner is not None:
+            raise ConfigError(
+                "this folder is in use by another run",
+                where=self.path,
+                found=owner,
+                fix="wait for it, stop it, or give another --workdir",
+            )
         try:
             check_same_config(self.path, self.config)
             self._is_new = not (self.path / "config.json").exists()
@@ -132,7 +137,7 @@ class Workdir:
             if log.level == logging.NOTSET:
                 log.setLevel(logging.INFO)
         except BaseException:
-            self._release()
+            self._lock.release()
             raise
         return self
 
@@ -142,7 +147,7 @@ class Workdir:
         if self._handler is not None:
             log.removeHandler(self._handler)
             self._handler.close()
-        self._release()
+        self._lock.release()
 
     def _forget(self) -> None:
         """Take the config back if nothing was made: the command, once corrected, starts here."""
@@ -155,30 +160,6 @@ class Workdir:
         )
         if next(made, None) is None:
             (self.path / "config.json").unlink(missing_ok=True)
-
-    def _acquire(self, file: TextIO) -> None:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            file.seek(0)
-            owner = file.read().strip() or "another process"
-            file.close()
-            raise ConfigError(
-                "this folder is in use by another run",
-                where=self.path,
-                found=owner,
-                fix="wait for it, stop it, or give another --workdir",
-            ) from error
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {platform.node()}")
-        file.flush()
-        self._lock = file
-
-    def _release(self) -> None:
-        if self._lock is not None:
-            self._lock.truncate(0)
-            self._lock.close()
-            self._lock = None
 
     @property
     def wall_s(self) -> float:

@@ -411,6 +411,24 @@ def test_a_killed_conversion_leaves_nothing_that_loads_and_a_repeat_completes(so
     assert not partial.exists()
 
 
+def test_a_second_conversion_to_the_same_place_is_refused(source, tmp_path):
+    """It would otherwise clear away what the first one has written."""
+    plan = plan_conversion("mvdiffusion", Request(source, components=("vae",)))
+    told = []
+
+    def second(line):  # while the first is at work
+        with pytest.raises(
+            CheckpointError, match=f"Another conversion[\\s\\S]*process {os.getpid()}"
+        ):
+            convert(plan, tmp_path / "dst")
+        told.append(line)
+
+    convert(plan, tmp_path / "dst", report=second)
+    assert told and load_pretrained(tmp_path / "dst", "vae")[0] is not None
+    # neither lock nor partial folder
+    assert {p.name for p in tmp_path.iterdir()} == {"src", "dst"}
+
+
 def test_on_an_object_store_the_record_comes_last(source, tmp_path, monkeypatch):
     """There no rename is atomic: a folder without conversion.json is what a killed run leaves."""
     monkeypatch.setattr(conversion, "_is_remote", lambda path: True)

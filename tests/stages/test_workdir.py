@@ -163,6 +163,18 @@ def test_misspelt_words_of_a_config_are_told_together():
     assert "did you mean 'opencv'" in str(told.value)
 
 
+@pytest.mark.parametrize("steps", [0, -3])
+def test_a_run_of_no_steps_is_refused(steps):
+    config = gslrm.get_config("tiny")
+    config.train.steps = steps
+    with pytest.raises(ConfigError, match=f"nothing to do in {steps} steps") as told:
+        command.check_choices(config)
+    assert "config.train.steps" in str(told.value) and "1 or more" in str(told.value)
+    config.train.steps, config.train.batch_size = 1, 0
+    with pytest.raises(ConfigError, match="config.train.batch_size"):
+        command.check_choices(config)
+
+
 def test_plan_reads_well():
     text = Plan("gslrm", reads=["a", "b"], writes=["c"], steps="3 updates").describe()
     assert text.splitlines()[0] == "plan of stage gslrm" and "3 updates" in text
