@@ -19,7 +19,7 @@ from mouselift_jax.convert import torch_file
 from mouselift_jax.convert.rules import expected_keys, pack, unflatten
 from mouselift_jax.errors import CheckpointError
 from mouselift_jax.files import atomic_path, write_json_atomic
-from mouselift_jax.pipelines.pretrained import find_component, network, read_component
+from mouselift_jax.pipelines.pretrained import Stored, find_component, network, read_component
 
 EXPORTED = ("gslrm", "unet", "vae", "image_encoder", "text_encoder", "image_normalizer")
 PERCEPTUAL = "loss_calculator.perceptual_loss_module.net."
@@ -145,12 +145,13 @@ def export_torch(
         raise CheckpointError("The destination exists", where=out, fix="give a new place")
     lines = []
     for component in own:
-        config, flat, note = read_component(source, component)
+        stored = read_component(source, component)
         if component == "gslrm":
-            lines += _write_gslrm(source, out, flat, perceptual_from)
+            lines += _write_gslrm(source, out, stored, perceptual_from)
         else:
-            lines += _write_folder(component, out / component, config, flat, multiview)
-        lines.append(f"  {note}")
+            folder = out / component
+            lines += _write_folder(component, folder, stored.config, stored.flat, multiview)
+        lines.append(f"  {stored.note}")
     return lines
 
 
@@ -173,9 +174,9 @@ def _own_components(source: Any) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _write_gslrm(source: Any, out: Path, flat: dict, perceptual_from: Any) -> list[str]:
-    path = out if out.suffix == ".pt" else out / f"ckpt_{_step(source):016d}.pt"
-    tensors = torch_state("gslrm", flat)
+def _write_gslrm(source: Any, out: Path, stored: Stored, perceptual_from: Any) -> list[str]:
+    path = out if out.suffix == ".pt" else out / f"ckpt_{stored.step:016d}.pt"
+    tensors = torch_state("gslrm", stored.flat)
     note = (
         "without VGG-19: FaceLift's inference.py wants its tensors in the file (strict loading); "
         "give --vgg19=DIR to add them"
@@ -184,28 +185,19 @@ def _write_gslrm(source: Any, out: Path, flat: dict, perceptual_from: Any) -> li
     if vgg19 is not None:
         tensors |= {f"{PERCEPTUAL}{k}": v for k, v in torch_state("vgg19", vgg19).items()}
         note = "with VGG-19, as FaceLift's inference.py wants it"
-    step = _step(source)
+    steps = dict.fromkeys(("fwdbwd_pass_step", "param_update_step"), stored.step)
     with atomic_path(path) as part:
-        torch_file.write_torch_file(
-            part, tensors, {"fwdbwd_pass_step": step, "param_update_step": step}
-        )
+        torch_file.write_torch_file(part, tensors, steps)
     return [f"{path}: {len(tensors)} tensors", f"  {note}"]
 
 
 def _perceptual(source: Any, given: Any) -> dict[str, np.ndarray] | None:
     try:
-        return read_component(given or source, "vgg19")[1]
+        return read_component(given or source, "vgg19").flat
     except CheckpointError:
         if given is not None:
             raise
         return None
-
-
-def _step(source: Any) -> int:
-    """The step of a run; 0 for converted weights."""
-    folder = Path(source) / "checkpoints"
-    names = [p.name for p in folder.iterdir()] if folder.is_dir() else []
-    return max((int(name) for name in names if name.isdigit()), default=0)
 
 
 def _write_folder(

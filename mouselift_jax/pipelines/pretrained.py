@@ -14,7 +14,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -301,9 +301,26 @@ def read_config(directory: Any, component: str) -> dict[str, Any]:
     return _read_json((folder if kind == "converted" else folder / component) / "config.json")
 
 
-def read_component(directory: Any, component: str) -> tuple[dict, dict[str, np.ndarray], str]:
-    """Config, flat parameters as stored, and one line on where they came from."""
+class Stored(NamedTuple):
+    """A component as it lies on disk.
+
+    Attributes:
+        config: of its network.
+        flat: parameters by path.
+        note: one line on where they came from.
+        step: of the run that they were taken from, 0 for converted weights.
+    """
+
+    config: dict[str, Any]
+    flat: dict[str, np.ndarray]
+    note: str
+    step: int
+
+
+def read_component(directory: Any, component: str) -> Stored:
+    """A component's config and parameters; of a run those of its newest sound checkpoint."""
     folder, kind = find_component(directory, component)
+    step = 0
     if kind == "converted":
         config, flat = _converted(folder, component)
         note = f"{component} from {folder} (converted)"
@@ -318,7 +335,7 @@ def read_component(directory: Any, component: str) -> tuple[dict, dict[str, np.n
         note = f"{component} from {folder} (run, step {step}, {which})"
     _check_shapes(flat, component, config, folder)
     count = sum(leaf.size for leaf in flat.values())
-    return config, flat, f"{note}: {len(flat)} arrays, {count:,} values"
+    return Stored(config, flat, f"{note}: {len(flat)} arrays, {count:,} values", step)
 
 
 def read_raw(directory: Any, component: str, dtype: Any) -> dict[str, Any]:
@@ -345,7 +362,7 @@ def load_pretrained(
     Raises:
         CheckpointError: the weights are absent, damaged, or do not fit the network.
     """
-    config, flat, _ = read_component(directory, component)
+    config, flat, *_ = read_component(directory, component)
     # One at a time: each array read is dropped when its copy exists.
     params = {path: jnp.asarray(flat.pop(path), dtype) for path in list(flat)}
     if component == "prompt_embeds":
@@ -394,7 +411,7 @@ def load_initial(
         ConfigError: the run's network differs from the one the weights belong to.
         CheckpointError: see `load_pretrained`.
     """
-    config, flat, note = read_component(directory, component)
+    config, flat, note, _ = read_component(directory, component)
     problems = [
         ConfigError(
             "The network differs from the one in init_from",

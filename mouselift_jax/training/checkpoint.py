@@ -183,16 +183,9 @@ class Checkpoints:
         wanted = {k: v for k, v in abstract.items() if jax.tree.leaves(v)}
         candidates = [step] if step is not None else self.steps()[::-1]
         for candidate in candidates:
-            items, fault = self._load(candidate, wanted)
-            # What one process cannot read, none uses.
-            if not distributed.agree(bool(fault)):
-                sums = items.pop("check")
-                bad = [k for k in wanted if int(checksum(items[k])) != int(sums[k])]
-                if not bad:
-                    return candidate, items
-                fault = f"checksum of {', '.join(bad)} differs"
-            fault = fault or "another process cannot read it"
-            log.warning("checkpoint %d in %s is damaged: %s", candidate, self.directory, fault)
+            items = self.sound(candidate, wanted)
+            if items is not None:
+                return candidate, items
             if step is None:
                 self._set_aside(candidate)
         if not candidates:
@@ -203,6 +196,24 @@ class Checkpoints:
             found=f"damaged: {', '.join(map(str, candidates))}",
             fix="give another --workdir to start anew",
         )
+
+    def sound(self, step: int, wanted: Mapping[str, Any]) -> dict[str, Any] | None:
+        """The items of a checkpoint, None (and what is wrong in the log) when it is damaged.
+
+        Raises:
+            CheckpointError: it holds other shapes.
+        """
+        items, fault = self._load(step, wanted)
+        # What one process cannot read, none uses.
+        if not distributed.agree(bool(fault)):
+            sums = items.pop("check")
+            bad = [k for k in wanted if int(checksum(items[k])) != int(sums[k])]
+            if not bad:
+                return items
+            fault = f"checksum of {', '.join(bad)} differs"
+        fault = fault or "another process cannot read it"
+        log.warning("checkpoint %d in %s is damaged: %s", step, self.directory, fault)
+        return None
 
     def _load(self, step: int, wanted: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
         """(items with their checksums, "") or ({}, what is wrong)."""
@@ -223,6 +234,9 @@ class Checkpoints:
         one = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         try:
             stored = self._checkpointer.checkpointables_metadata(step).metadata
+            lost = [name for name in names if name in stored["check"] and name not in stored]
+            if lost:
+                raise ValueError(f"{', '.join(lost)} is missing")
             return {
                 name: jax.tree.map(
                     lambda m: jax.ShapeDtypeStruct(m.shape, m.dtype, sharding=one), stored[name]
@@ -379,8 +393,10 @@ def load_run_params(
                 continue
             if "ema" in abstract:
                 del abstract["params"]
-            found = checkpoints.restore(abstract, candidate)
-            items = jax.tree.map(np.asarray, found[1])
+            found = checkpoints.sound(candidate, abstract)
+            if found is None:
+                continue
+            items = jax.tree.map(np.asarray, found)
             weights = items.get("ema", items.get("params"))
             return merge(weights, items.get("frozen", {})), candidate, "ema" in items
     raise CheckpointError(

@@ -92,6 +92,27 @@ def test_a_lora_run_is_folded(tmp_path):
         np.testing.assert_allclose(leaf, expected[path], rtol=1e-6)
 
 
+def test_a_damaged_newest_checkpoint_does_not_name_the_file(tmp_path):
+    """Step and weights are those of the newest sound one."""
+    from mouselift_jax.training.checkpoint import Checkpoints
+
+    state = fake.gslrm_state()
+    params = _run(tmp_path / "run", "gslrm", fake.GSLRM, state, 7)
+    folder = tmp_path / "run" / "checkpoints"
+    with Checkpoints(folder) as checkpoints:
+        checkpoints.save(9, {"params": {k: v for k, v in params.items()}})
+    largest = max((p for p in (folder / "9").rglob("*") if p.is_file()), key=_size)
+    data = bytearray(largest.read_bytes())
+    data[len(data) // 2] ^= 0x10
+    largest.write_bytes(data)
+    export_torch(tmp_path / "run", tmp_path / "out")
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["ckpt_0000000000000007.pt"]
+
+
+def _size(path):
+    return path.stat().st_size
+
+
 @pytest.mark.torch
 def test_a_unet_run_opens_in_diffusers_and_comes_back(tmp_path):
     torch = pytest.importorskip("torch")

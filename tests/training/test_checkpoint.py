@@ -73,6 +73,21 @@ def test_a_damaged_newest_is_named_and_the_one_before_is_used(tmp_path, caplog, 
         assert c.steps() == [1, 2]
 
 
+@pytest.mark.parametrize("how", ["flip", "truncate", "remove"])
+def test_others_get_the_newest_sound_weights(tmp_path, caplog, how):
+    noise = lambda k: {"params": {"a": jax.random.normal(jax.random.key(k), (64, 64))}}  # noqa: E731
+    with Checkpoints(tmp_path / "c") as c:
+        for step in (1, 2):
+            c.save(step, noise(step))
+    _damage(tmp_path / "c/2", how)
+    params, step, _ = load_run_params(tmp_path / "c")
+    assert step == 1 and "checkpoint 2" in caplog.text
+    np.testing.assert_array_equal(params["a"], noise(1)["params"]["a"])
+    assert (tmp_path / "c/2").is_dir()  # another run's: nothing is moved
+    with pytest.raises(CheckpointError, match="no sound"):
+        load_run_params(tmp_path / "c", step=2)
+
+
 def test_all_damaged_is_an_error(tmp_path):
     with Checkpoints(tmp_path / "c") as c:
         c.save(1, items(1))
