@@ -121,7 +121,7 @@ def check_recording(path: str | Path, *, max_frames: int = MAX_FRAMES) -> CheckR
     measures |= _measures(recording, seen, outlines, masks_say, keypoints_say, fits)
     found = _conclude(recording, masks_say, keypoints_say, colour, fits)
     cover = measures.get("hull_cover_mean")
-    if masks_say and not found and cover is not None and np.nanmin(cover) < COVER_LIMIT:
+    if masks_say and not found and cover is not None and np.fmin.reduce(cover) < COVER_LIMIT:
         worst = int(np.nanargmin(cover))
         found.append(describe("hull_cover", (recording.camera_ids[worst],), {"cover": cover}))
     found += _margin_findings(recording, seen, found)
@@ -400,22 +400,28 @@ def _measures(
     out: dict[str, Any] = {"looked_at_frames": len(seen.frames)}
     if outlines is not None:
         cover = covers(seen.masks, outlines.cameras)
-        out["hull_cover_mean"] = np.nanmean(cover, 0) if len(cover) else None
-        out["hull_cover_min"] = np.nanmin(cover, 0) if len(cover) else None
+        out["hull_cover_mean"] = _mean(cover, 0)
+        out["hull_cover_min"] = np.fmin.reduce(cover, 0)
         out["tangent_px"] = masks_say[0].pairs
-        out["mask_share"] = np.nanmean(seen.areas, 1) / [
-            c.width * c.height for c in outlines.cameras
-        ]
+        sizes = [c.width * c.height for c in outlines.cameras]
+        out["mask_share"] = _mean(seen.areas, 1) / sizes
         out["picture_mask_edge_strength"] = [f.before for f in fits]
-        out["brightness_of_animal"] = np.nanmean(seen.colours, 1)
+        out["brightness_of_animal"] = _mean(seen.colours, 1)
         best = masks_say[0].best
         if best is not None and best.family == "calibration":
             after = covers(seen.masks, masks_say[0].corrected.cameras)
-            out["hull_cover_mean_if_corrected"] = np.nanmean(after, 0)
+            out["hull_cover_mean_if_corrected"] = _mean(after, 0)
     if keypoints_say is not None:
         out["keypoint_epipolar_px"] = keypoints_say.pairs
         out["keypoint_reprojection_px"] = _reprojection(recording, seen)
     return out
+
+
+def _mean(values: np.ndarray, axis: int) -> np.ndarray:
+    """Mean of what is known along an axis; NaN (null in check.json) where nothing is."""
+    known = np.isfinite(values)
+    n = known.sum(axis)
+    return np.where(n > 0, np.where(known, values, 0).sum(axis) / np.maximum(n, 1), np.nan)
 
 
 def covers(masks: list[np.ndarray], cameras: tuple[Camera, ...]) -> np.ndarray:

@@ -99,6 +99,23 @@ def test_empty_masks_are_counted(clean, tmp_path):
     assert result.to_json()["findings"][0]["evidence"]["frames"] == [4, 5, 6]
 
 
+def test_a_camera_that_never_saw_the_animal_has_no_figures(clean, tmp_path):
+    """Null in check.json, and no complaint of NumPy's on the way."""
+    import warnings
+
+    from tests.benchmarks.fault_injection import videos
+
+    path = link_copy(clean, tmp_path / "r")
+    videos(path, 3, "masks", np.zeros_like)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        result = check_recording(path)
+    assert any(f.code == "mask_empty" and f.cameras == (3,) for f in result.findings)
+    measures = result.to_json()["measures"]
+    assert [b is None for b in measures["brightness_of_animal"]] == [v == 3 for v in range(6)]
+    assert measures["mask_share"][3] == 0 and min(measures["mask_share"][:3]) > 0
+
+
 def test_planted_jump_is_found(tmp_path):
     path = write_recording(
         tmp_path / "j", frames=26, size=(144, 128), n_heldout=0, workers=1, jumps=(13,), seed=1
