@@ -18,16 +18,20 @@ tiny      128 px turntable of 24 pictures, CPU       minutes on 2 cores
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from ml_collections import ConfigDict
 
 from configs import common
+
+RIG = Path(__file__).resolve().parents[1] / "data/rigs/canonical.json"  # from any folder
 
 VARIANTS = {
     "base": {},
     "head": {
         "dtype": "float32",
         "filter": "head",
-        "cameras": "data/rigs/canonical.json",
+        "cameras": str(RIG),
         "generate.place": "face",
         "generate.background": "rembg",
         "generate.keep_reference": False,

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import importlib
 import re
+import runpy
 from pathlib import Path
 
 import pytest
 from ml_collections import ConfigDict
 
+from mouselift_jax.data.rig_file import load_rig
 from mouselift_jax.stages.stage import STAGES
 from mouselift_jax.stages.workdir import flatten, plain
 
@@ -50,6 +52,12 @@ def test_unknown_variant_lists_the_known(stage):
         get_config(stage, "no_such_variant")
 
 
+def test_files_that_a_config_names_are_found_from_anywhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    named = runpy.run_path(str(ROOT / "configs/infer.py"))["get_config"]("head").cameras
+    assert load_rig(named)[0].cameras.batch_shape == (6,)
+
+
 @pytest.fixture(scope="session")
 def inputs(tmp_path_factory) -> dict[str, Path]:
     """One tiny input of each kind that a stage reads."""
@@ -61,7 +69,7 @@ def inputs(tmp_path_factory) -> dict[str, Path]:
     write_samples(root / "samples", n=4)
     for name in ("gslrm", "unet", "vae", "text_encoder"):  # a plan reads no weights
         (root / "weights" / name / "params").mkdir(parents=True)
-        (root / "weights" / name / "config.json").write_text("{}")
+        (root / "weights" / name / "config.json").write_text('{"patch_size": 8}')
     (root / "weights" / "conversion.json").write_text("{}")
     return {
         "recording": root / "recording",

@@ -22,7 +22,7 @@ from mouselift_jax.pipelines.pretrained import find_component, load_pretrained
 from mouselift_jax.report.html import Picture, Section, Table, Text, write_report
 from mouselift_jax.report.pictures import comparison_rows
 from mouselift_jax.report.statistics import mean_interval
-from mouselift_jax.stages.selection import frame_times, select
+from mouselift_jax.stages.selection import check_sides, frame_times, select, stored_sides
 from mouselift_jax.stages.stage import Plan
 from mouselift_jax.stages.workdir import Workdir, must_exist, read_json, resolve_samples
 from mouselift_jax.training.progress import Progress
@@ -50,6 +50,8 @@ class Folds:
         self.ids = ids
         trained = (read_json(Path(config.gslrm) / "config.json") or {}).get("data") or {}
         self.size = config.size or int(trained.get("size") or 0)
+        sides = (self.size,) if self.size else stored_sides(self.set, ids[0])
+        check_sides(config.gslrm, *sides)
         self.n_inputs = config.n_inputs or int(trained.get("n_inputs") or 0)
         self.extra = None
         if config.heldout:
@@ -325,7 +327,8 @@ def _sections(config: Any, folds: Folds, rows: list[dict], table: Table) -> list
         by_camera.append([camera, *values])
     quality = per_sample(rows, NETWORK, "psnr")
     order = sorted(quality, key=quality.get)
-    worst, best = order[: config.pictures], order[::-1][: config.pictures]
+    worst = order[: config.pictures]
+    best = [i for i in order[::-1] if i not in worst][: config.pictures]  # each is shown once
 
     def shown(ids: list[str]) -> list[Any]:
         blocks: list[Any] = []
@@ -346,8 +349,8 @@ def _sections(config: Any, folds: Folds, rows: list[dict], table: Table) -> list
     return [
         Section("Against baselines", [table]),
         Section("Each held-out camera", [Table(["camera", *headers], by_camera)]),
-        Section("Worst samples", shown(worst)),
-        Section("Best samples", shown(best)),
+        Section("Worst samples" if best else "Samples, worst first", shown(worst)),
+        *([Section("Best samples", shown(best))] if best else []),
         Section(
             "Each frame",
             [

@@ -21,7 +21,7 @@ from mouselift_jax.errors import (
     raise_all,
 )
 from mouselift_jax.geometry.camera import Camera
-from mouselift_jax.stages.generating import cut_out, make_generator
+from mouselift_jax.stages.generating import cut_out, make_generator, picture_side
 from mouselift_jax.stages.infer import Item, trained_size
 from mouselift_jax.stages.workdir import contents, must_exist
 
@@ -54,6 +54,9 @@ class FromImages:
         self.ids = list(self._files)
         self.reads = [str(path), str(config.mvdiff)]
         self._config, self.generator, self._warn = config, generator, warn
+        mvdiff = must_exist(config.mvdiff, "mvdiff")
+        self._size = config.size or trained_size(config.gslrm) or picture_side(mvdiff)
+        self.sides = (self._size,)
 
     def load(self, item_id: str) -> Item:
         """Generate the views of one photo."""
@@ -76,8 +79,7 @@ class FromImages:
         if config.generate.keep_reference:
             out[0] = square
         images, masks = _on_white(out)
-        size = config.size or trained_size(config.gslrm) or made.side
-        images, masks, cameras = _sized(images, masks, made.rig.cameras, size)
+        images, masks, cameras = _sized(images, masks, made.rig.cameras, self._size)
         labels = [f"slot {i}, generated" for i in range(len(images))]
         if config.generate.keep_reference:
             labels[0] = "the photo"

@@ -15,7 +15,7 @@ from mouselift_jax.data.masks import clean_mask
 from mouselift_jax.data.rig_file import WARN_SPREAD_PX, load_rig
 from mouselift_jax.errors import ConfigError, LayoutError
 from mouselift_jax.geometry.rig_spread import Rig
-from mouselift_jax.pipelines.pretrained import load_pretrained
+from mouselift_jax.pipelines.pretrained import load_pretrained, read_config
 from mouselift_jax.pipelines.views import Models, camera_poses, load_models, sample_views
 from mouselift_jax.stages.towers import are_toys
 from mouselift_jax.stages.workdir import must_exist, read_json
@@ -92,6 +92,12 @@ class Generator:
             rng=rng,
             poses=poses,
         )
+
+
+def picture_side(mvdiff: Any) -> int:
+    """Pixels along a side of the views that a network makes, without reading its weights."""
+    vae = read_config(mvdiff, "vae")
+    return read_config(mvdiff, "unet")["sample_size"] * 2 ** (len(vae["block_channels"]) - 1)
 
 
 def make_generator(config: Any, warn: Any = log.warning) -> Generator:

@@ -31,7 +31,7 @@ from mouselift_jax.report.turntable import write_turntable
 from mouselift_jax.splats.filters import RECIPES, apply_filters
 from mouselift_jax.splats.ply import save_ply
 from mouselift_jax.stages import sequence
-from mouselift_jax.stages.selection import select
+from mouselift_jax.stages.selection import check_sides, select, stored_sides
 from mouselift_jax.stages.stage import Plan
 from mouselift_jax.stages.workdir import (
     Workdir,
@@ -80,10 +80,12 @@ class Source(Protocol):
     Attributes:
         ids: all items of the run, in order.
         reads: paths it reads, for the plan.
+        sides: of the pictures that it loads, pixels.
     """
 
     ids: list[str]
     reads: list[str]
+    sides: tuple[int, ...]
 
     def load(self, item_id: str) -> Item:
         """Read or make one item."""
@@ -99,6 +101,7 @@ class FromSamples:
         self.reads = [str(path)]
         self.ids = select(self._set, config.split, config.frames)[: config.limit or None]
         self._size = config.size or trained_size(config.gslrm)
+        self.sides = (self._size,) if self._size else stored_sides(self._set, self.ids[0])
 
     @property
     def sample_set(self) -> SampleSet:
@@ -201,6 +204,7 @@ def plan(config: Any, workdir: Path) -> Plan:
     """What a run would do."""
     items = source(config)
     folder, kind = find_component(must_exist(config.gslrm, "gslrm"), "gslrm")
+    check_sides(config.gslrm, *items.sides)
     alone = len(items.ids) == 1
     done = [i for i in items.ids if (place_of(workdir, i, alone) / DONE).exists()]
     return Plan(
@@ -220,6 +224,7 @@ def run(config: Any, workdir: Workdir) -> None:
     """Lift every item that is not done."""
     items = source(config, workdir.warn)
     must_exist(config.gslrm, "gslrm")
+    check_sides(config.gslrm, *items.sides)
     alone = len(items.ids) == 1
     places = {i: place_of(workdir.path, i, alone) for i in items.ids}
     left = [i for i in items.ids if not (places[i] / DONE).exists()]

@@ -6,6 +6,7 @@ import math
 
 from mouselift_jax.data.samples import SampleSet
 from mouselift_jax.errors import ConfigError, LayoutError, nearest
+from mouselift_jax.pipelines.pretrained import read_config
 
 
 def select(sample_set: SampleSet, split: str, frames: str) -> list[str]:
@@ -37,6 +38,30 @@ def select(sample_set: SampleSet, split: str, frames: str) -> list[str]:
                 fix="another range, or --config.limit=N",
             )
     return ids
+
+
+def stored_sides(sample_set: SampleSet, sample_id: str) -> tuple[int, ...]:
+    """Width and height of a sample's pictures, () where nothing says them."""
+    frames = (sample_set.camera_file(sample_id) or {}).get("frames") or [{}]
+    return tuple(int(frames[0][k]) for k in ("w", "h") if k in frames[0])
+
+
+def check_sides(gslrm: str, *sides: int) -> None:
+    """Stop before any weights are read when the network cannot take pictures of these sides.
+
+    Raises:
+        ConfigError: the network's patches do not tile them.
+    """
+    patch = int(read_config(gslrm, "gslrm")["patch_size"])
+    if all(side > 0 and side % patch == 0 for side in sides):
+        return
+    raise ConfigError(
+        "the network cannot take pictures of this size",
+        where=f"config.size, for {gslrm}",
+        expected=f"a multiple of {patch} pixels, the side of its patches",
+        found=" x ".join(map(str, sides)),
+        fix=f"--config.size={max(1, round(max(sides) / patch)) * patch}",
+    )
 
 
 def frame_range(text: str, end: int) -> range:

@@ -66,7 +66,11 @@ def samples(tmp_path_factory):
 
 def run(samples, workdir, gaussians, monkeypatch, **changes):
     config = eval_config.get_config("tiny")
-    config.samples, config.gslrm = str(samples), str(samples)
+    weights = workdir.parent / "weights"  # the network's shape; `Oracle` stands for the rest
+    for folder in ("gslrm", "checkpoints"):
+        (weights / folder).mkdir(parents=True, exist_ok=True)
+    (weights / "gslrm/config.json").write_text('{"patch_size": 8}')
+    config.samples, config.gslrm = str(samples), str(weights)
     config.render, config.heldout_cameras = "tiled", (0, 3)
     config.update(changes)
     monkeypatch.setattr(stage, "load_pretrained", lambda *a: (Oracle(gaussians), {}))
@@ -86,7 +90,17 @@ def test_a_network_that_knows_the_truth_beats_the_baselines(samples, tmp_path, m
     assert len(rows) == 2 * 2 * 3  # samples x cameras x methods
     assert {r["camera"] for r in rows} == {"0", "3"}
     html = (tmp_path / "a" / "report.html").read_text()
-    assert "network minus" in html and "Worst samples" in html
+    assert "network minus" in html
+    for name in (f"sample_{i:06d}" for i in (1, 2)):  # few samples are not shown twice
+        assert html.count(f"<figcaption>{name}: ") == 1
+    assert "Samples, worst first" in html and "Best samples" not in html
+
+
+def test_of_many_samples_the_worst_and_the_best_are_shown(samples, tmp_path, monkeypatch):
+    run(samples, tmp_path / "a", ball(), monkeypatch, pictures=1, baselines=False)
+    html = (tmp_path / "a" / "report.html").read_text()
+    assert html.index("Worst samples") < html.index("Best samples")
+    assert all(html.count(f"<figcaption>sample_{i:06d}: ") == 1 for i in (1, 2))
 
 
 def test_a_bad_network_is_called_one(samples, tmp_path, monkeypatch):
@@ -103,6 +117,10 @@ def test_judged_samples_are_not_judged_again(samples, tmp_path, monkeypatch):
 
 
 def test_wrong_settings_are_named(samples, tmp_path, monkeypatch):
+    monkeypatch.setattr(stage.SampleSet, "load", lambda *a: 1 / 0)
+    with pytest.raises(ConfigError, match=r"multiple of 8 [\s\S]*--config.size=40"):
+        run(samples, tmp_path / "s", ball(), monkeypatch, size=37)
+    monkeypatch.undo()
     with pytest.raises(ConfigError, match="no such camera"):
         run(samples, tmp_path / "d", ball(), monkeypatch, heldout_cameras=(9,))
     with pytest.raises(ConfigError, match="fewer views"):

@@ -9,6 +9,8 @@ from configs import infer as infer_config
 from mouselift_jax.errors import ConfigError, LayoutError, MouseLiftError
 from mouselift_jax.stages import infer
 from mouselift_jax.stages.generated import centred, foreground, photos, read_photo
+from mouselift_jax.stages.workdir import Workdir
+from tests.sample_sets import write_samples
 
 
 @pytest.fixture
@@ -69,6 +71,28 @@ def test_a_photo_that_cannot_be_used_is_named(tmp_path):
     for how in ("auto", "alpha"):
         with pytest.raises(LayoutError, match="mouse.png"):
             foreground(noise, how, where=tmp_path / "mouse.png")
+
+
+def test_a_size_that_the_network_cannot_take_is_told_before_weights_are_read(tmp_path):
+    """The run below has a configuration but no weights."""
+    for folder in ("run/gslrm", "run/checkpoints"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "run/gslrm/config.json").write_text('{"patch_size": 8}')
+    config = infer_config.get_config("tiny")
+    config.samples = str(write_samples(tmp_path / "set", n=1, size=30, n_val=0))
+    config.gslrm = str(tmp_path / "run")
+    for size, said in ((0, "30 x 30"), (37, "37"), (-8, "-8")):
+        config.size = size
+        with pytest.raises(ConfigError, match="multiple of 8") as told:
+            infer.plan(config, tmp_path / "out")
+        assert f"found:    {said}" in str(told.value)
+        with (
+            pytest.raises(ConfigError, match="multiple of 8"),
+            Workdir(tmp_path / "w", config) as w,
+        ):
+            infer.run(config, w)
+    config.size = 32
+    assert infer.plan(config, tmp_path / "out").steps == "1 item(s)"
 
 
 def test_frames_are_of_recordings(tmp_path, rgb):
