@@ -137,8 +137,9 @@ def video_facts() -> Iterator[Fact]:
     """Whether H.264 can be written and read back."""
     import cv2
 
+    from mouselift_jax.data.mp4 import ffmpeg_version
     from mouselift_jax.errors import MouseLiftError
-    from mouselift_jax.report.turntable import ffmpeg_version, write_mp4
+    from mouselift_jax.report.turntable import write_mp4
 
     version = ffmpeg_version()
     with tempfile.TemporaryDirectory() as folder:

@@ -21,12 +21,14 @@ import json
 import multiprocessing
 import pickle
 import shutil
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from mouselift_jax.data.mp4 import mp4_writer
 from mouselift_jax.data.synthetic_body import Body, Walk, posed_body
 from mouselift_jax.data.synthetic_render import Arena, Painter, compose, full_mask
 from mouselift_jax.data.synthetic_rig import ARENA_CENTRE, FULL_SIZE, heldout_rig, lab_rig
@@ -144,19 +146,18 @@ def _film(part: Path, scene: Scene, camera: Camera, number: int, frames: int) ->
     """Write colour and mask video of one camera."""
     painter, arena = Painter(scene.seed), Arena(camera, scene.seed, number)
     rng = np.random.default_rng([scene.seed, 2, number])
-    size = (camera.width, camera.height)
-    colour = video_writer(part / "videos_undist" / f"{number}.mp4", size, scene.fps)
-    masks = video_writer(part / "simpleclick_undist" / f"{number}.mp4", size, scene.fps)
-    for frame in range(frames):
-        body = scene.body(frame)
-        rgb, alpha, start = painter.mouse(body, camera)
-        picture = compose(arena.with_shadow(body), rgb, alpha, start) * arena.gain
-        picture = picture + rng.normal(0, 2 / 255, (camera.height, camera.width, 1))
-        colour.send(_to_uint8(picture))
-        mask = full_mask(alpha, start, camera) >= 0.5
-        masks.send(np.repeat(mask[..., None], 3, -1).astype(np.uint8) * np.uint8(255))
-    colour.close()
-    masks.close()
+    with (
+        lossless(part / "videos_undist" / f"{number}.mp4", scene.fps) as write_colour,
+        lossless(part / "simpleclick_undist" / f"{number}.mp4", scene.fps) as write_mask,
+    ):
+        for frame in range(frames):
+            body = scene.body(frame)
+            rgb, alpha, start = painter.mouse(body, camera)
+            picture = compose(arena.with_shadow(body), rgb, alpha, start) * arena.gain
+            picture = picture + rng.normal(0, 2 / 255, (camera.height, camera.width, 1))
+            write_colour(_to_uint8(picture))
+            mask = full_mask(alpha, start, camera) >= 0.5
+            write_mask(np.repeat(mask[..., None], 3, -1).astype(np.uint8) * np.uint8(255))
 
 
 def _photograph(
@@ -179,28 +180,13 @@ def _to_uint8(picture: np.ndarray) -> np.ndarray:
     return np.round(np.clip(picture, 0, 1) * 255).astype(np.uint8)
 
 
-def video_writer(path: Path, size: tuple[int, int], fps: float, crf: int = 17) -> Any:
-    """An H.264 file that takes RGB uint8 frames [H,W,3] by `.send`, started, until `.close()`.
+def lossless(path: Path, fps: float) -> AbstractContextManager[Callable[[np.ndarray], None]]:
+    """A visually lossless mp4 on one thread: takes frames [H,W,3] uint8 one by one.
 
-    Args:
-        path: the mp4 to write.
-        size: (width, height), both even.
-        fps: frames per second.
-        crf: x264's quality, lower is better; 17 is visually lossless.
+    One thread, because the cameras are filmed by a process each, and the file must not depend on
+    the number of cores.
     """
-    import imageio_ffmpeg  # starts a subprocess only when a video is written
-
-    writer = imageio_ffmpeg.write_frames(
-        str(path),
-        size,
-        fps=fps,
-        codec="libx264",
-        macro_block_size=2,
-        quality=None,
-        output_params=["-crf", str(crf), "-preset", "veryfast", "-threads", "1"],
-    )
-    writer.send(None)
-    return writer
+    return mp4_writer(path, fps, crf=17, options=("-preset", "veryfast", "-threads", "1"))
 
 
 def _write_calibration(part: Path, rig: list[Camera]) -> None:

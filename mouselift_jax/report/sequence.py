@@ -17,13 +17,14 @@ from typing import Any
 
 import numpy as np
 
+from mouselift_jax.data.mp4 import mp4_writer
 from mouselift_jax.errors import ShapeError
 from mouselift_jax.files import write_text_atomic
 from mouselift_jax.geometry.align import Similarity
 from mouselift_jax.geometry.camera import Camera
 from mouselift_jax.geometry.rig import turntable
 from mouselift_jax.report.pictures import captioned, to_uint8
-from mouselift_jax.report.turntable import mp4_writer, padded
+from mouselift_jax.report.turntable import padded
 from mouselift_jax.splats.gaussians import Gaussians
 
 SLICES = 16  # cross-sections that the volume is added up from

@@ -1,19 +1,14 @@
-"""Videos: H.264 in mp4, and the turntable round a set of Gaussians."""
+"""The turntable round a set of Gaussians, and videos of pictures of any type."""
 
 from __future__ import annotations
 
-import re
-import subprocess
-import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mouselift_jax.errors import BackendError, ShapeError
-from mouselift_jax.files import atomic_path
+from mouselift_jax.data.mp4 import mp4_writer
 from mouselift_jax.report.pictures import to_uint8
 
 if TYPE_CHECKING:
@@ -31,103 +26,8 @@ def write_mp4(path: str | Path, frames: Iterable[Any], fps: float = 30, *, crf: 
     """
     with mp4_writer(path, fps, crf=crf) as write:
         for frame in frames:
-            write(frame)
+            write(to_uint8(frame))
     return Path(path)
-
-
-@contextmanager
-def mp4_writer(
-    path: str | Path, fps: float = 30, *, crf: int = 18
-) -> Iterator[Callable[[Any], None]]:
-    """A function that appends one frame; the file appears when the block ends well.
-
-    For several videos at once; otherwise `write_mp4` is simpler.
-    """
-    with atomic_path(path) as part, ExitStack() as stack:
-        shape: tuple[int, ...] | None = None
-        pipe: IO[bytes] | None = None
-
-        def write(frame: Any) -> None:
-            nonlocal shape, pipe
-            frame = _even(to_uint8(frame))
-            if pipe is None:
-                shape = frame.shape
-                pipe = stack.enter_context(_encoder(path, part, shape, fps, crf))
-            if frame.shape != shape:
-                raise ShapeError(
-                    "frames of one video differ in size",
-                    where=path,
-                    expected=shape,
-                    found=frame.shape,
-                )
-            pipe.write(frame.tobytes())
-
-        yield write
-        stack.close()
-        if pipe is None:
-            raise ShapeError("a video has no frames", where=path, expected="at least one", found=0)
-
-
-@contextmanager
-def _encoder(
-    path: str | Path, part: Path, shape: tuple[int, ...], fps: float, crf: int
-) -> Iterator[IO[bytes]]:
-    """The standard input of an ffmpeg that writes `part`; ended well or killed at the end."""
-    import imageio_ffmpeg
-
-    size, rate = f"{shape[1]}x{shape[0]}", f"{fps:g}"
-    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-y", "-loglevel", "error"]
-    command += ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", size, "-r", rate, "-i", "-"]
-    command += ["-an", "-vcodec", "libx264", "-pix_fmt", "yuv420p", "-crf", str(crf)]
-    command += ["-movflags", "+faststart", str(part)]
-    with tempfile.TemporaryFile() as messages:
-        # Its own process group: Ctrl-C must reach us first, so that the half video is removed.
-        # (imageio_ffmpeg's own writer forks with Python code in the child, which JAX forbids.)
-        process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=messages, stderr=messages, process_group=0
-        )
-        try:
-            pipe: IO[bytes] = process.stdin  # type: ignore[assignment]
-            yield pipe
-            pipe.close()
-            failed = process.wait() != 0
-        except BrokenPipeError:
-            failed = process.wait() is not None
-        except BaseException:
-            process.kill()
-            process.wait()
-            raise
-        if failed:
-            messages.seek(0)
-            said = messages.read().decode(errors="replace").strip()
-            raise BackendError(
-                "ffmpeg stopped while writing a video",
-                where=path,
-                found=said or f"exit code {process.returncode}",
-                fix="check the free disk space; `python -m mouselift_jax doctor` tests ffmpeg",
-            )
-
-
-def _even(frame: np.ndarray) -> np.ndarray:
-    pad = (frame.shape[0] % 2, frame.shape[1] % 2)
-    return np.pad(frame, ((0, pad[0]), (0, pad[1]), (0, 0)), mode="edge") if any(pad) else frame
-
-
-def ffmpeg_version() -> str:
-    """Version of the ffmpeg that imageio-ffmpeg brings, or why it does not run."""
-    import imageio_ffmpeg
-
-    try:
-        run = subprocess.run(
-            [imageio_ffmpeg.get_ffmpeg_exe(), "-version"],
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-    except (OSError, RuntimeError, subprocess.CalledProcessError) as error:
-        return f"unavailable: {error}"
-    found = re.match(r"ffmpeg version (\S+)", run.stdout)
-    return found.group(1) if found else "unknown"
 
 
 def padded(gaussians: Gaussians, multiple: int = 2048) -> Gaussians:

@@ -24,7 +24,7 @@ import cv2
 import numpy as np
 
 from mouselift_jax.data.check import check_recording
-from mouselift_jax.data.synthetic import video_writer
+from mouselift_jax.data.synthetic import lossless
 
 COLOUR, MASKS, KEYPOINTS = "videos_undist", "simpleclick_undist", "keypoints2d_undist"
 
@@ -51,10 +51,9 @@ def rewrite(path: Path, change: Callable[[np.ndarray], np.ndarray]) -> None:
     capture.release()
     frames = change(np.stack(frames))
     path.unlink()
-    writer = video_writer(path, (frames.shape[2], frames.shape[1]), fps)
-    for frame in frames:
-        writer.send(np.ascontiguousarray(frame))
-    writer.close()
+    with lossless(path, fps) as write:
+        for frame in frames:
+            write(np.ascontiguousarray(frame))
 
 
 def exchange(a: Path, b: Path) -> None:

@@ -2,8 +2,9 @@ import imageio.v3 as iio
 import numpy as np
 import pytest
 
+from mouselift_jax.data.mp4 import ffmpeg_version, mp4_writer
 from mouselift_jax.errors import BackendError, ShapeError
-from mouselift_jax.report.turntable import ffmpeg_version, write_mp4
+from mouselift_jax.report.turntable import write_mp4
 
 
 def frames(n, height=48, width=65):
@@ -35,6 +36,11 @@ def test_a_video_that_fails_half_way_leaves_nothing(tmp_path):
         write_mp4(tmp_path / "a.mp4", [])
     with pytest.raises(ShapeError, match="differ in size"):
         write_mp4(tmp_path / "a.mp4", [np.zeros((4, 4, 3)), np.zeros((6, 4, 3))])
+    with (
+        pytest.raises(ShapeError, match="no frame of a video"),
+        mp4_writer(tmp_path / "a.mp4") as w,
+    ):
+        w(np.zeros((4, 4, 3)))  # floats: nobody said which range
     assert list(tmp_path.iterdir()) == []
 
 
