@@ -4,6 +4,7 @@
     python -m tests.benchmarks.tpu_aot_train --out tpu.jsonl         # the table of docs/scaling.md
     python -m tests.benchmarks.tpu_aot_train --weak                  # 8, 64 and 256 devices
     python -m tests.benchmarks.tpu_aot_train --topology v5e:4x4 --mesh 1,16,1,1 --batch 32
+    python -m tests.benchmarks.tpu_aot_train --stage mvdiff --topology v5p:2x2x1 --batch 4
 
 libtpu carries the whole TPU compiler; only execution needs the device. Nothing here was executed.
 """
@@ -12,11 +13,13 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import importlib
 import json
 import os
 import sys
 import time
 import traceback
+from typing import Any
 
 os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
 os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-4")
@@ -24,56 +27,89 @@ os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # no device is used, so none is locked
 
-# Each: topology, mesh as data x fsdp x tensor x sequence, batch, variant of the config.
+# Each: stage, topology, mesh as data x fsdp x tensor x sequence, batch, variant of the config.
 CASES = (
-    ("v5e:2x2", "1,4,1,1", 4, "base"),
-    ("v5p:2x2x1", "1,4,1,1", 8, "base"),
-    ("v5e:2x2", "1,4,1,1", 4, "lowmem"),
+    ("gslrm", "v5e:2x2", "1,4,1,1", 4, "base"),
+    ("gslrm", "v5p:2x2x1", "1,4,1,1", 8, "base"),
+    ("gslrm", "v5e:2x2", "1,4,1,1", 4, "lowmem"),
+    ("mvdiff", "v5p:2x2x1", "1,4,1,1", 4, "base"),
 )
 WEAK = (
-    ("v5e:2x4", "1,8,1,1", 8, "base"),
-    ("v5e:8x8", "8,8,1,1", 64, "base"),
-    ("v5e:16x16", "32,8,1,1", 256, "base"),
+    ("gslrm", "v5e:2x4", "1,8,1,1", 8, "base"),
+    ("gslrm", "v5e:8x8", "8,8,1,1", 64, "base"),
+    ("gslrm", "v5e:16x16", "32,8,1,1", 256, "base"),
 )
 
 
-def compile_case(topology: str, mesh: str, batch: int, variant: str, changes: dict) -> dict:
+def gslrm_task(config: Any, sequence: int) -> Any:
+    """Stage 2's training task on abstract weights, for a TPU."""
+    from mouselift_jax.stages import gslrm
+
+    config.render = "tiled"
+    network_config = gslrm.network_config
+    gslrm.network_config = lambda c: dataclasses.replace(
+        network_config(c), attention="splash", token_multiple=1024 * sequence
+    )
+    try:
+        return gslrm.make_task(config, gslrm.loss_networks(config, abstract=True))
+    finally:
+        gslrm.network_config = network_config
+
+
+def mvdiff_task(config: Any, sequence: int) -> Any:
+    """Stage 1's, with frozen networks of the released shapes."""
+    del sequence
+    from mouselift_jax.models import clip, vae
+    from mouselift_jax.stages import mvdiff, towers
+
+    released = {
+        "vae": dataclasses.asdict(vae.VAEConfig()),
+        "image_encoder": dataclasses.asdict(clip.VisionConfig()),
+        "image_normalizer": {"embedding_dim": 1024},
+    }
+    towers.read_config = lambda source, name: released[name]
+    frozen = towers.abstract_towers(config)
+    networks = frozen.networks(mvdiff.make_unet(config, frozen.modules["vae"].config.downscale))
+    return mvdiff.make_task(config, networks, {**frozen.params, "prompts": frozen.prompts})
+
+
+def compile_case(
+    stage: str, topology: str, mesh: str, batch: int, variant: str, changes: dict
+) -> dict:
     """Memory and traffic of one step on one device of a slice."""
     from jax.experimental import topologies
 
-    from configs import gslrm as config_file
     from mouselift_jax.models import attention
-    from mouselift_jax.stages import gslrm, program
+    from mouselift_jax.stages import program
     from mouselift_jax.training.trainer import Trainer
 
-    attention.unavailable = lambda name, q: None  # the device is not here, and is a TPU
-    config = config_file.get_config(variant)
-    config.train.batch_size, config.render = batch, "tiled"
+    # The device is not here, and is a TPU: what would be chosen there.
+    attention.unavailable = lambda name, q: None
+    attention._choose = lambda q, k: (
+        "splash" if min(q.shape[1], k.shape[1]) >= attention.SPLASH_BLOCK else "xla"
+    )
+    config = importlib.import_module(f"configs.{stage}").get_config(variant)
+    config.train.batch_size = batch
     config.train.mesh.data, config.train.mesh.fsdp, config.train.mesh.tensor, sequence = (
         int(n) for n in mesh.split(",")
     )
     config.train.mesh.sequence = sequence
     config.update_from_flattened_dict(changes)
     devices = topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
-    network_config = gslrm.network_config
-    # Chosen by hand: "the best here" would be the best of this CPU.
-    gslrm.network_config = lambda c: dataclasses.replace(
-        network_config(c), attention="splash", token_multiple=1024 * sequence
-    )
-    try:
-        task = gslrm.make_task(config, gslrm.loss_networks(config, abstract=True))
-    finally:
-        gslrm.network_config = network_config
+    task = {"gslrm": gslrm_task, "mvdiff": mvdiff_task}[stage](config, sequence)
     started = time.time()
     trainer = Trainer(task, config.train, low_rank=config.lora, devices=devices)
     found = dataclasses.asdict(program.cost(trainer))
-    case = {"topology": topology, "mesh": mesh, "batch": batch, "variant": variant, **changes}
-    return case | found | {"seconds": round(time.time() - started), "executed": False}
+    case = {
+        "stage": stage, "topology": topology, "mesh": mesh, "batch": batch, "variant": variant,
+    }  # fmt: skip
+    return case | changes | found | {"seconds": round(time.time() - started), "executed": False}
 
 
 def main() -> int:
     """The program."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--stage", choices=("gslrm", "mvdiff"), default="gslrm")
     parser.add_argument("--topology")
     parser.add_argument("--mesh", default="1,4,1,1")
     parser.add_argument("--batch", type=int, default=4)
@@ -85,7 +121,7 @@ def main() -> int:
     changes = {k: json.loads(v) for k, v in (s.split("=", 1) for s in a.set)}
     cases = WEAK if a.weak else CASES
     if a.topology:
-        cases = ((a.topology, a.mesh, a.batch, a.variant),)
+        cases = ((a.stage, a.topology, a.mesh, a.batch, a.variant),)
     for case in cases:
         try:
             row = compile_case(*case, changes)
