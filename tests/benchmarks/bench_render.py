@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
 import time
@@ -199,7 +198,7 @@ def training_step(implementations: list[str], repeats: int) -> list[dict]:
 def full_shape(views: int, implementation: str) -> dict:
     """One training step's rendering at full size, in this process; peak memory of the process."""
     arrays = gslrm_like(GSLRM_FULL, 512, views=views)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    before = report.now_gib("VmHWM")
     run = calls(arrays, 512, implementation)["both"]
     run()
     cpu, wall = time.process_time(), time.perf_counter()
@@ -211,7 +210,7 @@ def full_shape(views: int, implementation: str) -> dict:
         "implementation": implementation,
         "cpu_s": round(time.process_time() - cpu, 2),
         "wall_s": round(time.perf_counter() - wall, 2),
-        "peak_gib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
+        "peak_gib": round(report.now_gib("VmHWM"), 2),
         "peak_before_gib": round(before, 2),
     }
 

@@ -45,12 +45,6 @@ def reset_peak() -> None:
         pass
 
 
-def now_gib(field: str) -> float:
-    with open("/proc/self/status") as f:
-        rows = dict(line.split(":", 1) for line in f if ":" in line)
-    return int(rows[field].split()[0]) / 2**20
-
-
 def inputs(side: int, batch: int, views: int = 6) -> tuple[np.ndarray, ...]:
     rng = np.random.default_rng(0)
 
@@ -151,7 +145,7 @@ def forward(side: int, repeats: int) -> dict[str, Any]:
     import jax
     import torch
 
-    start = now_gib("VmRSS")
+    start = report.now_gib("VmRSS")
     net = torch_network(side).eval()
     args = torch_inputs(side, 1)
 
@@ -159,24 +153,24 @@ def forward(side: int, repeats: int) -> dict[str, Any]:
         with torch.no_grad():
             return net(args[0], args[1], args[2], class_labels=args[3]).sample
 
-    torch_weights = now_gib("VmRSS") - start
+    torch_weights = report.now_gib("VmRSS") - start
     reset_peak()
-    before = now_gib("VmRSS")
+    before = report.now_gib("VmRSS")
     run_torch()
-    torch_peak = now_gib("VmHWM") - before + torch_weights
+    torch_peak = report.now_gib("VmHWM") - before + torch_weights
     gc.collect()
 
-    start = now_gib("VmRSS")
+    start = report.now_gib("VmRSS")
     module, params = jax_network("float32", False, side)
     values = inputs(side, 1)
     began = time.perf_counter()
     compiled = jax.jit(lambda p, a: module.apply({"params": p}, *a)).lower(params, values).compile()
     compile_s = time.perf_counter() - began
-    jax_weights = now_gib("VmRSS") - start
+    jax_weights = report.now_gib("VmRSS") - start
     reset_peak()
-    before = now_gib("VmRSS")
+    before = report.now_gib("VmRSS")
     compiled(params, values).block_until_ready()
-    jax_peak = now_gib("VmHWM") - before + jax_weights
+    jax_peak = report.now_gib("VmHWM") - before + jax_weights
     rows = {"torch": [], "jax": []}
     for _ in range(repeats):
         rows["torch"].append(timed(run_torch))

@@ -85,3 +85,13 @@ def backend() -> str:
     import jax
 
     return jax.default_backend()
+
+
+def now_gib(field: str) -> float:
+    """A memory row of this program, GiB: VmHWM is the most it has held, VmRSS what it holds.
+
+    (`getrusage` also counts what the parent held before this program began.)
+    """
+    with open("/proc/self/status") as f:
+        rows = dict(line.split(":", 1) for line in f if ":" in line)
+    return int(rows[field].split()[0]) / 2**20

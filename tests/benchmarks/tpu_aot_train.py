@@ -68,6 +68,7 @@ def mvdiff_task(config: Any, sequence: int) -> Any:
         "image_normalizer": {"embedding_dim": 1024},
     }
     towers.read_config = lambda source, name: released[name]
+    config.init_from = "released"
     frozen = towers.abstract_towers(config)
     networks = frozen.networks(mvdiff.make_unet(config, frozen.modules["vae"].config.downscale))
     return mvdiff.make_task(config, networks, {**frozen.params, "prompts": frozen.prompts})
