@@ -188,28 +188,37 @@ class Preparer:
         self._last = self._resume_track(writer, min(todo))
         threads = threads or available_cores()
         done = 0
+        located: collections.deque[Future] = collections.deque()
+        under_way: collections.deque[Future] = collections.deque()
+
+        def finish(most: int) -> None:
+            nonlocal done
+            while len(under_way) > most:
+                under_way.popleft().result()
+                done += 1
+                if on_done:
+                    on_done(done)
+
         with quiet_decoder(), _single_threaded_opencv(), ThreadPoolExecutor(threads) as pool:
+
+            def hand_on(most: int) -> None:
+                while len(located) > most:
+                    one = self._follow(located.popleft().result())
+                    under_way.append(pool.submit(self._finish, writer, todo[one.frame], one, name))
+                    finish(threads)
+
             if self.settings.match_gain:
                 self._gains = self._measure_gains(pool)
-            under_way: collections.deque[Future] = collections.deque()
             try:
                 for instant in self._instants(sorted(todo), pool):
-                    located = self._follow(pool.submit(self._locate, instant).result())
-                    under_way.append(
-                        pool.submit(self._finish, writer, todo[located.frame], located, name)
-                    )
-                    while len(under_way) > threads:
-                        under_way.popleft().result()
-                        done += 1
-                        if on_done:
-                            on_done(done)
-                while under_way:
-                    under_way.popleft().result()
-                    done += 1
-                    if on_done:
-                        on_done(done)
+                    located.append(pool.submit(self._locate, instant))
+                    # Not waited for at once: while it runs, the next instant is asked for, and no
+                    # thread is without work.
+                    hand_on(1)
+                hand_on(0)
+                finish(0)
             finally:
-                for future in under_way:
+                for future in (*located, *under_way):
                     future.cancel()
 
     # --- steps of one sample -----------------------------------------------------------------
