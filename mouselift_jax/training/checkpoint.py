@@ -9,8 +9,10 @@ same on any mesh.
 from __future__ import annotations
 
 import errno
+import json
 import logging
 import shutil
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,7 @@ log = logging.getLogger("mouselift_jax")
 
 # What a damaged checkpoint raises, depending on which byte is hit.
 DAMAGED = (ValueError, OSError, KeyError, TypeError, RuntimeError, EOFError, AssertionError)
+LAYOUT = "_layout"  # beside each item's checksum, that of its names and shapes
 ROOM = "free some space and run the same command again: the previous checkpoint is intact"
 
 
@@ -144,7 +147,9 @@ class Checkpoints:
             return
         items = {k: v for k, v in items.items() if jax.tree.leaves(v)}
         self._check_space(items)
-        items = {**items, "check": {k: checksum(v) for k, v in items.items()}}
+        check = {k: checksum(v) for k, v in items.items()}
+        check |= {k + LAYOUT: jnp.uint32(_layout(_shapes(v))) for k, v in items.items()}
+        items = {**items, "check": check}
         value = (metrics or {}).get(self._best) if self._best else None
         rank = {self._best: float(value)} if value is not None and np.isfinite(value) else None
         try:
@@ -219,9 +224,9 @@ class Checkpoints:
         """(items with their checksums, "") or ({}, what is wrong)."""
         try:
             stored = self._checkpointer.checkpointables_metadata(step).metadata
-            self._check_shapes(step, wanted, stored)
             one = _everywhere(wanted)
-            check = {"check": {k: one for k in stored if k not in ("check", "metrics")}}
+            check = {"check": {k: one for k in stored["check"]}}
+            self._check_shapes(step, wanted, stored, check)
             return dict(self._checkpointer.load_checkpointables(step, {**wanted, **check})), ""
         except CheckpointError:
             raise
@@ -261,7 +266,11 @@ class Checkpoints:
         self._checkpointer = self._open()
 
     def _check_shapes(
-        self, step: int, wanted: Mapping[str, Any], stored: Mapping[str, Any]
+        self,
+        step: int,
+        wanted: Mapping[str, Any],
+        stored: Mapping[str, Any],
+        check: Mapping[str, Any],
     ) -> None:
         for name, tree in wanted.items():
             if name not in stored and name in stored["check"]:
@@ -273,13 +282,12 @@ class Checkpoints:
                     found=sorted(stored),
                     fix="give the --workdir of a training run",
                 )
-            have = {
-                _text(k): tuple(v.shape)
-                for k, v in jax.tree_util.tree_leaves_with_path(stored[name])
-            }
-            need = {_text(k): tuple(v.shape) for k, v in jax.tree_util.tree_leaves_with_path(tree)}
+            have, need = _shapes(stored[name]), _shapes(tree)
             if have == need:
                 continue
+            sums = self._checkpointer.load_checkpointables(step, check)["check"]
+            if int(sums.get(name + LAYOUT, _layout(have))) != _layout(have):
+                raise ValueError(f"the list of arrays of {name} is not what was written")
             different = [
                 f"{key}: {have.get(key, 'absent')} in the file, {need.get(key, 'absent')} expected"
                 for key in sorted(have.keys() | need.keys())
@@ -320,6 +328,15 @@ class Checkpoints:
             found=text.strip().splitlines()[0][:200] if text.strip() else repr(error),
             fix=ROOM if full else "see the message above; the previous checkpoint is intact",
         )
+
+
+def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    return {_text(k): tuple(v.shape) for k, v in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def _layout(shapes: Mapping[str, tuple[int, ...]]) -> int:
+    """A sum over names and shapes: tells a damaged list of arrays from another network's."""
+    return zlib.crc32(json.dumps(sorted(shapes.items())).encode())
 
 
 def _everywhere(tree: Any) -> jax.ShapeDtypeStruct:

@@ -88,6 +88,36 @@ def test_others_get_the_newest_sound_weights(tmp_path, caplog, how):
         load_run_params(tmp_path / "c", step=2)
 
 
+def test_damage_in_any_file_is_damage_and_not_another_network(tmp_path, caplog):
+    """A byte of each file in turn: what is restored is whole, from this checkpoint or the last."""
+    noise = {
+        k: {"params": {"a": jax.random.normal(jax.random.key(k), (64, 64))},
+            "optimiser": {"opt_state": [{"mu": jnp.full((3,), float(k))}], "step": jnp.int32(k)}}
+        for k in (1, 2)
+    }  # fmt: skip
+    with Checkpoints(tmp_path / "c") as c:
+        for k, tree in noise.items():
+            c.save(k, tree)
+    names = [
+        p.relative_to(tmp_path / "c") for p in (tmp_path / "c" / "2").rglob("*") if p.is_file()
+    ]
+    assert len(names) > 10
+    older = 0
+    for number, name in enumerate(names):
+        copy = tmp_path / str(number)
+        shutil.copytree(tmp_path / "c", copy)
+        data = bytearray((copy / name).read_bytes())
+        if not data:
+            continue
+        data[len(data) // 2] ^= 0x10
+        (copy / name).write_bytes(data)
+        with Checkpoints(copy) as c:
+            step, got = c.restore(placed_like(noise[1]))
+        jax.tree.map(np.testing.assert_array_equal, got, noise[step])
+        older += step == 1
+    assert older >= 4  # data and lists of arrays of both items; some files matter to nobody
+
+
 def test_all_damaged_is_an_error(tmp_path):
     with Checkpoints(tmp_path / "c") as c:
         c.save(1, items(1))
