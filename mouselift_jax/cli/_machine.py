@@ -252,7 +252,8 @@ def training_facts() -> Iterator[Fact]:
 
     for process in psutil.process_iter(["pid", "cmdline", "memory_info", "create_time", "cwd"]):
         words = process.info["cmdline"] or []
-        if not any(w.endswith("launch.py") for w in words):
+        python = words and Path(words[0]).name.startswith("python")  # not srun, nice, timeout...
+        if not python or not any(w.endswith("launch.py") for w in words):
             continue
         name = next((w.split("=", 1)[1] for w in words if w.startswith("--workdir=")), None)
         hours = (time.time() - process.info["create_time"]) / 3600

@@ -26,7 +26,7 @@ from mouselift_jax.data.layout import inspect_recording
 from mouselift_jax.data.recording import Recording
 from mouselift_jax.geometry.align import reprojection_error, triangulate
 from mouselift_jax.geometry.camera import Camera, stack_cameras
-from mouselift_jax.geometry.rig import azimuth_elevation
+from mouselift_jax.geometry.rig import azimuth_elevation, looked_at
 
 # Misfit that honest data have, in pixels of a picture 1152 wide: silhouettes of this rig measured
 # 0.3, keypoints with 1.5 px of noise 1.4. Narrower pictures still have the pixel grid's own error.
@@ -177,8 +177,7 @@ def _follows(finding: Finding, cause: Finding) -> bool:
 def _rig(recording: Recording) -> list[dict[str, Any]]:
     centres = np.stack([c.center for c in recording.cameras])
     axes = np.stack([np.asarray(c.c2w)[:3, 2] for c in recording.cameras])
-    A = np.eye(3) - axes[:, :, None] * axes[:, None, :]
-    point = np.linalg.lstsq(A.sum(0), (A @ centres[..., None]).sum(0)[:, 0], rcond=None)[0]
+    point = looked_at(centres, axes)
     c2w = np.stack([c.c2w for c in recording.cameras])
     azimuth, elevation = azimuth_elevation(c2w, point)
     rows = []

@@ -96,6 +96,14 @@ def turntable(
     return rig_from_angles(azimuths, elevation_deg, radius, focal, size)
 
 
+def looked_at(centres: ArrayLike, axes: ArrayLike) -> np.ndarray:
+    """The point [3] nearest all optical axes, least squares; `axes` [V,3] are of length 1."""
+    centres, axes = np.asarray(centres, np.float64), np.asarray(axes, np.float64)
+    A = np.eye(3) - axes[:, :, None] * axes[:, None, :]
+    b = (A @ centres[..., None]).sum(0)
+    return np.linalg.lstsq(A.sum(0), b[:, 0], rcond=None)[0]
+
+
 def azimuth_elevation(c2w: ArrayLike, target: ArrayLike = (0, 0, 0)) -> tuple[np.ndarray, ...]:
     """Azimuth in [0, 360) and elevation, degrees, of camera centres [*B] seen from `target`."""
     offset = np.asarray(c2w, np.float64)[..., :3, 3] - np.asarray(target, np.float64)

@@ -6,14 +6,18 @@ each view, a slider over time. The server holds one moment in memory.
 
 from __future__ import annotations
 
+import contextlib
+import io
 import socket
 import threading
 from typing import Any
 
+import jax
 import numpy as np
 
 from mouselift_jax.errors import MissingExtraError
 from mouselift_jax.geometry.camera import Camera
+from mouselift_jax.geometry.rig import looked_at
 from mouselift_jax.report.pictures import error_map, fit, to_uint8
 from mouselift_jax.report.scene import Scene
 from mouselift_jax.report.turntable import padded
@@ -39,7 +43,8 @@ class LiveViewer:
         except ImportError as error:
             raise MissingExtraError("viser", "viewer", "the live viewer") from error
         self.scene = scene
-        self.server = viser.ViserServer(host=host, port=port, label=scene.title, verbose=False)
+        with contextlib.redirect_stdout(io.StringIO()):  # the address is told once, by `addresses`
+            self.server = viser.ViserServer(host=host, port=port, label=scene.title, verbose=False)
         self.port = self.server.get_port()
         self._handles: list[Any] = []
         self._loaded: tuple[Gaussians | None, Camera | None, list[np.ndarray], list[str]] | None
@@ -48,6 +53,7 @@ class LiveViewer:
         self.server.scene.set_up_direction("+z")
         self._controls()
         self.show(0)
+        self._stand_back()
 
     def _controls(self) -> None:
         gui, scene = self.server.gui, self.scene
@@ -70,8 +76,28 @@ class LiveViewer:
             cameras, pictures, names = moment.views() if moment.views else (None, [], [])
             self._loaded = (gaussians, cameras, pictures, names)
             count = f", {gaussians.n_gaussians:,} Gaussians" if gaussians is not None else ""
-            self.label.content = f"{moment.label}{count}"
+            broken = 0 if gaussians is None else int((~is_finite(gaussians)).sum())
+            note = f", {broken:,} of them not drawn: they hold no numbers" if broken else ""
+            self.label.content = f"{moment.label}{count}{note}"
         self._draw()
+
+    def _stand_back(self) -> None:
+        """Start where everything is in sight, whatever the unit of the world: mm or scene units."""
+        gaussians, cameras = self._loaded[:2]
+        if cameras is not None:
+            c2w = np.asarray(cameras.c2w, np.float64)
+            middle = looked_at(c2w[:, :3, 3], c2w[:, :3, 2])
+            reach = float(np.linalg.norm(c2w[:, :3, 3] - middle, axis=1).max())
+        else:
+            means = np.asarray(gaussians.means, np.float64)[is_finite(gaussians)]
+            if not len(means):
+                return
+            middle = np.median(means, axis=0)
+            reach = 2 * float(np.quantile(np.linalg.norm(means - middle, axis=1), 0.95))
+        reach = reach or 1.0
+        start = self.server.initial_camera
+        start.position, start.look_at = middle + 1.1 * reach, middle
+        start.near, start.far = 0.004 * reach, 400 * reach
 
     def _draw(self) -> None:
         with self._lock:
@@ -90,6 +116,10 @@ class LiveViewer:
                 self.errors.content = "PSNR of the pictures  \n" + "  \n".join(rows) if rows else ""
 
     def _splats(self, gaussians: Gaussians) -> Any:
+        # Three.js calls the radius of viser's splats NaN when the mouse is first pressed, whatever
+        # they are: the square that viser draws each with has no z. It changes nothing.
+        keep = is_finite(gaussians)
+        gaussians = jax.tree.map(lambda x: np.asarray(x)[keep], gaussians)
         means, quats, scales, opacities, sh = (np.asarray(x) for x in gaussians.activate())
         axes = quat_to_rotation(quats) * scales[:, None, :]
         return self.server.scene.add_gaussian_splats(
@@ -146,6 +176,12 @@ class LiveViewer:
     def stop(self) -> None:
         """End the server."""
         self.server.stop()
+
+
+def is_finite(gaussians: Gaussians) -> np.ndarray:
+    """Which Gaussians hold numbers throughout, bool [N]; the rasterizer draws no others."""
+    arrays = (np.asarray(x) for x in jax.tree.leaves(gaussians))
+    return np.logical_and.reduce([np.isfinite(x.reshape(len(x), -1)).all(1) for x in arrays])
 
 
 def addresses(port: int) -> str:

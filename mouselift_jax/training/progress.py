@@ -50,6 +50,7 @@ class Progress:
         self._counted, self._seconds = 0, 0.0  # steps and time that make the rate
         self._mark: float | None = None  # since when time counts; None before the first step
         self._said = -float("inf")
+        self._newest: dict[str, float] = {}
         self._bar: Any = None
         self._task: Any = None
 
@@ -87,7 +88,9 @@ class Progress:
         return (self.total - self.done) / self.rate if self.rate else None
 
     def update(self, n: int = 1, **info: float) -> None:
-        """`n` more units are done; `info` is shown beside."""
+        """`n` more units are done; `info` is shown beside (to people until there is a newer)."""
+        if self.style != "json":
+            info = self._newest = self._newest | info
         now = time.monotonic()
         self.done += n
         if self._mark is not None:

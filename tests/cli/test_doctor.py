@@ -67,6 +67,20 @@ def test_why_there_is_no_cuda_is_said(monkeypatch):
     assert "lists no GPU" in _machine._without_gpu()
 
 
+def test_a_run_is_listed_once_not_with_what_started_it(tmp_path, monkeypatch):
+    class Process:
+        def __init__(self, *words):
+            self.info = dict(pid=1, cmdline=words, memory_info=None, create_time=0, cwd=tmp_path)
+
+    flags = ("launch.py", "--workdir=run")
+    running = [
+        Process("/venv/bin/python3.11", *flags), Process("timeout", "9", "python", *flags),
+        Process("vim", "launch.py"), Process(),
+    ]  # fmt: skip
+    monkeypatch.setattr("psutil.process_iter", lambda fields: running)
+    assert [f.value.split(", ")[-1] for f in _machine.training_facts()] == ["run"]
+
+
 @pytest.mark.parametrize("text, step", [('{"step": 7}\n{"st', ", step 7"), ("", ""), ("x", "")])
 def test_the_last_whole_row_counts(tmp_path, text, step):
     (tmp_path / "metrics.jsonl").write_text(text)

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import numpy as np
@@ -5,7 +6,7 @@ import pytest
 
 from mouselift_jax.errors import LayoutError
 from mouselift_jax.geometry.rig import turntable
-from mouselift_jax.report.scene import open_scene
+from mouselift_jax.report.scene import Moment, Scene, open_scene
 from mouselift_jax.splats.gaussians import Gaussians
 from mouselift_jax.splats.ply import save_ply
 from mouselift_jax.splats.splat_file import load_splat, save_splat
@@ -111,10 +112,51 @@ def test_live_viewer_shows_splats_cameras_and_errors(tmp_path):
         save_ply(tmp_path / "run" / "items" / f"sample_{i:06d}" / "splats.ply", one(i))
     viewer = LiveViewer(open_scene(tmp_path / "run", samples=samples), port=0)
     try:
-        assert len(viewer._handles) == 1 + 2 * 2 and "dB" in viewer.errors.content
+        assert len(viewer._handles) == 1 + 2 and "dB" in viewer.errors.content
         viewer.kind.value = RENDER
         viewer.show(1)
         assert "sample_000001" in viewer.label.content
         assert f"ssh -L {viewer.port}" in addresses(viewer.port)
+    finally:
+        viewer.stop()
+
+
+@pytest.mark.parametrize("unit", [1.0, 100.0])
+def test_the_live_viewer_starts_where_everything_is_in_sight(tmp_path, capfd, unit):
+    """In scene units and in a recording's millimetres, round a centre that is not the origin."""
+    pytest.importorskip("viser", reason="the extra [viewer] is not installed")
+    from mouselift_jax.geometry.align import Similarity
+    from mouselift_jax.geometry.rig import turntable
+    from mouselift_jax.report.live import LiveViewer
+
+    away = np.array([50.0, 60.0, 0.0])
+    cameras = turntable(6, size=16).transformed(Similarity(unit, np.eye(3), away))
+    views = (cameras, [np.zeros((16, 16, 3), np.uint8)] * 6, list("abcdef"))
+    viewer = LiveViewer(Scene("x", [Moment("a", None, lambda: views)], None), port=0)
+    try:
+        start = viewer.server.initial_camera
+        np.testing.assert_allclose(start.look_at, away, atol=1e-3 * unit)
+        distance = np.linalg.norm(start.position - away)
+        assert 1.5 * 2.7 * unit < distance < 2.5 * 2.7 * unit
+        assert start.near < 0.1 * unit and start.far > 2 * distance
+        assert not capfd.readouterr().out  # viser's own table of addresses
+    finally:
+        viewer.stop()
+
+
+def test_gaussians_without_numbers_are_left_out_and_counted(tmp_path):
+    pytest.importorskip("viser", reason="the extra [viewer] is not installed")
+    from mouselift_jax.report.live import LiveViewer
+
+    splats = one()
+    means, scales = np.array(splats.means), np.array(splats.log_scales)
+    means[0, 1], scales[-1, 2] = np.nan, np.inf
+    splats = dataclasses.replace(splats, means=means, log_scales=scales)
+    save_ply(tmp_path / "a.ply", splats)
+    viewer = LiveViewer(open_scene(tmp_path / "a.ply"), port=0)
+    try:
+        assert "2 of them not drawn" in viewer.label.content
+        sent = viewer._handles[0].centers
+        assert len(sent) == len(means) - 2 and np.isfinite(sent).all()
     finally:
         viewer.stop()

@@ -194,8 +194,9 @@ def test_progress_styles(capsys):
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert rows[-1]["done"] == 2 and rows[-1]["loss"] == 0.5
     with Progress(2, style="plain", every_s=0) as p:
-        p.update(2)
-    assert "2/2" in capsys.readouterr().err
+        p.update(loss=0.5)
+        p.update()  # between two rows of figures: the last ones stay in sight
+    assert "2/2  loss 0.5" in capsys.readouterr().err
     with Progress(2, style="rich", title="train") as p:
         p.update(2, loss=1.0)
     assert "2/2" in capsys.readouterr().err

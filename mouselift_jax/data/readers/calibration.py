@@ -14,6 +14,7 @@ import numpy as np
 
 from mouselift_jax.data.findings import Finding
 from mouselift_jax.errors import LayoutError
+from mouselift_jax.geometry.rig import looked_at
 
 HALF_PIXEL = 0.5  # from "pixel centres at integers" to "pixel centres at +0.5"
 # A rig for mice: distance of a camera from what it looks at. Outside, the unit is not what it says.
@@ -208,10 +209,7 @@ def _examine_one(camera: CameraModel, where: str) -> list[Finding]:
 def look_point(calibration: Calibration) -> np.ndarray:
     """The point nearest all optical axes, least squares, [3]."""
     axes = np.stack([c.R[2] for c in calibration.cameras])
-    centres = np.stack([c.center for c in calibration.cameras])
-    A = np.eye(3) - axes[:, :, None] * axes[:, None, :]
-    b = (A @ centres[..., None]).sum(0)
-    return np.linalg.lstsq(A.sum(0), b[:, 0], rcond=None)[0]
+    return looked_at([c.center for c in calibration.cameras], axes)
 
 
 def _units(calibration: Calibration) -> list[Finding]:
