@@ -168,7 +168,7 @@ def _recording_scene(path: Path) -> Scene:
         pictures = []
         for video in recording.videos:
             stream = FrameStream(video)
-            pictures.append(to_uint8(stream.read()))
+            pictures.append(to_uint8(np.ascontiguousarray(stream.read()[..., 2::-1])))  # of BGR(A)
             stream.close()
         sizes = {(c.width, c.height) for c in recording.cameras}
         if len(sizes) != 1:

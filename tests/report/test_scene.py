@@ -121,6 +121,18 @@ def test_live_viewer_shows_splats_cameras_and_errors(tmp_path):
         viewer.stop()
 
 
+def test_a_recording_has_its_own_colours(tmp_path):
+    import cv2
+
+    from mouselift_jax.data.synthetic import write_recording
+
+    path = write_recording(tmp_path / "r", frames=2, size=(72, 64), n_heldout=0, workers=1)
+    _, pictures, names = open_scene(path).moments[0].views()
+    stored = cv2.VideoCapture(str(path / "videos_undist/0.mp4")).read()[1]
+    np.testing.assert_array_equal(pictures[0], stored[..., ::-1])
+    assert (stored[..., 0] != stored[..., 2]).any() and names[0] == "camera 0"
+
+
 @pytest.mark.parametrize("unit", [1.0, 100.0])
 def test_the_live_viewer_starts_where_everything_is_in_sight(tmp_path, capfd, unit):
     """In scene units and in a recording's millimetres, round a centre that is not the origin."""
