@@ -491,9 +491,9 @@ def _data_blocks(sample_set: SampleSet) -> list[Any]:
     pictures = [im[..., :3] for im in first.images_rgba]
     labels = [f"camera {c}" for c in first.camera_ids]
     text = f"{len(sample_set)} samples of {sample_set.path}"
-    if getattr(sample_set, "manifest", None):
-        source = sample_set.manifest.get("source", {})
-        text += f"; source: {json.dumps(plain(source))[:500]}"
+    source = (getattr(sample_set, "manifest", None) or {}).get("source", {})
+    paths = [v["path"] for v in source.values() if isinstance(v, dict) and "path" in v]
+    text += f"; made of {', '.join(paths)}" if paths else ""
     return [
         Text(text),
         Picture(contact_sheet(pictures, labels=labels, size=160), "the first sample"),

@@ -131,13 +131,14 @@ def _views(sample_set: SampleSet, sample_id: str) -> tuple[list[np.ndarray], Cam
 def _section(
     workdir: Path, rows: list[dict], videos: list[Path], metrics: dict[str, float]
 ) -> Section:
-    names = ("length_mm", "width_mm", "height_mm", "volume_mm3", "speed_mm_s")
+    names = {"length_mm": "length, mm", "width_mm": "width, mm", "height_mm": "height, mm",
+             "volume_mm3": "enclosed volume, mm\u00b3", "speed_mm_s": "speed, mm/s"}  # fmt: skip
     table = []
     for name in names:
         values = np.array([r[name] for r in rows], float)
         values = values[np.isfinite(values)]
         if len(values):
-            table.append([name.replace("_", " "), values.min(), np.median(values), values.max()])
+            table.append([names[name], values.min(), np.median(values), values.max()])
     blocks: list[Any] = [
         Picture(film.motion_plot(rows), "From the Gaussians alone; every row is in motion.csv."),
         Table(["figure", "smallest", "median", "largest"], table),

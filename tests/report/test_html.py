@@ -46,7 +46,7 @@ def run(tmp_path):
 def sections():
     picture = np.random.default_rng(0).random((20, 2400, 3))
     return [
-        Section("Held-out views", [Picture(picture, "wide <b>"), Text("a & b")]),
+        Section("Held-out views", [Picture(picture, "wide <b>"), Text("a & b " + "d" * 90)]),
         Section("Table", [Table(["view", "psnr"], [[np.int64(3), np.float32(21.98765)]])]),
         Section("Film", [Video("t.mp4"), Finding("blurred", "few views", "add views", "error")]),
     ]

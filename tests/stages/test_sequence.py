@@ -7,6 +7,7 @@ from mouselift_jax.data.sample_writer import SampleWriter
 from mouselift_jax.data.samples import SampleSet
 from mouselift_jax.errors import ConfigError
 from mouselift_jax.geometry.rig import turntable
+from mouselift_jax.report.html import Table
 from mouselift_jax.splats.gaussians import Gaussians
 from mouselift_jax.splats.ply import save_ply
 from mouselift_jax.stages import sequence
@@ -57,6 +58,8 @@ def test_frames_become_a_film_and_are_measured_once(film, monkeypatch):
     assert len(lines) == 5 and lines[2].startswith("10,0.3333,1")  # 10 mm on, a third of a second
     assert metrics["sequence/median_speed_mm_s"] == pytest.approx(30, rel=0.2)
     assert sections[0].title == "The film"
+    tables = [b for b in sections[0].blocks if isinstance(b, Table)]
+    assert [row[0] for row in tables[0].rows][-1] == "speed, mm/s"
     monkeypatch.setattr(sequence.film, "measure", lambda *a: 1 / 0)
     with Workdir(run, {"stage": "infer"}) as workdir:
         sequence.write(workdir, samples, places, 32)
