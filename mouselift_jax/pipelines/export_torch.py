@@ -9,6 +9,7 @@ Written without torch, bit for bit.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from mouselift_jax.files import atomic_path, write_json_atomic
 from mouselift_jax.pipelines.pretrained import Stored, find_component, network, read_component
 
 EXPORTED = ("gslrm", "unet", "vae", "image_encoder", "text_encoder", "image_normalizer")
+ONLY_HOW = ("dtype", "remat", "attention", "token_multiple")  # no matter of the results
 PERCEPTUAL = "loss_calculator.perceptual_loss_module.net."
 
 
@@ -175,6 +177,13 @@ def _own_components(source: Any) -> tuple[str, ...]:
 
 
 def _write_gslrm(source: Any, out: Path, stored: Stored, perceptual_from: Any) -> list[str]:
+    if stored.config.get("pixel_skip"):
+        raise CheckpointError(
+            "The network has a part that FaceLift's GS-LRM lacks",
+            where=source,
+            found="pixel_skip",
+            fix="train with --config.model.pixel_skip=False what is to go on in torch",
+        )
     path = out if out.suffix == ".pt" else out / f"ckpt_{stored.step:016d}.pt"
     tensors = torch_state("gslrm", stored.flat)
     note = (
@@ -188,7 +197,20 @@ def _write_gslrm(source: Any, out: Path, stored: Stored, perceptual_from: Any) -
     steps = dict.fromkeys(("fwdbwd_pass_step", "param_update_step"), stored.step)
     with atomic_path(path) as part:
         torch_file.write_torch_file(part, tensors, steps)
-    return [f"{path}: {len(tensors)} tensors", f"  {note}"]
+    lines = [f"{path}: {len(tensors)} tensors", f"  {note}"]
+    other = _unlike_the_released(stored.config)
+    if other:
+        lines.append(f"  unlike the released network, set it in its config or code: {other}")
+    return lines
+
+
+def _unlike_the_released(config: Mapping[str, Any]) -> str:
+    """What the tensors do not tell, and would be decoded wrongly without."""
+    from mouselift_jax.models.gslrm import GSLRMConfig
+
+    released = dataclasses.asdict(GSLRMConfig())
+    own = {k: v for k, v in config.items() if k in released and k not in ONLY_HOW}
+    return ", ".join(f"{k} = {v}" for k, v in own.items() if v != released[k])
 
 
 def _perceptual(source: Any, given: Any) -> dict[str, np.ndarray] | None:

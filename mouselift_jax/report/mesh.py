@@ -137,7 +137,13 @@ def save_mesh(
     if np.linalg.det(matrix) < 0:  # a mirror turns faces inside out
         mesh.triangles = o3d.utility.Vector3iVector(np.asarray(mesh.triangles)[:, ::-1])
     mesh.compute_vertex_normals()
+    mesh.triangle_normals = o3d.utility.Vector3dVector()  # no format here keeps them
     with atomic_path(path) as part:
-        if not o3d.io.write_triangle_mesh(str(part), mesh):
+        if path.suffix.lower() == ".glb":  # the older writer's break the format's rules
+            tensors = o3d.t.geometry.TriangleMesh.from_legacy(mesh)
+            written = o3d.t.io.write_triangle_mesh(str(part), tensors)
+        else:
+            written = o3d.io.write_triangle_mesh(str(part), mesh)
+        if not written:
             raise OSError(f"Open3D could not write {path}")
     return len(mesh.vertices), len(mesh.triangles)

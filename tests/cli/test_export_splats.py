@@ -74,17 +74,19 @@ def test_transforms_point_the_cameras_where_they_look(tmp_path):
     assert main([*command, "--sample", "sample_9"]) == 2
 
 
-def test_mesh_of_a_ball_is_a_ball(ply, tmp_path, capsys):
+@pytest.mark.parametrize("suffix", [".ply", ".obj", ".glb"])
+def test_mesh_of_a_ball_is_a_ball(ply, tmp_path, capfd, suffix):
     pytest.importorskip("open3d", reason="the extra [mesh] is not installed")
     import open3d as o3d
 
-    out = tmp_path / "m.ply"
+    out = tmp_path / f"m{suffix}"
     assert main(["export", "--to=mesh", str(ply), str(out), "--scale=mm"]) == 0
-    said = capsys.readouterr().out
-    assert "splats are no surface" in said
+    said = capfd.readouterr()
+    assert "splats are no surface" in said.out and "WARNING" not in said.out + said.err
     mesh = o3d.io.read_triangle_mesh(str(out))
     size = np.ptp(np.asarray(mesh.vertices), axis=0)
     np.testing.assert_allclose(size, [40 + 6, 60 + 6, 40 + 6], atol=5)
+    assert mesh.has_vertex_colors()
 
 
 def test_mesh_without_open3d_says_how_to_get_it(ply, tmp_path, monkeypatch, capsys):

@@ -48,7 +48,7 @@ def test_a_gslrm_run_goes_to_torch_and_back(tmp_path):
     _run(tmp_path / "run", "gslrm", fake.GSLRM, state, 12)
     lines = export_torch(tmp_path / "run", tmp_path / "out")
     file = tmp_path / "out" / "ckpt_0000000000000012.pt"
-    assert str(file) in lines[0] and "strict" in lines[1] and "as trained" in lines[2]
+    assert str(file) in lines[0] and "strict" in lines[1] and "as trained" in lines[-1]
     content = torch.load(file, weights_only=True, mmap=True)
     assert content["fwdbwd_pass_step"] == 12
     _assert_same({k: v.numpy() for k, v in content["model"].items()}, state)
@@ -107,6 +107,29 @@ def test_a_damaged_newest_checkpoint_does_not_name_the_file(tmp_path):
     largest.write_bytes(data)
     export_torch(tmp_path / "run", tmp_path / "out")
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["ckpt_0000000000000007.pt"]
+
+
+def test_what_torch_does_not_know_is_refused_or_said(tmp_path):
+    """A decoding unlike the released one would give other Gaussians from the same tensors."""
+    import jax
+
+    config = {**fake.GSLRM, "depth": "hull", "opacity_bias": 1.5}
+    _run(tmp_path / "run", "gslrm", config, fake.gslrm_state(), 1)
+    lines = export_torch(tmp_path / "run", tmp_path / "out")
+    said = next(line for line in lines if "unlike the released network" in line)
+    assert "depth = hull" in said and "opacity_bias = 1.5" in said and "clip_means" not in said
+
+    config["pixel_skip"] = True
+    shapes = param_shapes("gslrm", config)
+    params = jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), shapes)
+    (tmp_path / "run/gslrm/config.json").write_text(json.dumps(config))
+    from mouselift_jax.training.checkpoint import Checkpoints
+
+    with Checkpoints(tmp_path / "run" / "checkpoints") as checkpoints:
+        checkpoints.save(2, {"params": params})
+    with pytest.raises(CheckpointError, match=r"lacks[\s\S]*pixel_skip"):
+        export_torch(tmp_path / "run", tmp_path / "out2")
+    assert not (tmp_path / "out2").exists()
 
 
 def _size(path):
