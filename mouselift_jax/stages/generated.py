@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,11 @@ class FromImages:
                 fix=nearest(config.generate.place, PLACES),
             )
         files = photos(path)[: config.limit or None]
+        if config.generate.place == "face":  # one that is missing costs no computing
+            for photo in files:
+                face_box(config.face_box, photo.name)
+        if config.generate.background == "rembg" and find_spec("rembg") is None:
+            raise MissingExtraError("rembg", "matte", "generate.background=rembg")
         self._files = {p.stem: p for p in files}
         self.ids = list(self._files)
         self.reads = [str(path), str(config.mvdiff)]
@@ -228,10 +234,8 @@ def foreground(
 
 
 def _rembg(rgb: np.ndarray) -> np.ndarray:
-    try:
-        import rembg
-    except ImportError:
-        raise MissingExtraError("rembg", "matte", "generate.background=rembg") from None
+    import rembg
+
     return np.asarray(rembg.remove(rgb, only_mask=True), np.uint8)
 
 

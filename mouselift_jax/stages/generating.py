@@ -112,8 +112,8 @@ def make_generator(config: Any, warn: Any = log.warning) -> Generator:
         LayoutError: no cameras.
     """
     source = must_exist(config.mvdiff, "mvdiff")
-    file = config.cameras or source / "cameras.json"
-    if not config.cameras and not Path(file).exists():
+    file = Path(config.cameras or source / "cameras.json")
+    if not config.cameras and not file.exists():
         raise LayoutError(
             "it is not known which cameras the generated views show",
             where=file,
