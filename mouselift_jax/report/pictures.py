@@ -196,6 +196,7 @@ def comparison_rows(
     *,
     labels: Sequence[str] | None = None,
     size: int = 256,
+    name: str = "truth",
 ) -> np.ndarray:
     """One column a view, one row a question: truth, render, both masked, error, mask agreement.
 
@@ -206,6 +207,7 @@ def comparison_rows(
         mask_render: rendered opacity [V,H,W(,1)]; without it there is no agreement row.
         labels: caption of each view, such as "camera 3, 27.1 dB".
         size: side of a cell.
+        name: what to call the first row.
     """
     truth, render = np.asarray(truth), np.asarray(render)
     if truth.shape != render.shape or truth.ndim != 4:
@@ -216,21 +218,21 @@ def comparison_rows(
         )
     views = range(len(truth))
     rows: list[tuple[str, list[np.ndarray]]] = [
-        ("truth", [to_uint8(truth[v]) for v in views]),
+        (name, [to_uint8(truth[v]) for v in views]),
         ("render", [to_uint8(render[v]) for v in views]),
     ]
     if mask_truth is not None:
-        pair = (("truth, animal only", truth), ("render, same mask", render))
-        rows += [(name, [masked(x[v], mask_truth[v]) for v in views]) for name, x in pair]
-    name = f"absolute error (black 0, yellow {ERROR_TOP:g})"
-    rows.append((name, [error_map(truth[v], render[v]) for v in views]))
+        pair = ((f"{name}, animal only", truth), ("render, same mask", render))
+        rows += [(title, [masked(x[v], mask_truth[v]) for v in views]) for title, x in pair]
+    title = f"absolute error (black 0, yellow {ERROR_TOP:g})"
+    rows.append((title, [error_map(truth[v], render[v]) for v in views]))
     if mask_truth is not None and mask_render is not None:
-        name = "masks: green both, orange missing, blue extra"
-        rows.append((name, [mask_agreement(mask_truth[v], mask_render[v]) for v in views]))
+        title = "masks: green both, orange missing, blue extra"
+        rows.append((title, [mask_agreement(mask_truth[v], mask_render[v]) for v in views]))
     bands = []
-    for i, (name, cells) in enumerate(rows):
+    for i, (title, cells) in enumerate(rows):
         cells = [fit(c, size, size) for c in cells]
         if i == 0 and labels is not None:
             cells = [captioned(c, t) for c, t in zip(cells, labels, strict=True)]
-        bands.append(captioned(grid([cells]), name))
+        bands.append(captioned(grid([cells]), title))
     return np.concatenate(bands)

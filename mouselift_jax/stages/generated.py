@@ -86,7 +86,7 @@ class FromImages:
             out[0] = square
         images, masks = _on_white(out)
         images, masks, cameras = _sized(images, masks, made.rig.cameras, self._size)
-        labels = [f"slot {i}, generated" for i in range(len(images))]
+        labels = [f"made {i}" for i in range(len(images))]
         if config.generate.keep_reference:
             labels[0] = "the photo"
         about = {

@@ -276,7 +276,9 @@ def lift_item(config: Any, lifter: Callable, item: Item, place: Path) -> None:
     psnr = np.asarray(metric.psnr(rgb, item.images))
     labels = [f"{name}, {value:.1f} dB" for name, value in zip(item.labels, psnr, strict=True)]
     side = max(128, min(256, item.images.shape[1]))
-    picture = comparison_rows(item.images, rgb, item.masks, drawn.alpha, labels=labels, size=side)
+    picture = comparison_rows(
+        item.images, rgb, item.masks, drawn.alpha, labels=labels, size=side, name="given"
+    )
     save_png(place / "views.png", picture)
     if config.turntable.frames:
         write_turntable(

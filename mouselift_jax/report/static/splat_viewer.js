@@ -193,6 +193,7 @@ async function start(box) {
   const canvas = element("canvas", { tabIndex: 0 }, stage);
   canvas.setAttribute("aria-label", "3D view; drag to turn it, scroll or pinch to come nearer");
   const scaleBar = element("div", { className: "scale" }, stage);
+  scaleBar.hidden = !data.scene_scale; // a length in an unknown unit says nothing
   const bar = element("div", { className: "bar" }, box);
   const gl = canvas.getContext("webgl2", { antialias: false, premultipliedAlpha: true, alpha: false });
   if (!gl) throw new Error("this browser offers no WebGL 2");
