@@ -107,4 +107,9 @@ def test_the_viewer_runs_inside_a_report(tmp_path):
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
         x, y, width, height = page.box("canvas")
         assert page.screenshot()[y : y + height, x : x + width].std() > 10
+        bar = "document.querySelector('.scale').offsetWidth"
+        assert page.evaluate(bar) > 20
+        page.open(viewer.export_html(tmp_path / "v.html", [ball()]).as_uri(), 390, 800)
+        page.wait("document.querySelector('.mouselift-splats').dataset.state === 'ready'")
+        assert page.evaluate(bar) == 0  # a length in an unknown unit says nothing
         assert page.errors == []
