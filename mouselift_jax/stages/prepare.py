@@ -63,6 +63,7 @@ def settings_from(config: Any) -> PrepareSettings:
 def plan(config: Any, workdir: Path) -> Plan:
     """What would be read and written."""
     preparers = _preparers(config)
+    _check_split(config, preparers, _names([p.recording for p in preparers]))
     total = sum(len(p.frames) for p in preparers)
     views = preparers[0].recording.n_views
     size = config.prepare.size
@@ -89,6 +90,7 @@ def run(config: Any, workdir: Workdir) -> None:
     started = time.monotonic()
     preparers = _preparers(config)
     names = _names([p.recording for p in preparers])
+    _check_split(config, preparers, names)
     writer = SampleWriter(workdir / FOLDER, _manifest(config, preparers, names))
     total = sum(len(p.frames) for p in preparers)
     before = len(writer.done)
@@ -199,6 +201,16 @@ def _manifest(config: Any, preparers: Sequence[Preparer], names: Sequence[str]) 
             name: p.manifest_entries() for name, p in zip(names, preparers, strict=True)
         }
     return {"source": source, "parameters": {**parameters, "split": c["split"]}, **entries}
+
+
+def _check_split(config: Any, preparers: Sequence[Preparer], names: Sequence[str]) -> None:
+    """Fail before the work, not after it, if even with every frame the split is impossible."""
+    rows = [
+        {"id": sample_id(number), "frame": frame, "recording": name}
+        for preparer, name in zip(preparers, names, strict=True)
+        for number, frame in zip(preparer.numbers(), preparer.frames, strict=True)
+    ]
+    _split(config, preparers, rows)
 
 
 def _split(config: Any, preparers: Sequence[Preparer], rows: list[dict[str, Any]]) -> list[str]:

@@ -378,6 +378,24 @@ def test_stage_names_a_missing_recording(tmp_path):
         stage.plan(config, tmp_path)
 
 
+def test_an_impossible_split_is_told_before_the_work(recording_dir, tmp_path):
+    from configs.prepare import get_config
+    from mouselift_jax.stages import prepare as stage
+    from mouselift_jax.stages.workdir import Options, Workdir
+
+    config = get_config("tiny")
+    config.recording = str(recording_dir)
+    config.split.gap_s = 100.0
+    with pytest.raises(ConfigError, match="leaves nothing to train on"):
+        stage.plan(config, tmp_path)
+    with (
+        Workdir(tmp_path / "run", config, Options(progress="none")) as workdir,
+        pytest.raises(ConfigError, match="leaves nothing to train on"),
+    ):
+        stage.run(config, workdir)
+    assert not (tmp_path / "run/samples").exists()
+
+
 @pytest.mark.slow
 def test_killed_run_is_completed_by_the_same_command(recording_dir, tmp_path):
     """SIGKILL in the middle; the second run ends with what one run would have written."""
