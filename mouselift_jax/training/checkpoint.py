@@ -51,6 +51,12 @@ def checksum(tree: Any) -> jax.Array:
     return total
 
 
+@jax.jit
+def _beside(total: jax.Array, value: jax.Array) -> jax.Array:
+    """`value` on the devices that hold `total`: with several processes, on all of theirs."""
+    return total * 0 + value
+
+
 class Checkpoints:
     """The checkpoints of one run.
 
@@ -148,7 +154,9 @@ class Checkpoints:
         items = {k: v for k, v in items.items() if jax.tree.leaves(v)}
         self._check_space(items)
         check = {k: checksum(v) for k, v in items.items()}
-        check |= {k + LAYOUT: jnp.uint32(_layout(_shapes(v))) for k, v in items.items()}
+        check |= {
+            k + LAYOUT: _beside(check[k], np.uint32(_layout(_shapes(v)))) for k, v in items.items()
+        }
         items = {**items, "check": check}
         value = (metrics or {}).get(self._best) if self._best else None
         rank = {self._best: float(value)} if value is not None and np.isfinite(value) else None
