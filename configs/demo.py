@@ -76,6 +76,7 @@ def get_config(variant: str = "base") -> ConfigDict:
     c.mvdiff.train.steps = 80
     c.mvdiff.train.batch_size = 2
     c.mvdiff.train.save_every = 40
+    c.mvdiff.train.eval_every = 0
     c.mvdiff.eval.samples = 1
     c.mvdiff.eval.steps = 8
     c.mvdiff.eval.guidances = (3.0,)  # one sampler less to compile

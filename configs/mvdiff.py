@@ -59,7 +59,7 @@ VARIANTS = {
         "train.dtype": "float32",
         "train.remat": "none",
         "train.log_every": 10,
-        "train.eval_every": 0,
+        "train.eval_every": 50,
         "train.picture_every": 0,
         "train.save_every": 50,
         "train.optim.lr": 2e-3,

@@ -67,9 +67,10 @@ def inputs(tmp_path_factory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("inputs")
     write_recording(root / "recording", frames=3, size=(72, 64), n_heldout=0)
     write_samples(root / "samples", n=4)
-    for name in ("gslrm", "unet", "vae", "text_encoder"):  # a plan reads no weights
+    settings = {"gslrm": '{"patch_size": 8}', "unet": "{}", "vae": "{}", "text_encoder": "{}"}
+    for name, text in settings.items():  # a plan reads no weights
         (root / "weights" / name / "params").mkdir(parents=True)
-        (root / "weights" / name / "config.json").write_text('{"patch_size": 8}')
+        (root / "weights" / name / "config.json").write_text(text)
     (root / "weights" / "conversion.json").write_text("{}")
     return {
         "recording": root / "recording",

@@ -102,7 +102,7 @@ def load_rig(path: str | Path) -> tuple[Rig, str]:
     n = cameras.batch_shape[0]
     if record.get("slots") == _IN_ORDER:
         spread_deg, spread_px = (np.asarray(record[k]) for k in ("spread_deg", "spread_px"))
-        note = f"cameras of {record['n_samples']} samples, spread {spread_px.max():.1f} px"
+        note = f"the median rig of {record['n_samples']} samples, spread {spread_px.max():.1f} px"
         return Rig(cameras, spread_deg, spread_px, int(record["n_samples"])), note
     azimuth, _ = azimuth_elevation(cameras.c2w)
     unknown = np.full(n, np.nan)

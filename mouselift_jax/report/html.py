@@ -157,7 +157,7 @@ def headline(metrics: Mapping[str, Any], most: int = 8) -> list[tuple[str, str]]
     Figures on held-out views come first.
     """
     names = [k for k in metrics if not k.endswith(("_low", "_high"))]
-    names.sort(key=lambda k: not k.startswith("heldout/"))
+    names.sort(key=lambda k: not k.startswith(("heldout/", "val/")))
     return [(k, number(metrics[k])) for k in names[:most]]
 
 

@@ -70,7 +70,8 @@ class FromImages:
         if self.generator is None:
             self.generator = make_generator(config, self._warn)
         made, photo = self.generator, self._files[item_id]
-        rgba, how = foreground(read_photo(photo), config.generate.background, where=photo)
+        seen = read_photo(photo)
+        rgba, how = foreground(seen, config.generate.background, where=photo)
         if config.generate.place == "face":
             square, M = face_square(rgba, face_box(config.face_box, photo.name))
             square, M = _to_side(square, M, made.side)
@@ -86,16 +87,16 @@ class FromImages:
             out[0] = square
         images, masks = _on_white(out)
         images, masks, cameras = _sized(images, masks, made.rig.cameras, self._size)
-        labels = [f"made {i}" for i in range(len(images))]
+        labels = [f"made {i}" for i in range(len(images))]  # with figures behind, and narrow
         if config.generate.keep_reference:
-            labels[0] = "the photo"
+            labels[0] = "photo"
         about = {
             "photo": photo.name,
             "background": how,
             "picture_from_photo": M.tolist(),
             "cameras": made.note,
         }
-        return Item(item_id, images, masks, cameras, labels, None, about)
+        return Item(item_id, images, masks, cameras, labels, None, about, _flat(seen))
 
     def _share(self) -> float:
         """The subject's share of the side, as in the pictures the network was trained on."""
@@ -270,6 +271,13 @@ def centred(
     M[0, 0] = M[1, 1] = scale
     M[:2, 2] = side / 2 - scale * middle
     return apply_map(rgba, M, side, side), M
+
+
+def _flat(image: np.ndarray) -> np.ndarray:
+    """A photo [H,W,3 or 4] uint8 on white."""
+    if image.shape[-1] == 3:
+        return image
+    return (_on_white(image[None])[0][0] * 255 + 0.5).astype(np.uint8)
 
 
 def _on_white(rgba: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -121,7 +121,7 @@ def make_generator(config: Any, warn: Any = log.warning) -> Generator:
             fix="--config.cameras=FILE (an opencv_cameras.json of a training sample)",
         )
     rig, note = load_rig(file)
-    log.info("%s", note)
+    log.info("cameras: %s", note)
     models = load_models(source, dtype=jnp.dtype(config.dtype))
     if not config.cameras:
         models = dataclasses.replace(models, rig=rig.cameras)

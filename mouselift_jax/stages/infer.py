@@ -26,7 +26,7 @@ from mouselift_jax.geometry.camera import Camera
 from mouselift_jax.pipelines.lift import lift, with_room
 from mouselift_jax.pipelines.pretrained import find_component, load_pretrained
 from mouselift_jax.report.html import Picture, Section, Splats, Table, Text, Video, write_report
-from mouselift_jax.report.pictures import comparison_rows, save_png
+from mouselift_jax.report.pictures import comparison_rows, fit, save_png
 from mouselift_jax.report.turntable import write_turntable
 from mouselift_jax.splats.filters import RECIPES, apply_filters
 from mouselift_jax.splats.ply import save_ply
@@ -47,6 +47,7 @@ from mouselift_jax.training.progress import Progress
 log = logging.getLogger("mouselift_jax")
 NEXT = ("python -m mouselift_jax view {workdir}",)
 
+PHOTO, PHOTO_SIDE = "photo.png", 384  # what views were generated from, shrunk to so many pixels
 DONE = "item.json"  # written last: an item with it is whole
 SHOWN = 3  # items in the report: the worst, the middle and the best
 
@@ -63,6 +64,7 @@ class Item:
         labels: one for each view.
         scene_scale: scene units per millimetre, None where unknown.
         about: what goes into item.json besides.
+        photo: [H,W,3] uint8, what the views were generated from; None when they are real.
     """
 
     id: str
@@ -72,6 +74,7 @@ class Item:
     labels: list[str]
     scene_scale: float | None = None
     about: dict[str, Any] = dataclasses.field(default_factory=dict)
+    photo: np.ndarray | None = None
 
 
 class Source(Protocol):
@@ -280,6 +283,10 @@ def lift_item(config: Any, lifter: Callable, item: Item, place: Path) -> None:
         item.images, rgb, item.masks, drawn.alpha, labels=labels, size=side, name="given"
     )
     save_png(place / "views.png", picture)
+    if item.photo is not None:
+        h, w = item.photo.shape[:2]
+        shrink = min(1.0, PHOTO_SIDE / max(h, w))
+        save_png(place / PHOTO, fit(item.photo, round(w * shrink), round(h * shrink)))
     if config.turntable.frames:
         write_turntable(
             place / "turntable.mp4",
@@ -362,5 +369,7 @@ def _section(workdir: Path, place: Path, record: dict[str, Any]) -> Section:
     blocks: list[Any] = [Picture(picture, "the views given, and what is drawn in their place")]
     if (place / "turntable.mp4").exists():
         blocks.insert(0, Video(str((place / "turntable.mp4").relative_to(workdir)), "turntable"))
+    if (place / PHOTO).exists():
+        blocks.insert(0, Picture(str((place / PHOTO).relative_to(workdir)), "the photo"))
     blocks.append(Splats(str((place / "splats.ply").relative_to(workdir))))
     return Section(f"Item {record['id']}", blocks)

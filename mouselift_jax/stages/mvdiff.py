@@ -411,7 +411,9 @@ def finish(
         )
     if judge.verdict is not None:
         kind = judge.verdict.kind.replace("_", " ")
-        notes.append(Text(f"Verdict: {kind}. {judge.verdict.reason}. {judge.verdict.remedy}."))
+        remedy = judge.verdict.remedy
+        remedy = remedy[:1].upper() + remedy[1:]
+        notes.append(Text(f"Verdict: {kind}. {judge.verdict.reason}. {remedy}."))
         notes.append(Text(f"Next: {judge.next_command()}"))
     names = {"psnr": "PSNR, dB", "ssim": "SSIM", "lpips": "LPIPS"}
     shown = [k for k in names if f"val/{k}" in metrics]

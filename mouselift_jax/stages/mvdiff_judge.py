@@ -78,7 +78,7 @@ class Judge:
         models = Models(self.networks, params)
         batches = self.batches()
         truth = np.concatenate([b["images"] for b in batches])
-        figures: dict[str, float] = {}
+        figures = {f"val/{key}": 0.0 for key in self.distances}  # reports show these first
         rows = {"truth": truth}
         for guidance in config.eval.guidances:
             found = np.stack(

@@ -225,10 +225,12 @@ def finish(
         save_png(workdir / "views.png", shown[0])
         artefacts["views"] = "views.png"
     rig = generator.rig
+    cameras = "the source's own, which the network was told" if generator.posed else generator.note
+    kept = "Slot 0 as written is the reference itself, not the view shown here as generated."
     text = Text(
         "Views are generated from one picture; they are guesses. Figures compare them with the "
-        "source's own views of the same instant. Cameras: "
-        + ("the source's own, which the network was told." if generator.posed else generator.note)
+        f"source's own views of the same instant. Cameras: {cameras}. "
+        + (kept if generator.generate.keep_reference else "")
     )
     rows = [
         [str(i), float(d), float(p)]

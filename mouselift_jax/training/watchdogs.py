@@ -226,7 +226,7 @@ def verdict(
             "--config.samples={samples} --workdir={run}_synth",
         )
     if len(psnr) < 3:
-        seen = f"{numbers}; {len(psnr)} validations so far"
+        seen = f"{numbers}; {len(psnr)} of the 3 validations that a verdict needs"
         return Verdict("too_early", seen, "let it run on", MORE)
     if behind:
         return Verdict(

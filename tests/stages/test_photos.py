@@ -1,12 +1,16 @@
 """Photos as people have them: any format and depth, upright, alpha kept; errors name the file."""
 
+import types
+
 import cv2
 import numpy as np
 import pytest
 from PIL import Image
 
 from configs import infer as infer_config
+from mouselift_jax import Gaussians
 from mouselift_jax.errors import ConfigError, LayoutError, MouseLiftError
+from mouselift_jax.geometry.rig import rig_from_angles
 from mouselift_jax.stages import infer
 from mouselift_jax.stages.generated import centred, foreground, photos, read_photo
 from mouselift_jax.stages.workdir import Workdir
@@ -100,3 +104,25 @@ def test_frames_are_of_recordings(tmp_path, rgb):
     config.image, config.frames = str(tmp_path), "0:10"
     with pytest.raises(ConfigError, match="no frames of a recording"):
         infer.source(config)
+
+
+def test_a_photo_is_shown_beside_what_was_made_of_it(tmp_path):
+    """Also a large one."""
+    config = infer_config.get_config("tiny")
+    config.turntable.frames, config.filter = 0, "none"
+    rig = rig_from_angles(270 - 60.0 * np.arange(6), 15.0, 2.7, 20.0, 16)
+    images, masks = np.full((6, 16, 16, 3), 0.5, np.float32), np.ones((6, 16, 16, 1), np.float32)
+    photo = np.full((450, 600, 3), 90, np.uint8)
+    item = infer.Item("a", images, masks, rig, ["made"] * 6, None, {}, photo)
+    zeros = np.zeros((4, 3), np.float32)
+    one = np.tile(np.float32([1, 0, 0, 0]), (4, 1))
+    gaussians = Gaussians(zeros, one, zeros, np.zeros(4, np.float32), np.zeros((4, 1, 3), "f4"))
+    drawn = types.SimpleNamespace(rgb=images, alpha=masks)
+    infer.lift_item(config, lambda item: (gaussians, drawn), item, tmp_path)
+    shown = cv2.imread(str(tmp_path / "photo.png"))
+    assert shown.shape == (288, 384, 3) and (shown == 90).all()
+    blocks = infer._section(tmp_path, tmp_path, {"id": "a"}).blocks
+    assert [b.image for b in blocks[:2]] == ["photo.png", "views.png"]
+    real = infer.Item("b", images, masks, rig, ["made"] * 6)
+    infer.lift_item(config, lambda item: (gaussians, drawn), real, tmp_path / "real")
+    assert not (tmp_path / "real/photo.png").exists()
