@@ -53,7 +53,7 @@ class Network:
 
     rules: Sequence[Entry]
     make: Callable[[Mapping[str, Any], Any], nn.Module | None]
-    inputs: Callable[[Mapping[str, Any]], tuple[jax.ShapeDtypeStruct, ...]]
+    inputs: Callable[[Mapping[str, Any]], tuple[jax.ShapeDtypeStruct | None, ...]]
 
 
 def _f32(*shape: int) -> jax.ShapeDtypeStruct:
@@ -64,14 +64,17 @@ def _i32(*shape: int) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(shape, jnp.int32)
 
 
-def _unet_inputs(c: Mapping[str, Any]) -> tuple[jax.ShapeDtypeStruct, ...]:
+def _unet_inputs(c: Mapping[str, Any]) -> tuple[jax.ShapeDtypeStruct | None, ...]:
     side, views = 2 ** (len(c["block_channels"]) - 1), c["n_views"]
-    return (
+    inputs = (
         _f32(1, views, side, side, c["in_channels"]),
         _i32(1),
         _f32(1, views, 1, c["context_dim"]),
         _f32(1, views, c["class_dim"]),
     )
+    if not c.get("pose_features"):
+        return inputs
+    return (*inputs, None, _f32(1, views, 4))  # the attention stays the config's
 
 
 def _vae_inputs(c: Mapping[str, Any]) -> tuple[jax.ShapeDtypeStruct, ...]:

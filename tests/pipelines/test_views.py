@@ -189,11 +189,13 @@ def tiny():
     return tiny_models()
 
 
-def test_load_models_of_a_folder(tiny, tmp_path):
-    folder = save_pipeline(tiny, tmp_path / "dir")
+@pytest.mark.parametrize("pose_features", [0, 4])
+def test_load_models_of_a_folder(tmp_path, pose_features):
+    made = tiny_models(pose_features)
+    folder = save_pipeline(made, tmp_path / "dir")
     loaded = views.load_models(folder)
-    assert loaded.networks == tiny.networks
-    same = jax.tree.map(lambda a, b: bool((a == b).all()), loaded.params, dict(tiny.params))
+    assert loaded.networks == made.networks
+    same = jax.tree.map(lambda a, b: bool((a == b).all()), loaded.params, dict(made.params))
     assert jax.tree.all(same)
     (folder / "scheduler/scheduler_config.json").unlink()
     with pytest.raises(MouseLiftError, match="scheduler_config.json"):

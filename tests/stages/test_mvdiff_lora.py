@@ -15,6 +15,7 @@ from mouselift_jax.convert.rules import flatten
 from mouselift_jax.pipelines.export_torch import export_torch
 from mouselift_jax.pipelines.pretrained import load_pretrained
 from mouselift_jax.stages import mvdiff
+from mouselift_jax.training import optim
 from mouselift_jax.training.checkpoint import checksum, state_items
 from mouselift_jax.training.logging import read_rows
 from mouselift_jax.training.trainer import Trainer
@@ -38,34 +39,32 @@ def batches(step):
 
 
 class Lab:
-    """Runs of one network with different settings."""
+    """Runs of one network with different settings, through one compiled step."""
 
     def __init__(self, root):
         self.root, self.models = root, tiny_models()
-        prompts = np.random.default_rng(1).normal(size=(3, 5, 12)).astype(np.float32)
-        self.constants = {**self.models.params, "prompts": prompts}
-
-    def run(self, name, steps=STEPS, **changes):
         config = configs.get_config("tiny")
         network = dataclasses.asdict(self.models.networks.unet.config)
         network.pop("sample_size")
         flat = {f"model.{k}": v for k, v in network.items()} | {
             "lora.rank": 2,
             "lora.alpha": 4.0,
-            "train.steps": steps,
             "train.log_every": 1,
             "train.save_every": 10,
-            "train.optim.lr": 1e-2,
         }
-        config.update_from_flattened_dict(flat | changes)
+        config.update_from_flattened_dict(flat)
+        prompts = np.random.default_rng(1).normal(size=(3, 5, 12)).astype(np.float32)
+        constants = {**self.models.params, "prompts": prompts}
+        task = mvdiff.make_task(config, self.models.networks, constants)
+        self.trainer = Trainer(task, config.train, low_rank=config.lora)
+
+    def run(self, name, steps=STEPS, lr=1e-2):
+        train = self.trainer.config
+        train.steps, train.optim.lr = steps, lr
+        self.trainer.schedule = optim.schedule(train.optim, steps)
         folder = self.root / name
-        trainer = Trainer(
-            mvdiff.make_task(config, self.models.networks, self.constants),
-            config.train,
-            low_rank=config.lora,
-        )
         start = jax.device_get(self.models.params["unet"])
-        state, _ = trainer.fit(folder, batches, initial=lambda: start, style="none")
+        state, _ = self.trainer.fit(folder, batches, initial=lambda: start, style="none")
         (folder / "unet").mkdir(exist_ok=True)
         record = dataclasses.asdict(self.models.networks.unet.config)
         (folder / "unet/config.json").write_text(json.dumps(record))
@@ -86,7 +85,7 @@ def whole(lab):
 
 def test_the_loss_falls_below_that_of_the_network_as_it_was(lab, whole):
     """Draws are functions of the step, so a run that learns nothing has them too."""
-    *_, still = lab.run("still", **{"train.optim.lr": 0.0})
+    *_, still = lab.run("still", lr=0.0)
     *_, losses = whole
     assert losses[0] == still[0]
     assert losses[-8:].mean() < 0.97 * still[-8:].mean()
