@@ -85,6 +85,7 @@ def lora() -> ConfigDict:
     c.rank = 0
     c.alpha = 16.0  # the added product is scaled by alpha / rank
     c.targets = ()  # regular expressions on the weight's path; () = all attention projections
+    c.whole = ()  # regular expressions: these weights are trained themselves, beside the additions
     return c.lock()
 
 

@@ -41,6 +41,7 @@ from mouselift_jax.stages.towers import (
     downscale_of,
     initial_unet,
     load_towers,
+    low_rank,
     uses_toys,
 )
 from mouselift_jax.stages.workdir import Workdir, must_exist, read_summary, resolve_samples
@@ -212,7 +213,7 @@ def plan(config: Any, workdir: Path) -> Plan:
         must_exist(config.init_from, "init_from")
     t = config.train
     module = make_unet(config, downscale_of(config))
-    weights, trained = lora.count(lambda: init_unet(module, jax.random.key(0)), config.lora)
+    weights, trained = lora.count(lambda: init_unet(module, jax.random.key(0)), low_rank(config))
     state = 4 * (weights + trained * (3 if t.ema_decay else 2))
     notes = [f"{weights:,} weights; {len(sample_set.ids('train'))} training samples"]
     if trained != weights:
@@ -245,7 +246,7 @@ def compile_plan(config: Any, workdir: Path) -> program.Cost:
     networks = towers.networks(make_unet(config, towers.modules["vae"].config.downscale))
     constants = {**towers.params, "prompts": towers.prompts}
     task = make_task(config, networks, constants)
-    return program.cost(Trainer(task, config.train, low_rank=config.lora))
+    return program.cost(Trainer(task, config.train, low_rank=low_rank(config)))
 
 
 def run(config: Any, workdir: Workdir) -> None:
@@ -266,7 +267,7 @@ def run(config: Any, workdir: Workdir) -> None:
     networks = towers.networks(module)
     constants = {**towers.params, "prompts": jnp.asarray(towers.prompts)}
     task = make_task(config, networks, constants)
-    trainer = Trainer(task, config.train, seed=config.seed, low_rank=config.lora)
+    trainer = Trainer(task, config.train, seed=config.seed, low_rank=low_rank(config))
     if workdir.options.primary:
         record = json.loads(json.dumps(dataclasses.asdict(module.config)))
         write_json_atomic(workdir / "unet/config.json", record)

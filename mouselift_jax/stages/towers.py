@@ -12,7 +12,7 @@ import functools
 import json
 import logging
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -342,7 +342,7 @@ def initial_unet(
 
     stored = read_config(source, "unet")
     expected = dataclasses.asdict(config)
-    extends = stored["in_channels"] == 4 and config.in_channels == 8
+    extends = _extends(stored, config.in_channels)
     adds_pose = config.pose_features and not stored.get("pose_features", 0)
     if extends:
         expected["in_channels"] = 4
@@ -357,3 +357,25 @@ def initial_unet(
         params["pose_encoder"] = jax.device_get(fresh()["pose_encoder"])
         note += "; a pose input was added, without effect at the start"
     return params, note
+
+
+def _extends(stored: Mapping[str, Any], in_channels: int) -> bool:
+    return stored["in_channels"] == 4 and in_channels == 8
+
+
+def low_rank(config: Any) -> Any:
+    """The section `lora` of a run.
+
+    What the run adds to the network starts without effect; it is trained whole, for low-rank
+    additions to the other weights would leave it so.
+    """
+    low = config.lora.copy_and_resolve_references()
+    if not low.rank:
+        return low
+    added = ["^pose_encoder/"] if config.model.pose_features else []
+    if config.init_from and _extends(
+        read_config(config.init_from, "unet"), config.model.in_channels
+    ):
+        added.append("^conv_in/")
+    low.whole = (*low.whole, *added)
+    return low

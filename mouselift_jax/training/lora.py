@@ -26,9 +26,16 @@ ATTENTION = (r"(^|/)attn[^/]*/.*kernel$",)  # every projection of attention, GS-
 _LEAVES = ("lora_a", "lora_b", "lora_scale")
 
 
-def is_trained(path: Sequence[str]) -> bool:
-    """Whether the leaf at this path is one that low-rank training changes."""
-    return path[-1] in ("lora_a", "lora_b")
+def is_trained(path: Sequence[str], whole: Sequence[str] = ()) -> bool:
+    """Whether the leaf at this path is one that low-rank training changes.
+
+    Args:
+        path: names from the root to the leaf.
+        whole: regular expressions of weights that are trained themselves.
+    """
+    if path[-1] in _LEAVES:
+        return path[-1] != "lora_scale"
+    return any(re.search(p, "/".join(path)) for p in whole)
 
 
 def targets(params: Mapping[str, Any], patterns: Sequence[str] = ()) -> list[str]:
@@ -119,7 +126,9 @@ def count(init: Callable[[], Any], low: Any) -> tuple[int, int]:
 
     flat = jax.tree_util.tree_leaves_with_path(jax.eval_shape(tree))
     total = sum(x.size for _, x in flat)
-    return total, sum(x.size for k, x in flat if not low.rank or is_trained([n.key for n in k]))
+    if not low.rank:
+        return total, total
+    return total, sum(x.size for k, x in flat if is_trained([n.key for n in k], low.whole))
 
 
 def fold(params: Mapping[str, Any]) -> dict[str, Any]:

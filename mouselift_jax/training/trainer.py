@@ -55,7 +55,8 @@ class Trainer:
         task: what is trained.
         config: the section `train` (see `configs/common.py`).
         seed: of weights and of every random choice of the steps.
-        low_rank: the section `lora`; with a rank above 0 only low-rank additions are trained.
+        low_rank: the section `lora`; with a rank above 0 only low-rank additions are trained, and
+            the weights that it names to be trained whole.
         devices: the devices, by default all.
     """
 
@@ -114,10 +115,12 @@ class Trainer:
         paths = [optim.path_of(k) for k, _ in jax.tree_util.tree_leaves_with_path(shapes)]
         patterns = [str(p) for p in self.config.optim.freeze]
         optim.match_all(patterns, paths, "train.optim.freeze")
-        low_rank = self._low_rank is not None
+        low = self._low_rank
+        whole = () if low is None else tuple(str(p) for p in low.whole)
+        optim.match_all(whole, paths, "lora.whole")
 
         def trained(path: tuple[str, ...]) -> bool:
-            if low_rank and not lora.is_trained(path):
+            if low is not None and not lora.is_trained(path, whole):
                 return False
             return not any(re.search(p, "/".join(path)) for p in patterns)
 

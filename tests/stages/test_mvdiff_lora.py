@@ -14,7 +14,7 @@ from configs import mvdiff as configs
 from mouselift_jax.convert.rules import flatten
 from mouselift_jax.pipelines.export_torch import export_torch
 from mouselift_jax.pipelines.pretrained import load_pretrained
-from mouselift_jax.stages import mvdiff
+from mouselift_jax.stages import mvdiff, towers
 from mouselift_jax.training import optim
 from mouselift_jax.training.checkpoint import checksum, state_items
 from mouselift_jax.training.logging import read_rows
@@ -38,25 +38,29 @@ def batches(step):
         yield one
 
 
+def make_trainer(models):
+    """Low-rank training of a network, as the stage sets it up."""
+    config = configs.get_config("tiny")
+    network = dataclasses.asdict(models.networks.unet.config)
+    network.pop("sample_size")
+    flat = {f"model.{k}": v for k, v in network.items()} | {
+        "lora.rank": 2,
+        "lora.alpha": 4.0,
+        "train.log_every": 1,
+        "train.save_every": 10,
+    }
+    config.update_from_flattened_dict(flat)
+    prompts = np.random.default_rng(1).normal(size=(3, 5, 12)).astype(np.float32)
+    task = mvdiff.make_task(config, models.networks, {**models.params, "prompts": prompts})
+    return Trainer(task, config.train, low_rank=towers.low_rank(config))
+
+
 class Lab:
     """Runs of one network with different settings, through one compiled step."""
 
     def __init__(self, root):
         self.root, self.models = root, tiny_models()
-        config = configs.get_config("tiny")
-        network = dataclasses.asdict(self.models.networks.unet.config)
-        network.pop("sample_size")
-        flat = {f"model.{k}": v for k, v in network.items()} | {
-            "lora.rank": 2,
-            "lora.alpha": 4.0,
-            "train.log_every": 1,
-            "train.save_every": 10,
-        }
-        config.update_from_flattened_dict(flat)
-        prompts = np.random.default_rng(1).normal(size=(3, 5, 12)).astype(np.float32)
-        constants = {**self.models.params, "prompts": prompts}
-        task = mvdiff.make_task(config, self.models.networks, constants)
-        self.trainer = Trainer(task, config.train, low_rank=config.lora)
+        self.trainer = make_trainer(self.models)
 
     def run(self, name, steps=STEPS, lr=1e-2):
         train = self.trainer.config
@@ -119,3 +123,18 @@ def test_only_attention_moves_and_what_is_stored_and_exported_is_the_sum(lab, wh
     name = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q.weight"
     np.testing.assert_array_equal(exported[name].T, flat[where])
     assert not any("lora" in key for key in exported)
+
+
+def test_what_a_run_adds_to_the_network_is_trained_whole(monkeypatch):
+    """A pose input that starts at zero would stay there if only the additions to others moved."""
+    trained = flatten(make_trainer(tiny_models(pose_features=4)).abstract.params)
+    own = {path for path in trained if not path.endswith(("lora_a", "lora_b"))}
+    assert own and all(path.startswith("pose_encoder/") for path in own)
+
+    config = configs.get_config("lowmem")
+    config.init_from = "stock"
+    for channels, expected in ((4, ("^conv_in/",)), (8, ())):
+        stored = {"in_channels": channels}
+        monkeypatch.setattr(towers, "read_config", lambda source, name, stored=stored: stored)
+        assert towers.low_rank(config).whole == expected
+    assert config.lora.whole == ()

@@ -93,10 +93,12 @@ def test_bad_targets_and_ranks_are_errors():
 
 
 def test_trained_weights_are_counted_without_making_any():
-    low = types.SimpleNamespace(rank=0, alpha=16.0, targets=())
+    low = types.SimpleNamespace(rank=0, alpha=16.0, targets=(), whole=())
     total, trained = lora.count(tree, low)
     assert total == trained == sum(x.size for x in jax.tree.leaves(tree()))
     low.rank = 2
     whole, trained = lora.count(tree, low)
     assert trained == 3 * 2 * (8 + 24) + 3 * 2 * (8 + 8) + 2 * (4 + 4)
     assert whole > total + trained - 1
+    low.whole = ("conv1/",)
+    assert lora.count(tree, low) == (whole, trained + 3 * 3 * 4 * 6 + 6)
