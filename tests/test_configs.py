@@ -89,6 +89,7 @@ def test_every_variant_builds_its_plan(stage, variant, inputs, tmp_path):
             config[key] = str(path)
     if stage == "prepare":
         config.prepare.min_mask_px = 5
+        config.split.gap_s = 0.0  # three frames leave no room for one
     plan = importlib.import_module(f"mouselift_jax.stages.{stage}").plan(config, tmp_path / "run")
     assert plan.writes and plan.describe().startswith(f"plan of stage {stage}")
     assert not (tmp_path / "run").exists(), "a plan touches nothing"

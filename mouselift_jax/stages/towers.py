@@ -360,7 +360,7 @@ def initial_unet(
 
 
 def _extends(stored: Mapping[str, Any], in_channels: int) -> bool:
-    return stored["in_channels"] == 4 and in_channels == 8
+    return stored.get("in_channels") == 4 and in_channels == 8
 
 
 def low_rank(config: Any) -> Any:
