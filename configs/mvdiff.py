@@ -10,7 +10,7 @@ six_x      every view in turn is the reference             not measured yet
 lowmem     one 24 GB card: 256 px, LoRA, batch 8 in        not measured yet
            single steps, encodings cached
 posed      with the cameras as an input                    not measured yet
-tiny       toy networks on 2 CPU cores, from nothing       minutes; less than 2 GB
+tiny       toy networks on 2 CPU cores, from nothing       4 minutes; 2.8 GB
 
 Variants can be joined: --config=configs/mvdiff.py:lowmem,posed. `train.steps` of 1,000 to 1,500
 were enough on mice for others, with the released prompts and a fixed reference. Samples: prepare
