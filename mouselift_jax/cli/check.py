@@ -154,7 +154,9 @@ def _print(out: Path, result: CheckResult) -> None:
         values = result.measures.get(key)
         if values is not None:
             cells = "  ".join(
-                f"{n}: {v:.3f}" for n, v in zip(result.camera_ids, values, strict=False)
+                f"{n}: {v:.3f}" if np.isfinite(v) else f"{n}: unknown"
+                for n, v in zip(result.camera_ids, values, strict=False)
             )
             print(f"  {name} per camera  {cells}")  # noqa: T201
-    print(f"  wrote {out / 'check.json'}")  # noqa: T201
+    sheet = " and contact_sheet.png" if (out / "contact_sheet.png").exists() else ""
+    print(f"  wrote {out / 'check.json'}{sheet}")  # noqa: T201

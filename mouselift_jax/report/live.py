@@ -41,7 +41,9 @@ class LiveViewer:
         try:
             import viser
         except ImportError as error:
-            raise MissingExtraError("viser", "viewer", "the live viewer") from error
+            raise MissingExtraError(
+                "viser", "viewer", "the live viewer (not --export-html FILE)"
+            ) from error
         self.scene = scene
         with contextlib.redirect_stdout(io.StringIO()):  # the address is told once, by `addresses`
             self.server = viser.ViserServer(host=host, port=port, label=scene.title, verbose=False)

@@ -46,7 +46,8 @@ def test_without_viser_it_says_how_to_get_it(tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "viser", None)
     save_ply(tmp_path / "a.ply", one())
     assert main(["view", str(tmp_path / "a.ply")]) == 2
-    assert ".[viewer]" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert ".[viewer]" in said and "--export-html" in said
 
 
 @pytest.mark.parametrize("step, text", [(2, "every 2nd frame"), (3, "every 3rd"), (4, "every 4th")])

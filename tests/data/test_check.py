@@ -99,10 +99,11 @@ def test_empty_masks_are_counted(clean, tmp_path):
     assert result.to_json()["findings"][0]["evidence"]["frames"] == [4, 5, 6]
 
 
-def test_a_camera_that_never_saw_the_animal_has_no_figures(clean, tmp_path):
+def test_a_camera_that_never_saw_the_animal_has_no_figures(clean, tmp_path, capsys):
     """Null in check.json, and no complaint of NumPy's on the way."""
     import warnings
 
+    from mouselift_jax.cli import check as cli
     from tests.benchmarks.fault_injection import videos
 
     path = link_copy(clean, tmp_path / "r")
@@ -113,6 +114,8 @@ def test_a_camera_that_never_saw_the_animal_has_no_figures(clean, tmp_path):
     assert any(f.code == "mask_empty" and f.cameras == (3,) for f in result.findings)
     measures = result.to_json()["measures"]
     assert [b is None for b in measures["brightness_of_animal"]] == [v == 3 for v in range(6)]
+    cli._print(tmp_path, result)
+    assert "3: unknown  4: " in capsys.readouterr().out
     assert measures["mask_share"][3] == 0 and min(measures["mask_share"][:3]) > 0
 
 

@@ -130,7 +130,8 @@ def test_command_line(true_set, boxed_set, tmp_path, capsys):
     assert content["findings"][0]["code"] == "samples_inconsistent"
     assert (out / "true/contact_sheet.png").stat().st_size > 1000
     assert (out / "grades.png").exists()
-    assert "geometrically inconsistent" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "geometrically inconsistent" in said and "check.json and contact_sheet.png" in said
 
 
 def test_public_sample(shared):
