@@ -28,6 +28,18 @@ def test_decay_is_on_matrices_only_also_when_stacked():
     assert optim.decays("gaussian_position_embeddings", 2)
     assert not optim.decays("layers/norm/scale", 2)  # a gain of every stacked layer
     assert not optim.decays("head/bias", 1)
+    # What the optimiser does without a gradient is decay alone.
+    ones = {"layers": {"fc": {"kernel": jnp.ones((2, 3, 3))}, "norm": {"scale": jnp.ones((2, 3))}},
+            "head": {"bias": jnp.ones(3)}}  # fmt: skip
+    for everywhere in (False, True):
+        tx, _ = optim.make(section(decay_all=everywhere), 10, ones)
+        updates, _ = tx.update(jax.tree.map(jnp.zeros_like, ones), tx.init(ones), ones)
+        moved = {optim.path_of(k): bool(v.any()) for k, v in jax.tree.leaves_with_path(updates)}
+        assert moved == {
+            "layers/fc/kernel": True,
+            "layers/norm/scale": everywhere,
+            "head/bias": everywhere,
+        }
 
 
 def test_adamw_agrees_with_torch():
