@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import html
+import socket
 import sys
 import tempfile
 from collections.abc import Callable
@@ -42,8 +43,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Serve the page until Ctrl-C."""
     page = make_page(reconstructor(args))
+    from mouselift_jax.errors import ConfigError
     from mouselift_jax.report.live import addresses
 
+    family = socket.AF_INET6 if ":" in args.host else socket.AF_INET
+    with socket.socket(family) as probe:  # gradio looks for it only once everything is set up
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((args.host, args.port))
+        except OSError as error:
+            raise ConfigError(
+                "nothing can listen there",
+                where=f"--host={args.host} --port={args.port}",
+                found=error.strerror,
+                fix=f"--port={args.port + 1}, or stop what listens there",
+            ) from error
     sys.stdout.write(addresses(args.port) + "\nCtrl-C ends it.\n")
     sys.stdout.flush()
     page.launch(server_name=args.host, server_port=args.port, quiet=True, share=False)

@@ -40,7 +40,9 @@ from mouselift_jax.errors import MouseLiftError, nearest
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the verb."""
     parser.add_argument("source", metavar="RUN", help="folder of a run, or converted weights")
-    parser.add_argument("out", type=Path, metavar="OUT", help="where to write; must not exist")
+    parser.add_argument(
+        "out", type=Path, metavar="OUT", help="where to write; for torch a new place"
+    )
     parser.add_argument("--to", default="torch", help=f"format: {', '.join(FORMATS)}")
     parser.add_argument("--component", action="append", metavar="NAME", help="only this network")
     parser.add_argument(

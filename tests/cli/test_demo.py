@@ -1,7 +1,10 @@
+import socket
+
 import numpy as np
 import pytest
 
 from mouselift_jax.__main__ import main
+from mouselift_jax.cli import demo
 from mouselift_jax.cli.demo import make_page
 from mouselift_jax.errors import LayoutError, MissingExtraError
 
@@ -16,6 +19,17 @@ def test_weights_must_be_named(capsys):
     with pytest.raises(SystemExit) as stop:
         main(["demo"])
     assert stop.value.code == 2 and "--mvdiff" in capsys.readouterr().err
+
+
+def test_a_port_in_use_is_said(monkeypatch, capsys):
+    monkeypatch.setattr(demo, "make_page", lambda reconstruct: None)
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        assert main(["demo", "--mvdiff=a", "--gslrm=b", f"--port={port}"]) == 2
+    said = capsys.readouterr().err
+    assert f"--port={port + 1}" in said and "nothing can listen there" in said
 
 
 def test_the_page_answers_a_photo_with_views_viewer_and_splats(tmp_path):
