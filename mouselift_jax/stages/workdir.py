@@ -303,12 +303,11 @@ def must_exist(path: str | os.PathLike | None, key: str) -> Path:
     path = Path(path)
     if not path.exists():
         parent = path.parent
-        near = nearest(path.name, [p.name for p in parent.iterdir()]) if parent.is_dir() else ""
-        raise LayoutError(
-            "no such file or folder",
-            where=f"config.{key}={path}",
-            fix=near or f"{parent} is not there",
-        )
+        fix = f"{parent} is not there"
+        if parent.is_dir():
+            names = [p.name for p in parent.iterdir() if not p.name.startswith(".")]
+            fix = nearest(path.name, names) if names else f"there is nothing in {parent}"
+        raise LayoutError("no such file or folder", where=f"config.{key}={path}", fix=fix)
     return path
 
 

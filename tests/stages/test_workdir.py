@@ -121,6 +121,14 @@ def test_resolve_samples(tmp_path):
     assert "configs/prepare.py" in str(told.value)
     with pytest.raises(LayoutError, match="did you mean 'run'"):
         resolve_samples(tmp_path / "runn")
+    (tmp_path / ".cache").mkdir()
+    with pytest.raises(LayoutError, match="known: rec, run") as told:
+        resolve_samples(tmp_path / "elsewhere")
+    assert ".cache" not in str(told.value)
+    with pytest.raises(LayoutError, match="there is nothing in"):
+        resolve_samples(tmp_path / ".cache" / "a")
+    with pytest.raises(LayoutError, match="is not there"):
+        resolve_samples(tmp_path / "nowhere" / "a")
     with pytest.raises(ConfigError, match="config.samples"):
         resolve_samples(None)
     (tmp_path / "empty").mkdir()
