@@ -354,11 +354,12 @@ def spread_advice(config: Any, sample_set: SampleSet, rig: Rig, workdir: Path) -
     worst = float(np.max(rig.spread_px))
     if worst <= WARN_SPREAD_PX or config.model.pose_features:
         return None
+    posed = f"--config.model.pose_features=256 --workdir={workdir}_posed"
     told = (
         f"the training cameras spread by up to {worst:.1f} px around one rig, which is all that a "
         "network without poses can learn: generated views will disagree with their cameras by "
         f"about as much. Tell the network the cameras: {program.command_line()} "
-        f"--config.model.pose_features=256 --workdir={workdir}_posed"
+        f"{program.in_own_keys(posed, workdir)}"
     )
     how = sample_set.manifest.get("parameters") or {}
     if how.get("aim") != "box":

@@ -115,16 +115,14 @@ class Judge:
 
     def next_command(self) -> str:
         """The command that the newest verdict suggests."""
-        command, text = program.command_line(), self.verdict.next
-        if "configs/demo.py" in command:  # whose keys begin with the name of the stage
-            text = text.replace("--config.train.", f"--config.{self.folder.name}.train.")
-        return text.format(
-            command=command,
+        text = self.verdict.next.format(
+            command=program.command_line(),
             run=self.folder,
             samples=self.samples,
             lr=self.config.train.optim.lr / 2,
             steps=2 * self.config.train.steps,
         )
+        return program.in_own_keys(text, self.folder)
 
     def _sample(
         self, models: Models, batch: dict[str, np.ndarray], index: int, guidance: float

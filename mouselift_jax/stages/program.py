@@ -7,6 +7,7 @@ import re
 import shlex
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -21,6 +22,18 @@ _BYTES |= {"u32": 4, "f64": 8, "s64": 8, "u64": 8}
 def command_line() -> str:
     """The command of this process, to paste again."""
     return shlex.join(["python", *sys.argv])
+
+
+def in_own_keys(text: str, folder: Path) -> str:
+    """A suggested command whose keys and folder are a stage's, in those of this process's command.
+
+    The demo runs stages in folders of their names, and its keys begin with these names.
+    """
+    if "configs/demo.py" not in command_line():
+        return text
+    text = text.replace("--config.train.", f"--config.{folder.name}.train.")
+    text = text.replace("--config.model.", f"--config.{folder.name}.model.")
+    return text.replace(f"--workdir={folder}_", f"--workdir={folder.parent}_")
 
 
 @dataclasses.dataclass(frozen=True)

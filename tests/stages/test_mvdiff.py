@@ -298,6 +298,11 @@ def test_a_wide_spread_names_the_commands_against_it(tmp_path, monkeypatch):
             config = tiny(**{"model.pose_features": posed})
             rig_of = mvdiff_data.measure_rig(config, found)
             said[aim, posed] = mvdiff_data.spread_advice(config, found, rig_of, tmp_path / "run")
+    monkeypatch.setattr(sys, "argv", ["launch.py", "--config=configs/demo.py"])
+    config, found = tiny(), SampleSet.open(tmp_path / "centre/samples")
+    rig_of = mvdiff_data.measure_rig(config, found)
+    demo = mvdiff_data.spread_advice(config, found, rig_of, tmp_path / "demo/mvdiff")
+    assert f"--config.mvdiff.model.pose_features=256 --workdir={tmp_path}/demo_posed" in demo
     assert said["box", 8] is said["centre", 8] is None
     assert "9.8 px" in said["box", 0] and f"--workdir={tmp_path}/run_posed" in said["box", 0]
     assert "prepare" not in said["centre", 0]
