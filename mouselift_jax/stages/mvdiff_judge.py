@@ -93,7 +93,9 @@ class Judge:
         self.alarms, watch = check_views(found, truth)
         history = [r for r in read_rows(self.folder / "metrics.jsonl") if "val/psnr" in r]
         history = [r for r in history if r["step"] < step]
-        self.verdict = verdict([*history, {**figures, "step": step}], self.per_view, self.alarms)
+        self.verdict = verdict(
+            [*history, {**figures, **watch, "step": step}], self.per_view, self.alarms
+        )
         for alarm in self.alarms:
             log.warning("%s. Cause: %s. Try: %s", alarm.what, alarm.cause, alarm.remedy)
         log.info("verdict: %s (%s). %s", *_words(self.verdict))

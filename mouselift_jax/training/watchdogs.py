@@ -18,6 +18,7 @@ COLLAPSE_SHARE = 0.35
 BLANK_STD = 0.02  # of all pixels of a picture: below, it shows no subject
 CONVERGED_PSNR, CONVERGED_SSIM = 25.0, 0.9  # the goals of spec/mouse_data.md 5.3
 STILL_IMPROVING_DB = 0.3  # over the second half of the history: below, training has stalled
+STILL_PARTING = 0.1  # likewise of watch/view_spread, which is 1 when views differ as they should
 VIEW_GAP_DB = 5.0  # a view this far below the median view has not been learned
 
 
@@ -208,7 +209,8 @@ def verdict(
     """How the run stands, from its validations so far.
 
     Args:
-        history: one dict a validation, oldest first, with "step", "val/psnr" and "val/ssim".
+        history: one dict a validation, oldest first, with "step", "val/psnr" and "val/ssim", and
+            "watch/view_spread" where it is known.
         per_view_psnr: dB of each slot at the newest validation.
         alarms: of the newest validation.
     """
@@ -239,6 +241,13 @@ def verdict(
     gain = last - max(psnr[: (len(psnr) + 1) // 2])
     if gain > STILL_IMPROVING_DB:
         return Verdict("slow", f"{numbers}, still rising by {gain:.1f} dB", "let it run on", MORE)
+    spread = [min(h.get("watch/view_spread", 1.0), 1.0) for h in history]
+    before = max(spread[: (len(spread) + 1) // 2])
+    if spread[-1] - before > STILL_PARTING:
+        # One blob in every slot scores well where most of a picture is background.
+        found = f"{numbers}, not rising, but the views still come apart: they differ by"
+        found += f" {spread[-1]:.0%} of what the true views differ by, before {before:.0%}"
+        return Verdict("slow", found, "let it run on", MORE)
     if alarms:
         found = f"{numbers}; {alarms[0].what}"
         return Verdict("failed", found, alarms[0].remedy, NEXT[alarms[0].code])

@@ -85,6 +85,14 @@ def test_verdicts(truth):
     stuck = [row(i, 12.0) for i in range(5)]
     assert verdict(stuck, even, collapsed).kind == "failed"
     assert verdict(stuck, even, []).kind == "slow"
+    # a toy run: PSNR falls while the views part from one another, and then no more
+    parting = [(50, 24.0, 0.33), (100, 23.8, 0.34), (150, 23.2, 0.53), (200, 22.5, 0.69)]
+    parting = [row(i, p) | {"watch/view_spread": s} for i, p, s in parting]
+    found = verdict(parting, even, collapsed)
+    assert found.kind == "slow" and "69%" in found.reason and "34%" in found.reason
+    assert "train.steps" in found.next
+    last = row(250, 22.4) | {"watch/view_spread": 0.70}
+    assert verdict([*parting[2:], last, last, last], even, collapsed).kind == "failed"
     some = verdict(stuck, [20, 20, 20, 20, 12, 20], [])
     assert some.kind == "some_views" and "[4]" in some.reason
 
