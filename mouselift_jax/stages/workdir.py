@@ -23,7 +23,7 @@ from typing import Any
 
 from mouselift_jax import __version__
 from mouselift_jax.data.samples import is_sample_set
-from mouselift_jax.errors import ConfigError, LayoutError, MouseLiftError, nearest
+from mouselift_jax.errors import ConfigError, LayoutError, nearest
 from mouselift_jax.files import FileLock, write_json_atomic
 from mouselift_jax.training.logging import MetricWriter
 
@@ -142,7 +142,7 @@ class Workdir:
         return self
 
     def __exit__(self, kind: type | None, *exc_info: object) -> None:
-        if kind is not None and issubclass(kind, MouseLiftError) and self._is_new:
+        if kind is not None and self._is_new:
             self._forget()
         if self._handler is not None:
             log.removeHandler(self._handler)

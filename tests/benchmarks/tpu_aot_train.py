@@ -31,7 +31,7 @@ os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # no device is used, s
 CASES = (
     ("gslrm", "v5e:2x2", "1,4,1,1", 4, "base"),
     ("gslrm", "v5p:2x2x1", "1,4,1,1", 8, "base"),
-    ("gslrm", "v5e:2x2", "1,4,1,1", 4, "lowmem"),
+    ("gslrm", "v5e:2x2", "1,4,1,1", 16, "lowmem"),
     ("mvdiff", "v5p:2x2x1", "1,4,1,1", 4, "base"),
 )
 WEAK = (

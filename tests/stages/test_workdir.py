@@ -43,16 +43,17 @@ def test_changes_are_listed_and_stop_but_for_the_harmless(tmp_path):
         pass
 
 
-def test_a_mistake_does_not_claim_the_folder(tmp_path):
+@pytest.mark.parametrize("kind", [LayoutError, RuntimeError, KeyboardInterrupt])
+def test_a_mistake_does_not_claim_the_folder(tmp_path, kind):
     def visit(samples, made=()):
         with Workdir(tmp_path, {"stage": "x", "samples": samples}) as w:
             for name in made:
                 (w / name).write_text("1")
-            raise LayoutError("no such folder", fix="look for it")
+            raise kind("no such folder")
 
-    with pytest.raises(LayoutError):
+    with pytest.raises(kind):
         visit("typo")
-    with pytest.raises(LayoutError):
+    with pytest.raises(kind):
         visit("right", made=["a.ply"])  # corrected; what it made belongs to this config
     with pytest.raises(ConfigError, match="samples: 'right' -> 'other'"):
         visit("other")
