@@ -13,7 +13,7 @@ Each stage works in a sub-folder of the workdir, and its keys are those of its o
 --config.gslrm.train.steps=500.
 
 variant   what                                                    time, memory
-base      as above; up to infer in one to three minutes     3 to 8 minutes on 2 CPU cores, below 8 GB
+base      as above; up to infer in one to three minutes         3 to 8 minutes, 2 cores, below 8 GB
 quick     a few steps of everything; figures mean nothing         minutes, below 4 GB
 """
 
