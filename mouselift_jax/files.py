@@ -31,22 +31,25 @@ class FileLock:
         """Take it; returns None, or who has it.
 
         Raises:
-            OSError: the file cannot be made.
+            OSError: the file cannot be made, or this disk has no locks.
         """
         file = open(self.path, "a+")
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # Its holder may have removed it between the two lines above.
-            if not self.path.exists() or not os.path.samestat(
-                os.fstat(file.fileno()), os.stat(self.path)
-            ):
-                file.close()
-                return "another process"
-        except OSError:
+            if not os.path.samestat(os.fstat(file.fileno()), os.stat(self.path)):
+                raise FileNotFoundError
+        except FileNotFoundError:
+            file.close()
+            return "another process"
+        except BlockingIOError:
             file.seek(0)
             owner = file.read().strip() or "another process"
             file.close()
             return owner
+        except OSError:
+            file.close()
+            raise
         file.truncate(0)
         file.write(f"process {os.getpid()} on {platform.node()}")
         file.flush()
@@ -54,7 +57,7 @@ class FileLock:
         return None
 
     def release(self, *, remove: bool = False) -> None:
-        """Let it go, and take the file away."""
+        """Let it go; with `remove`, take the file away too."""
         if self._file is not None:
             if remove:
                 self.path.unlink(missing_ok=True)

@@ -45,6 +45,18 @@ def shared() -> Path:
     return path
 
 
+@pytest.fixture
+def two_devices() -> None:
+    """For tests that shard over two; this file asks for two virtual ones where the user did not."""
+    import jax
+
+    if jax.device_count() < 2:
+        pytest.skip(
+            "needs two devices, here is one (on a CPU: unset XLA_FLAGS, or put "
+            "--xla_force_host_platform_device_count=2 into it)"
+        )
+
+
 @pytest.fixture(scope="session")
 def golden() -> Path:
     """Small arrays that travel with the tests."""

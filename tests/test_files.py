@@ -1,5 +1,6 @@
 """Files are whole or absent, and one process at a time holds a lock."""
 
+import errno
 import json
 import os
 import subprocess
@@ -41,6 +42,15 @@ def test_a_lock_is_one_processs_and_names_it(tmp_path):
     assert two.acquire() is None  # left behind by nobody
     two.release(remove=True)
     assert not (tmp_path / ".lock").exists()
+
+
+def test_a_disk_without_locks_is_not_taken_for_another_process(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    with pytest.raises(OSError, match="No locks available"):
+        FileLock(tmp_path / ".lock").acquire()
 
 
 def test_a_lock_of_a_process_that_died_is_free(tmp_path):

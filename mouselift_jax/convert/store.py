@@ -138,6 +138,13 @@ def read_params(path: Any) -> dict[str, np.ndarray]:
             "There are no parameters here", where=path, fix="convert again, into a new folder"
         )
     with ocp.PyTreeCheckpointer() as checkpointer:
-        tree = checkpointer.metadata(path).item_metadata.tree
+        found = checkpointer.metadata(path).item_metadata
+        if found is None:
+            raise CheckpointError(
+                "The list of these parameters is missing or damaged",
+                where=path,
+                fix="convert again, into a new folder",
+            )
+        tree = found.tree
         args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
         return flatten(checkpointer.restore(path, args=ocp.args.PyTreeRestore(restore_args=args)))

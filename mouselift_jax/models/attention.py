@@ -121,22 +121,26 @@ def _cudnn_fault() -> str | None:
 
 
 def _choose(q: Array, k: Array) -> str:
-    device, shape = jax.default_backend(), (q.shape[1], k.shape[1])
+    device, shape, why = jax.default_backend(), (q.shape[1], k.shape[1]), None
+    if device == "gpu":
+        why = unavailable("cudnn", q)
     if device == "tpu" and min(shape) >= SPLASH_BLOCK:
         name = "splash"
-    elif device == "gpu" and unavailable("cudnn", q) is None:
+    elif device == "gpu" and why is None:
         name = "cudnn"
     elif shape[0] * shape[1] <= SMALL:
         name = "xla"
     else:
         name = "chunked"
-    _say(name, device, str(q.dtype), shape)
+    _say(name, device, str(q.dtype), shape, why)
     return name
 
 
 @functools.cache
-def _say(name: str, device: str, dtype: str, shape: tuple[int, int]) -> None:
-    _log.info("attention: %s (%s, %s, %d x %d tokens)", name, device, dtype, *shape)
+def _say(name: str, device: str, dtype: str, shape: tuple[int, int], why: str | None) -> None:
+    """Once for each choice; `why` a faster backend was not taken."""
+    note = "" if why is None else f"; not cudnn: {why}"
+    _log.info("attention: %s (%s, %s, %d x %d tokens)%s", name, device, dtype, *shape, note)
 
 
 # --- backends ------------------------------------------------------------------------------------

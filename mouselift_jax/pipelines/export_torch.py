@@ -214,12 +214,13 @@ def _unlike_the_released(config: Mapping[str, Any]) -> str:
 
 
 def _perceptual(source: Any, given: Any) -> dict[str, np.ndarray] | None:
-    try:
-        return read_component(given or source, "vgg19").flat
-    except CheckpointError:
-        if given is not None:
-            raise
-        return None
+    """VGG-19's weights from where they are given, or from beside the network if they lie there."""
+    if given is None:
+        try:
+            find_component(source, "vgg19")
+        except CheckpointError:  # absent; damaged ones are an error below
+            return None
+    return read_component(given or source, "vgg19").flat
 
 
 def _write_folder(

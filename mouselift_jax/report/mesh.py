@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mouselift_jax.errors import ConfigError, LayoutError, MissingExtraError
+from mouselift_jax.errors import BackendError, ConfigError, LayoutError, MissingExtraError
 from mouselift_jax.files import atomic_path
 from mouselift_jax.geometry.camera import Camera
 from mouselift_jax.geometry.rig import rig_from_angles
@@ -145,5 +145,9 @@ def save_mesh(
         else:
             written = o3d.io.write_triangle_mesh(str(part), mesh)
         if not written:
-            raise OSError(f"Open3D could not write {path}")
+            raise BackendError(
+                "Open3D could not write the mesh",
+                where=path,
+                fix="another ending (.ply, .obj, .glb, .stl), or check the free disk space",
+            )
     return len(mesh.vertices), len(mesh.triangles)

@@ -92,6 +92,17 @@ def test_the_automatic_choice_is_chunked_when_the_scores_would_be_large(caplog):
     ]
 
 
+def test_a_gpu_without_cudnn_is_told_why(caplog, monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(lib, "unavailable", lambda name, q: "cuDNN attention does not compile")
+    lib._say.cache_clear()
+    x = jax.ShapeDtypeStruct((1, 16, 1, 8), jnp.bfloat16)
+    with caplog.at_level("INFO", logger=lib.__name__):
+        assert lib._choose(x, x) == "xla"
+    lib._say.cache_clear()
+    assert "not cudnn: cuDNN attention does not compile" in caplog.text
+
+
 def test_unknown_and_unavailable_backends_are_errors():
     q, k, v = make(4, 4)
     with pytest.raises(ConfigError, match="did you mean 'chunked'"):

@@ -217,6 +217,16 @@ def test_nothing_is_overwritten_and_nothing_to_export_is_said(tmp_path):
     assert not (tmp_path / "new").exists()
 
 
+def test_perceptual_weights_that_are_damaged_are_not_taken_for_absent(tmp_path):
+    run = tmp_path / "run"
+    _run(run, "gslrm", fake.GSLRM, fake.gslrm_state(), 1)
+    (run / "vgg19/params").mkdir(parents=True)  # of a conversion, and empty
+    (run / "vgg19/config.json").write_text("{}")
+    (run / "config.json").write_text("{}")
+    with pytest.raises(CheckpointError, match="vgg19"):
+        export_torch(run, tmp_path / "a.pt")
+
+
 def test_the_verb(tmp_path, capsys):
     from mouselift_jax.__main__ import main
 

@@ -119,9 +119,7 @@ def test_evaluation_tells_held_out_views_apart(batch, params):
         pytest.param({"data": 2}, marks=pytest.mark.slow),
     ],
 )
-def test_a_mesh_changes_nothing(batch, params, sizes):
-    if len(jax.devices()) < 2:
-        pytest.skip("one device only")
+def test_a_mesh_changes_nothing(two_devices, batch, params, sizes):
     model = GSLRM(dataclasses.replace(MODEL.config, attention="chunked", token_multiple=2))
     loss = functools.partial(
         gslrm_loss, model=model, loss_config=LossConfig(alpha=0.5), n_input_views=2,

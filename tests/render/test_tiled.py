@@ -10,7 +10,7 @@ import pytest
 from mouselift_jax.render import binning, tiled
 from mouselift_jax.render.projection import project
 from mouselift_jax.render.types import Spec
-from tests.render.suite import CAMERAS, CASES, GAUSSIANS, RasterizerSuite, assert_close, scene
+from tests.render.suite import CAMERAS, GAUSSIANS, RasterizerSuite, assert_close, scene
 
 SPEC = Spec(37, 31, 0.2, None)
 ORDER = (*GAUSSIANS, *CAMERAS)
@@ -18,19 +18,11 @@ ORDER = (*GAUSSIANS, *CAMERAS)
 
 class TestTiled(RasterizerSuite):
     implementation = "tiled"
-    golden_cases = tuple(c for c in CASES if c != "tiny")
 
     # Every new shape compiles for seconds; two of them wait for `make test-slow`.
     @pytest.mark.slow
     def test_one_pixel(self):
         super().test_one_pixel()
-
-
-@pytest.mark.slow
-def test_golden_of_many_small():
-    suite = TestTiled()
-    suite.golden_cases = CASES
-    suite.test_golden("tiny")
 
 
 @functools.lru_cache

@@ -19,7 +19,6 @@ def blocks_on_the_cpu():
 @pytest.mark.slow
 class TestWarpCudaOnFibers(RasterizerSuite):
     implementation = "warp_blocks"
-    golden_cases = ("base", "sh3", "huge", "opaque")
 
     def test_memory_of_the_backward_does_not_grow_with_the_views(self, monkeypatch):
         """A group of views is drawn at a time: here groups of one."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 import tomllib
 from pathlib import Path
@@ -41,15 +42,17 @@ def read_dannce(path: Path) -> Calibration:
     from scipy.io import loadmat
     from scipy.io.matlab import MatReadError
 
+    data = io.BytesIO(path.read_bytes())  # a file that may not be opened says so itself
     try:
-        content = loadmat(path, struct_as_record=False, squeeze_me=True)
+        content = loadmat(data, struct_as_record=False, squeeze_me=True)
     except (MatReadError, NotImplementedError, ValueError, TypeError, OSError) as error:
         raise LayoutError(
             "cannot read this MATLAB file",
             where=path,
-            expected="a MATLAB 5-7 file (save without -v7.3)",
+            expected="a whole MATLAB 5-7 file (save without -v7.3)",
             found=f"{type(error).__name__}: {error}"[:120],
-            fix="save it in MATLAB with: save('label3d_dannce.mat', ..., '-v7')",
+            fix="copy it again if it was cut short; else save it in MATLAB with: "
+            "save('label3d_dannce.mat', ..., '-v7')",
         ) from error
     params = np.atleast_1d(content.get("params", np.array([])))
     if params.size == 0 or not hasattr(params[0], "_fieldnames"):

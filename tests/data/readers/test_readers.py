@@ -154,6 +154,15 @@ def test_dannce_mat(tmp_path):
     assert calibration.tracks["com3d"].shape == (7, 3)
 
 
+def test_a_matlab_file_cut_short_is_told(tmp_path):
+    path = tmp_path / "label3d_dannce.mat"
+    savemat(path, {"params": np.zeros((50, 50))})
+    path.write_bytes(path.read_bytes()[:900])
+    with pytest.raises(LayoutError, match="cannot read this MATLAB file") as told:
+        read_calibration(path)
+    assert "copy it again if it was cut short" in str(told.value)
+
+
 def test_published_dannce_file(shared):
     calibration = read_calibration(shared / "data/dannce/label3d_dannce.mat")
     assert len(calibration.cameras) == 6 and calibration.tracks["com3d"].shape == (18000, 3)
