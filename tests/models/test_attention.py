@@ -98,8 +98,9 @@ def test_a_gpu_without_cudnn_is_told_why(caplog, monkeypatch):
     lib._say.cache_clear()
     x = jax.ShapeDtypeStruct((1, 16, 1, 8), jnp.bfloat16)
     with caplog.at_level("INFO", logger=lib.__name__):
-        assert lib._choose(x, x) == "xla"
+        jax.eval_shape(attention, x, x, x)
     lib._say.cache_clear()
+    assert "attention: xla (gpu, bfloat16" in caplog.text
     assert "not cudnn: cuDNN attention does not compile" in caplog.text
 
 
