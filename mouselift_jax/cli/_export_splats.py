@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ def to_ply(args: argparse.Namespace) -> list[str]:
         unit = None if scale is None else scale * factor
         save_ply(path, gaussians, scene_scale=unit, axes=_axes(args))
         lines.append(f"{path} ({gaussians.n_gaussians:,} Gaussians, axes {args.axes})")
-    return lines
+    return [*lines, _view(args.out)]
 
 
 def to_splat(args: argparse.Namespace) -> list[str]:
@@ -44,7 +45,7 @@ def to_splat(args: argparse.Namespace) -> list[str]:
         path = _target(args, label, ".splat")
         save_splat(path, gaussians)
         lines.append(f"{path} ({path.stat().st_size / 1e6:.1f} MB; the file cannot say its axes)")
-    return lines
+    return [*lines, _view(args.out)]
 
 
 def to_mesh(args: argparse.Namespace) -> list[str]:
@@ -57,19 +58,33 @@ def to_mesh(args: argparse.Namespace) -> list[str]:
         factor = _factor(args, scale)
         vertices, triangles = save_mesh(path, gaussians, axes=_axes(args), scale=factor)
         lines.append(f"{path} ({vertices:,} vertices, {triangles:,} triangles)")
-    return [*lines, "note: splats are no surface; thin parts and hazy regions come out wrong"]
+    return [
+        *lines,
+        "note: splats are no surface; thin parts and hazy regions come out wrong",
+        f"next: open {args.out} in Blender or MeshLab",
+    ]
 
 
 def to_html(args: argparse.Namespace) -> list[str]:
-    """One page that shows the Gaussians, like `view --export-html`."""
+    """One page that shows the Gaussians, like `view --export-html`; its unit is a length bar.
+
+    Raises:
+        ConfigError: axes or a unit are asked for, which a page does not have.
+    """
     from mouselift_jax.report.viewer import export_html
 
+    if (args.axes, args.scale) != ("opencv", "scene"):
+        raise ConfigError(
+            "a page has neither axes nor a unit to choose",
+            where=f"--axes={args.axes} --scale={args.scale}",
+            fix="leave them out: the page turns freely and shows a bar of known length",
+        )
     sets = _sets(argparse.Namespace(**{**vars(args), "out": Path("page")}))
     path = args.out if args.out.suffix == ".html" else args.out / "splats.html"
     export_html(
         path, [g for _, g, _ in sets], labels=[n for n, _, _ in sets], scene_scale=sets[0][2]
     )
-    return [str(path)]
+    return [str(path), f"next: open {path} in any browser"]
 
 
 def to_transforms(args: argparse.Namespace) -> list[str]:
@@ -78,13 +93,15 @@ def to_transforms(args: argparse.Namespace) -> list[str]:
     from mouselift_jax.stages.workdir import resolve_samples
 
     samples = SampleSet.open(resolve_samples(args.source))
-    ids = list(samples.ids())
+    ids, lines = list(samples.ids()), []
     if args.sample:
         if args.sample not in ids:
             raise ConfigError("no such sample", found=args.sample, fix=nearest(args.sample, ids))
         ids = [args.sample]
-    lines = []
-    for sample_id in ids if len(ids) == 1 or args.all else ids[:1]:
+    elif len(ids) > 1 and not args.all:
+        lines.append(f"{ids[0]}, the first of {len(ids)} samples: --sample ID or --all for others")
+        ids = ids[:1]
+    for sample_id in ids:
         sample = samples.load(sample_id)
         folder = args.out / sample_id if args.all else args.out
         frames = []
@@ -95,7 +112,7 @@ def to_transforms(args: argparse.Namespace) -> list[str]:
         record = {"aabb_scale": 1, "frames": frames, "scene_scale_per_mm": samples.scene_scale}
         write_json_atomic(folder / "transforms.json", record)
         lines.append(f"{folder / 'transforms.json'} ({len(frames)} cameras)")
-    return lines
+    return [*lines, "next: give the folder to what reads transforms.json, such as nerfstudio"]
 
 
 def transforms_frame(camera: Any) -> dict[str, Any]:
@@ -143,6 +160,10 @@ def _sets(args: argparse.Namespace) -> list[tuple[str, Any, float | None]]:
     return [(m.label, m.gaussians(), scene.scene_scale) for m in moments]
 
 
+def _view(path: Path) -> str:
+    return f"next: python -m mouselift_jax view {shlex.quote(str(path))}"
+
+
 def _factor(args: argparse.Namespace, scene_scale: float | None) -> float:
     """What coordinates are multiplied with."""
     if args.scale == "scene":
@@ -187,4 +208,4 @@ def to_card(args: argparse.Namespace) -> list[str]:
         raise LayoutError("no such run", where=folder, fix="give the folder of a run")
     path = args.out if args.out.suffix == ".md" else args.out / "MODEL_CARD.md"
     write_model_card(folder, path)
-    return [str(path)]
+    return [str(path), "next: read it; what the run does not know is marked as not known"]

@@ -29,6 +29,7 @@ Exit code: 0 done, 2 something to correct
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -52,10 +53,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--vgg19", metavar="DIR", help="torch: VGG-19 to put beside GS-LRM")
     parser.add_argument(
-        "--axes", default="opencv", help="of Gaussians: opencv, opengl, blender, unity"
+        "--axes", default="opencv", help="ply, splat, mesh: opencv, opengl, blender, unity"
     )
     parser.add_argument(
-        "--scale", default="scene", choices=("scene", "mm", "m"), help="unit of coordinates"
+        "--scale",
+        default="scene",
+        choices=("scene", "mm", "m"),
+        help="ply, splat, mesh: unit of coordinates",
     )
     parser.add_argument("--sample", metavar="ID", help="transforms: which sample")
     parser.add_argument("--all", action="store_true", help="transforms: every sample, in folders")
@@ -89,7 +93,19 @@ def _to_torch(args: argparse.Namespace) -> list[str]:
         is_folder = args.out.is_dir()
         card = args.out / "MODEL_CARD.md" if is_folder else args.out.with_suffix(".md")
         lines.append(str(write_model_card(source, card)))
-    return lines
+    return [*lines, _after_torch(args.out)]
+
+
+def _after_torch(out: Path) -> str:
+    """The command that proves the files: it reads them back and compares."""
+    kind, file = "unet", out
+    if out.is_file() or any(out.glob("ckpt_*.pt")):
+        kind, file = "gslrm", out if out.is_file() else next(out.glob("ckpt_*.pt"))
+    elif not (out / "unet").is_dir():
+        return "next: from_pretrained() of diffusers or transformers opens each folder"
+    back = out.with_name(f"{out.stem}_back")
+    paths = shlex.join([str(file), str(back)])
+    return f"next: python tools/convert_torch_ckpt.py {kind} {paths} --verify   (the way back)"
 
 
 # Another format is one more entry: a function of the parsed arguments that returns lines to print.

@@ -37,6 +37,25 @@ def test_ply_in_millimetres_and_other_axes(ply, tmp_path, capsys):
     assert "300 Gaussians" in capsys.readouterr().out
 
 
+def test_every_format_says_what_to_do_next(ply, tmp_path, capsys):
+    for kind, name, said in (
+        ("ply", "a b.ply", "view '{out}'"),
+        ("splat", "a.splat", "view {out}"),
+        ("html", "a.html", "open {out}"),
+    ):
+        out = tmp_path / name
+        assert main(["export", f"--to={kind}", str(ply), str(out)]) == 0
+        last = capsys.readouterr().out.splitlines()[-1]
+        assert last.startswith("next: ") and said.format(out=out) in last
+
+
+def test_a_page_has_no_axes_and_no_unit(ply, tmp_path, capsys):
+    for wish in ("--axes=unity", "--scale=mm"):
+        assert main(["export", "--to=html", str(ply), str(tmp_path / "a.html"), wish]) == 2
+        assert "neither axes nor a unit" in capsys.readouterr().err
+    assert not (tmp_path / "a.html").exists()
+
+
 def test_splat_and_html(ply, tmp_path):
     assert main(["export", "--to=splat", str(ply), str(tmp_path / "a.splat")]) == 0
     assert load_splat(tmp_path / "a.splat").n_gaussians == 300
@@ -55,6 +74,19 @@ def test_what_cannot_be_done_is_said(ply, tmp_path, capsys):
     assert "unity" in capsys.readouterr().err
     assert main(["export", "--to=plx", str(ply), str(tmp_path / "p.ply")]) == 2
     assert "did you mean 'ply'" in capsys.readouterr().err
+
+
+def test_transforms_of_one_sample_say_that_there_are_more(tmp_path, capsys):
+    from tests.report.test_scene import write_samples
+
+    samples = write_samples(tmp_path / "samples", n=2)
+    command = ["export", "--to=transforms", str(samples)]
+    assert main([*command, str(tmp_path / "one")]) == 0
+    said = capsys.readouterr().out
+    assert "sample_000000, the first of 2 samples" in said and "next: " in said
+    assert main([*command, str(tmp_path / "all"), "--all"]) == 0
+    assert "the first of" not in capsys.readouterr().out
+    assert len(list((tmp_path / "all").glob("*/transforms.json"))) == 2
 
 
 def test_transforms_point_the_cameras_where_they_look(tmp_path):
@@ -95,7 +127,7 @@ def test_mesh_without_open3d_says_how_to_get_it(ply, tmp_path, monkeypatch, caps
     assert ".[mesh]" in capsys.readouterr().err
 
 
-def test_model_cards_know_where_weights_came_from(tmp_path):
+def test_model_cards_know_where_weights_came_from(tmp_path, capsys):
     weights, run = tmp_path / "facelift", tmp_path / "run"
     for folder in (weights, run):
         folder.mkdir()
@@ -105,6 +137,7 @@ def test_model_cards_know_where_weights_came_from(tmp_path):
     summary = {"stage": "gslrm", "steps": 9, "finished": True, "metrics": {"heldout/psnr": 21.5}}
     (run / "summary.json").write_text(json.dumps({**summary, "wall_s": 7200}))
     assert main(["export", "--to=card", str(run), str(tmp_path / "out")]) == 0
+    assert capsys.readouterr().out.splitlines()[-1].startswith("next: ")
     card = (tmp_path / "out" / "MODEL_CARD.md").read_text()
     for text in ("Adobe Research License", "heldout/psnr | 21.5", "2.00 h", str(weights)):
         assert text in card

@@ -232,7 +232,10 @@ def test_the_verb(tmp_path, capsys):
 
     _run(tmp_path / "run", "gslrm", fake.GSLRM, fake.gslrm_state(), 1)
     assert main(["export", "--to=torch", str(tmp_path / "run"), str(tmp_path / "a.pt")]) == 0
-    assert "19 tensors" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "19 tensors" in said
+    back = f"convert_torch_ckpt.py gslrm {tmp_path / 'a.pt'} {tmp_path / 'a_back'} --verify"
+    assert back in said.splitlines()[-1]
     assert (tmp_path / "a.pt").is_file()
     assert main(["export", "--to=torhc", str(tmp_path / "run"), str(tmp_path / "b.pt")]) == 2
     assert "'torch'" in capsys.readouterr().err
