@@ -48,6 +48,7 @@ def attention(
     implementation: str | None = None,
     kv_length: int | None = None,
     batch: str = "batch",
+    quiet: bool = False,
 ) -> Float[Array, "B T H D"]:
     """softmax(q k^T / sqrt(D)) v over all keys, in the dtype of `q`, softmax in float32.
 
@@ -59,6 +60,8 @@ def attention(
             the log).
         kv_length: only the first `kv_length` keys are real, the rest is padding; None = all.
         batch: what the first axis is to the mesh, "batch" or "picture".
+        quiet: do not say the choice. For a module that is being initialised: any shape makes its
+            weights, so the shapes then are not those that it will work on.
 
     Raises:
         ConfigError: no such backend.
@@ -66,7 +69,7 @@ def attention(
     """
     name = implementation
     if name is None:
-        name = _choose(q, k)
+        name = _choose(q, k, quiet)
     elif name not in BACKENDS:
         raise ConfigError("unknown attention backend", where=name, fix=nearest(name, BACKENDS))
     else:
@@ -120,7 +123,7 @@ def _cudnn_fault() -> str | None:
     return None
 
 
-def _choose(q: Array, k: Array) -> str:
+def _choose(q: Array, k: Array, quiet: bool) -> str:
     device, shape, why = jax.default_backend(), (q.shape[1], k.shape[1]), None
     if device == "gpu":
         why = unavailable("cudnn", q)
@@ -132,7 +135,8 @@ def _choose(q: Array, k: Array) -> str:
         name = "xla"
     else:
         name = "chunked"
-    _say(name, device, str(q.dtype), shape, why)
+    if not quiet:
+        _say(name, device, str(q.dtype), shape, why)
     return name
 
 

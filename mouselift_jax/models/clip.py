@@ -85,7 +85,7 @@ class SelfAttention(nn.Module):
         if self.causal:  # 77 tokens: no need of a tiled implementation
             y = jax.nn.dot_product_attention(q, k, v, is_causal=True)
         else:
-            y = attention(q, k, v)
+            y = attention(q, k, v, quiet=self.is_initializing())
         y = y.reshape(n, t, d)
         return linear(d, name="out_proj", axes=("heads", "embed"), dtype=self.dtype)(y)
 

@@ -178,7 +178,8 @@ class Attention(nn.Module):
         q = constrain(qkv[:, :, 0], *Q_AXES)
         k = constrain(qkv[:, :, 1], *KV_AXES)
         v = constrain(qkv[:, :, 2], *KV_AXES)
-        out = attention(q, k, v, implementation=c.attention, kv_length=n_tokens)
+        quiet = self.is_initializing()
+        out = attention(q, k, v, implementation=c.attention, kv_length=n_tokens, quiet=quiet)
         out = checkpoint_name(out.reshape(x.shape), ATTENTION_OUT)
         return dense(c.width, ("heads", "embed"), "fc", dtype=c.dtype)(out)
 

@@ -143,19 +143,19 @@ class CrossAttention(nn.Module):
         y = y.reshape(x.shape)
         return linear(channels, name="to_out_0", axes=("heads", "embed"), dtype=self.dtype)(y)
 
-    def _attend(self, q: Array, k: Array, v: Array) -> Array:
-        return attention(q, k, v, implementation=self.implementation, batch="picture")
+    def _attend(self, q: Array, k: Array, v: Array, batch: str = "picture") -> Array:
+        how, quiet = self.implementation, self.is_initializing()
+        return attention(q, k, v, implementation=how, batch=batch, quiet=quiet)
 
     def _across_views(self, q: Array, k: Array, v: Array) -> Array:
         """Self-attention over the views of each object, `mode` deciding who sees whom."""
-        n, t, heads, d = q.shape
-        views, implementation = self.n_views, self.implementation
+        (n, t, heads, d), views = q.shape, self.n_views
         if self.mode == "none" or views == 1:
             return self._attend(q, k, v)
         if self.mode == "dense":
             all_views = (n // views, views * t, heads, d)
             q, k, v = (y.reshape(all_views) for y in (q, k, v))
-            return attention(q, k, v, implementation=implementation).reshape(n, t, heads, d)
+            return self._attend(q, k, v, "batch").reshape(n, t, heads, d)
         q, k, v = (y.reshape(n // views, views, t, heads, d) for y in (q, k, v))
         if is_split("view", views):
             # Slot 0's keys and values travel to the devices of the other views. Slot 0 sees its own
@@ -165,13 +165,13 @@ class CrossAttention(nn.Module):
             q, k, v = (y.reshape(n, -1, heads, d) for y in (q, k, v))
             return self._attend(q, k, v)
         # Slot 0 would see its own tokens twice, which cancels in the softmax.
-        hub = attention(q[:, 0], k[:, 0], v[:, 0], implementation=implementation)
+        hub = self._attend(q[:, 0], k[:, 0], v[:, 0], "batch")
         shape = (n // views, views - 1, t, heads, d)
         with_hub = [
             jnp.concatenate([jnp.broadcast_to(y[:, :1], shape), y[:, 1:]], axis=2) for y in (k, v)
         ]
         k, v = (y.reshape(-1, 2 * t, heads, d) for y in with_hub)
-        rest = attention(q[:, 1:].reshape(-1, t, heads, d), k, v, implementation=implementation)
+        rest = self._attend(q[:, 1:].reshape(-1, t, heads, d), k, v, "batch")
         out = jnp.concatenate([hub[:, None], rest.reshape(shape)], axis=1)
         return out.reshape(n, t, heads, d)
 

@@ -63,7 +63,8 @@ class SpatialAttention(nn.Module):
             linear(c, name=name, axes=("embed", "heads"), dtype=self.dtype)(y)[:, :, None, :]
             for name in ("to_q", "to_k", "to_v")
         )
-        y = attention(q, k, v, implementation=self.implementation)[:, :, 0]
+        quiet = self.is_initializing()
+        y = attention(q, k, v, implementation=self.implementation, quiet=quiet)[:, :, 0]
         y = linear(c, name="to_out_0", axes=("heads", "embed"), dtype=self.dtype)(y)
         return x + y.reshape(n, h, w, c)
 

@@ -92,6 +92,26 @@ def test_the_automatic_choice_is_chunked_when_the_scores_would_be_large(caplog):
     ]
 
 
+@pytest.mark.parametrize("name", ["gslrm", "unet", "vae", "image_encoder"])
+def test_initialising_a_network_says_nothing_of_shapes_that_it_will_not_work_on(caplog, name):
+    """Through scan, remat and everything else that stands between init and attention."""
+    from mouselift_jax.pipelines.conversion_kinds import PIPELINE_CONFIGS
+    from mouselift_jax.pipelines.pretrained import network
+    from tests import torch_sources as fake
+
+    known = name in fake.SETTINGS
+    config = PIPELINE_CONFIGS[name](fake.SETTINGS[name]) if known else fake.GSLRM
+    entry = network(name)
+    module, inputs = entry.make(config, jnp.float32), entry.inputs(config)
+    lib._say.cache_clear()
+    with caplog.at_level("INFO", logger=lib.__name__):
+        shapes = jax.eval_shape(module.init, jax.random.key(0), *inputs)
+        assert not caplog.records
+        jax.eval_shape(module.apply, shapes, *inputs)
+    assert caplog.records and "attention: xla" in caplog.text
+    lib._say.cache_clear()
+
+
 def test_a_gpu_without_cudnn_is_told_why(caplog, monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     monkeypatch.setattr(lib, "unavailable", lambda name, q: "cuDNN attention does not compile")
