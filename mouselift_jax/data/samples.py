@@ -122,6 +122,12 @@ class SampleSet:
         known = {row["id"]: row.get("frame", -1) for row in self.manifest.get("samples", ())}
         return [int(known.get(name, -1)) for name in self.ids(split)]
 
+    def caption(self, sample_id: str) -> str:
+        """What to call a sample for people: its folder, and its frame where the set says it."""
+        rows = self.manifest.get("samples", ())
+        frame = next((row.get("frame", -1) for row in rows if row["id"] == sample_id), -1)
+        return f"{sample_id}, frame {frame}" if frame >= 0 else sample_id
+
     @property
     def scene_scale(self) -> float | None:
         """Scene units per millimetre, None where the set does not say."""

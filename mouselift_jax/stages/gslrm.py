@@ -188,14 +188,12 @@ class Judge:
         d = config.data
         self.config, self.trainer, self.samples = config, trainer, samples
         split = "train" if config.overfit else "val"
-        n = len(SampleSet.open(samples).ids(split))
-        self.count = min(n, config.overfit or config.eval_samples)
+        self.set = SampleSet.open(samples)
+        self.count = min(len(self.set.ids(split)), config.overfit or config.eval_samples)
         heldout = tuple(int(c) for c in d.heldout_cameras)
         self.parts = sharding.batch_parts(trainer.mesh)
         policy = "first" if config.overfit else "random"
-        self.views = Views(policy, None if heldout else d.n_views, d.n_inputs, exclude=())
-        if heldout:
-            self.views = Views("all")
+        self.views = Views("all") if heldout else Views(policy, d.n_views, d.n_inputs)
         self.heldout, self.split = heldout, split
         model = network.GSLRM(network_config(config))
         self._eval = jax.jit(
@@ -208,6 +206,7 @@ class Judge:
             out_shardings=sharding.replicated(trainer.mesh),
         )
         self.pictures: list[np.ndarray] = []
+        self.captions: list[str] = []  # of the pictures
         self.done = -1  # the step of the last evaluation
 
     def batches(self) -> Iterator[Batch]:
@@ -232,7 +231,8 @@ class Judge:
         """Means over samples and held-out views ("heldout/...") and input views ("val/...")."""
         from mouselift_jax.training.state import eval_params
 
-        params, rows, self.pictures = eval_params(state), {}, []
+        params, rows, self.pictures, self.captions = eval_params(state), {}, [], []
+        ids = self.set.ids(self.split)
         n_inputs = self.config.data.n_inputs
         for batch in self.batches():
             batch = _roomy(self.config, _inputs_first(batch, self.heldout))
@@ -248,6 +248,7 @@ class Judge:
                 rows[int(sample)] = {k: v[i] for k, v in figures.items()}
             if len(self.pictures) < 3 and jax.process_count() == 1:
                 self.pictures.append(_compare(batch, jax.device_get(out.rendered), n_inputs))
+                self.captions.append(self.set.caption(ids[int(batch.sample_index[0])]))
         result = {}
         for name in FIGURES:
             for group, part in (("heldout", slice(n_inputs, None)), ("val", slice(0, n_inputs))):
@@ -471,7 +472,7 @@ def finish(
             "colour: what painting those pixels with their true mean colour would score."
         ),
         Table(["figure", "held-out views", "input views"], rows),
-        *[Picture(image, f"sample {i + 1}") for i, image in enumerate(judge.pictures)],
+        *map(Picture, judge.pictures, judge.captions),
         *findings,
     ]
     sections = [Section("Held-out views", blocks), Section("Data", _data_blocks(sample_set))]
@@ -496,5 +497,5 @@ def _data_blocks(sample_set: SampleSet) -> list[Any]:
     text += f"; made of {', '.join(paths)}" if paths else ""
     return [
         Text(text),
-        Picture(contact_sheet(pictures, labels=labels, size=160), "the first sample"),
+        Picture(contact_sheet(pictures, labels=labels, size=160), sample_set.caption(first.id)),
     ]

@@ -428,7 +428,7 @@ def finish(
         *notes,
         Table(["guidance", *[names[k] for k in shown]], figures),
         Table(["slot", f"PSNR, dB, at guidance {config.eval.guidances[-1]:g}"], views),
-        *[Picture(image, f"validation sample {i + 1}") for i, image in enumerate(judge.pictures)],
+        *map(Picture, judge.pictures, judge.captions),
         *findings,
     ]
     sections = [Section("Generated views", blocks)]

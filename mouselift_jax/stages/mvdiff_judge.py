@@ -23,6 +23,7 @@ from mouselift_jax.training.state import eval_params
 from mouselift_jax.training.watchdogs import Alarm, Verdict, check_views, verdict
 
 log = logging.getLogger("mouselift_jax")
+SHOWN = 3  # samples in the report
 
 
 class Judge:
@@ -30,6 +31,7 @@ class Judge:
 
     Attributes:
         pictures: of the newest validation: truth, and one row for each guidance.
+        captions: of the pictures.
         alarms: of the newest validation.
         verdict: of the newest validation.
         per_view: PSNR of each slot, dB.
@@ -47,7 +49,9 @@ class Judge:
         self.frozen, self.prompts = towers.params, towers.prompts
         self.samples, self.folder = samples, folder
         self.distances = {"psnr": metric.psnr, "ssim": metric.ssim} | read_lpips(config)
-        self.count = min(config.eval.samples, len(SampleSet.open(samples).ids("val")))
+        sample_set = SampleSet.open(samples)
+        ids = sample_set.ids("val")[: config.eval.samples]
+        self.count, self.captions = len(ids), [sample_set.caption(i) for i in ids[:SHOWN]]
         self.pictures: list[np.ndarray] = []
         self.alarms: list[Alarm] = []
         self.verdict: Verdict | None = None
@@ -107,7 +111,7 @@ class Judge:
                 size=128,
                 columns=truth.shape[1],
             )
-            for i in range(min(3, len(truth)))
+            for i in range(len(self.captions))
         ]
         return figures | watch
 

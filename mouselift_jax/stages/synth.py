@@ -11,6 +11,7 @@ from mouselift_jax.data.loader import composite, resized
 from mouselift_jax.data.sample_writer import SampleWriter, sample_id
 from mouselift_jax.data.samples import Sample, SampleSet
 from mouselift_jax.errors import ConfigError, LayoutError
+from mouselift_jax.files import write_bytes_atomic
 from mouselift_jax.geometry.camera import Camera
 from mouselift_jax.pipelines.pretrained import find_component
 from mouselift_jax.report.html import Picture, Section, Table, Text, write_report
@@ -29,6 +30,7 @@ NEXT = (
 )
 
 SHOWN = 4  # samples in the report
+SHEETS = "pictures"
 
 
 def references(config: Any, n_views: int) -> list[int]:
@@ -81,6 +83,7 @@ def run(config: Any, workdir: Workdir) -> None:
     source = SampleSet.open(samples)
     todo = jobs(config, source)
     generator = make_generator(config, workdir.warn)
+    _check_views(source, generator, todo)
     if generator.reference == "fixed" and {r for _, _, r in todo} != {0}:
         raise ConfigError(
             "the network was trained with slot 0 as reference only",
@@ -103,22 +106,51 @@ def run(config: Any, workdir: Workdir) -> None:
         },
         "scene_scale": source.scene_scale,
     }
-    shown: list[np.ndarray] = []
-    psnr: list[float] = []
+    # Kept as files, and figures as manifest rows, so that a repeated command shows them too.
+    sheets = {job: workdir / SHEETS / f"{sample_id(job[0])}.png" for job in todo[:SHOWN]}
     with SampleWriter(workdir / "samples", manifest) as writer:
         left = [job for job in todo if sample_id(job[0]) not in writer.done]
         done = len(todo) - len(left)
         style = workdir.options.progress
         with Progress(len(todo), unit="sample", done=done, style=style) as progress:
             for job in left:
-                psnr.append(_one(generator, source, writer, job, shown))
+                _one(generator, source, writer, job, sheets.get(job))
                 progress.update()
         splits = {name: s for s in ("train", "val") for name in source.ids(s)}
-        writer.finish(
+        written = writer.finish(
             lambda rows: [splits.get(row["source"], "gap") for row in rows],
             numbers=[n for n, _, _ in todo],
         )
+    shown = {_caption(source, job): path for job, path in sheets.items() if path.exists()}
+    psnr = [row["psnr"] for row in written["samples"] if "psnr" in row]
     finish(config, workdir, generator, len(todo), shown, psnr)
+
+
+def _check_views(source: SampleSet, generator: Generator, todo: list[tuple[int, str, int]]) -> None:
+    """The network's views must be among the samples'; what is beyond them is not used."""
+    n, there = len(generator.prompts), len(source.picture_paths(todo[0][1]))
+    if there < n:
+        raise LayoutError(
+            "the samples have too few views",
+            where=source.path,
+            expected=f"{n}, as many as the network makes",
+            found=there,
+            fix="samples of more cameras, or a network of as many views",
+        )
+    beyond = sorted({r for _, _, r in todo if r >= n})
+    if beyond:
+        raise ConfigError(
+            "no such reference slots",
+            where="config.references",
+            expected=f"slots 0 to {n - 1}: the network makes {n} views",
+            found=beyond,
+            fix=f"--config.references={','.join(map(str, range(n)))}",
+        )
+
+
+def _caption(source: SampleSet, job: tuple[int, str, int]) -> str:
+    number, name, reference = job
+    return f"{sample_id(number)}: made from slot {reference} of {source.caption(name)}"
 
 
 def _one(
@@ -126,9 +158,9 @@ def _one(
     source: SampleSet,
     writer: SampleWriter,
     job: tuple[int, str, int],
-    shown: list[np.ndarray],
-) -> float:
-    """Write one sample; PSNR against the source's pictures, dB."""
+    sheet: Path | None,
+) -> None:
+    """Write one sample, after its picture in `sheet` where one is wanted."""
     number, name, reference = job
     sample = source.load(name)
     if sample.cameras is None:
@@ -154,13 +186,18 @@ def _one(
     if generator.generate.keep_reference:
         out[0] = np.where(rgba[0, ..., 3:] > 0, rgba[0], 0)  # the source may not clear them
         written = _with_first(written, cameras)
+    if sheet is not None:
+        pictures = [*truth, *views]
+        labels = [f"{what}, slot {i}" for what in ("source", "generated") for i in range(n)]
+        save_png(sheet, contact_sheet(pictures, labels=labels, size=128, columns=n))
+    psnr = float(np.mean(np.asarray(metric.psnr(views, truth))))  # dB, against the source's views
     writer.write(
         number,
         list(out),
         written,
         [int(c) for c in np.asarray(sample.camera_ids)[order]],
         frame=sample.frame,
-        row={"source": name, "reference": reference},
+        row={"source": name, "reference": reference, "psnr": psnr},
         generated={
             "source": name,
             "reference_slot": reference,
@@ -170,12 +207,6 @@ def _one(
         },
         **_alignment(sample, turn),
     )
-    value = float(np.mean(np.asarray(metric.psnr(views, truth))))
-    if len(shown) < SHOWN:
-        pictures = [*truth, *views]
-        labels = [f"{what}, slot {i}" for what in ("source", "generated") for i in range(n)]
-        shown.append(contact_sheet(pictures, labels=labels, size=128, columns=n))
-    return value
 
 
 def _turn_to_front(cameras: Camera) -> np.ndarray:
@@ -213,7 +244,7 @@ def finish(
     workdir: Workdir,
     generator: Generator,
     count: int,
-    shown: list[np.ndarray],
+    shown: dict[str, Path],
     psnr: list[float],
 ) -> None:
     """Summary and report."""
@@ -222,7 +253,7 @@ def finish(
         metrics["synth/psnr"] = float(np.mean(psnr))
     artefacts = {"samples": "samples", "report": "report.html"}
     if shown:
-        save_png(workdir / "views.png", shown[0])
+        write_bytes_atomic(workdir / "views.png", next(iter(shown.values())).read_bytes())
         artefacts["views"] = "views.png"
     rig = generator.rig
     cameras = "the source's own, which the network was told" if generator.posed else generator.note
@@ -239,7 +270,7 @@ def finish(
     blocks = [
         text,
         Table(["figure", "value"], [[k, v] for k, v in metrics.items()]),
-        *[Picture(image, f"sample {i + 1}") for i, image in enumerate(shown)],
+        *[Picture(path, caption) for caption, path in shown.items()],
         Table(["slot", "camera spread, degrees", "camera spread, px"], rows),
     ]
     workdir.summary(

@@ -209,6 +209,13 @@ def test_facelift_layout_with_foreign_lists(tmp_path, sample_dir):
     assert SampleSet.open(foreign / "data_val.txt").ids("val") == ("sample_001",)
 
 
+def test_captions_name_the_frame_where_it_is_known(sample_dir):
+    samples = SampleSet.open(sample_dir)
+    assert samples.caption("sample_000002") == "sample_000002, frame 20"
+    (sample_dir / "manifest.json").unlink()
+    assert SampleSet.open(sample_dir).caption("sample_000002") == "sample_000002"
+
+
 def test_one_sample_alone(sample_dir):
     assert SampleSet.open(sample_dir / "sample_000001").ids() == ("sample_000001",)
 

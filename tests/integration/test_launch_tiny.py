@@ -75,7 +75,10 @@ def test_a_training_run_leaves_what_the_contract_says(trained):
     assert json.loads((trained / "config.json").read_text())["model"]["width"] == 32
     rows = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
     assert [r["step"] for r in rows if "train/loss" in r] == list(range(1, 9))
-    assert (trained / "report.html").stat().st_size > 10_000
+    page = (trained / "report.html").read_text()
+    assert "sample_000002, frame 2" in page and "sample_000000, frame 0" in page  # captions
+    said = [s for s in (trained / "log.txt").read_text().splitlines() if "attention: " in s]
+    assert len(said) == 1 and "3 x 3 tokens" not in said[0]  # of initialising on one patch
     assert list(trained.glob("events.out.tfevents*"))
 
 

@@ -14,6 +14,7 @@ from mouselift_jax.errors import ConfigError, LayoutError
 from mouselift_jax.geometry.rig import azimuth_elevation, rig_from_angles
 from mouselift_jax.geometry.rig_spread import Rig
 from mouselift_jax.stages import generated, generating, mvdiff_data, synth
+from mouselift_jax.stages.workdir import Workdir, read_summary
 from tests.sample_sets import write_samples
 
 
@@ -43,7 +44,7 @@ class FakeGenerator:
 def test_a_generated_sample(samples, tmp_path, reference):
     source, made = SampleSet.open(samples), FakeGenerator()
     with SampleWriter(tmp_path / "out", {"source": {}, "parameters": {}}) as writer:
-        synth._one(made, source, writer, (12 + reference, "sample_000002", reference), [])
+        synth._one(made, source, writer, (12 + reference, "sample_000002", reference), None)
         writer.finish(lambda rows: ["train"] * len(rows))
     sample = SampleSet.open(tmp_path / "out").load(f"sample_{12 + reference:06d}")
     original = source.load("sample_000002")
@@ -67,7 +68,7 @@ def test_a_free_reference_stands_at_the_front_whichever_slot_it_is(tmp_path):
     with SampleWriter(tmp_path / "out", {"source": {}, "parameters": {}}) as writer:
         for reference in (0, 2):
             job = (reference, "sample_000000", reference)
-            synth._one(FakeGenerator(), source, writer, job, [])
+            synth._one(FakeGenerator(), source, writer, job, None)
         writer.finish(lambda rows: ["train"] * len(rows))
     for name in SampleSet.open(tmp_path / "out").ids("train"):
         sample = SampleSet.open(tmp_path / "out").load(name)
@@ -85,6 +86,43 @@ def test_numbers_and_split_come_from_the_source(samples):
     assert {n for n, _, _ in some} <= {n for n, _, _ in all_jobs}
     assert {name for _, name, _ in some} == set(source.ids("val"))
     assert dict((n, i) for n, i, _ in all_jobs)[some[0][0]] == some[0][1]
+
+
+def run(samples, folder, monkeypatch, made=None, **changes):
+    config = configs.get_config("tiny")
+    config.samples, config.mvdiff = str(samples), "network"
+    config.update(changes)
+    monkeypatch.setattr(synth, "make_generator", lambda *a: made or FakeGenerator())
+    with Workdir(folder, config) as workdir:
+        synth.run(config, workdir)
+    return read_summary(folder), (folder / "report.html").read_text()
+
+
+def test_a_repeated_command_shows_the_same_figures_and_pictures(samples, tmp_path, monkeypatch):
+    class Stopped(FakeGenerator):
+        def views(self, *args, **kwargs):
+            if len(self.asked) == 4:
+                raise KeyboardInterrupt
+            return super().views(*args, **kwargs)
+
+    whole, page = run(samples, tmp_path / "whole", monkeypatch)
+    with pytest.raises(KeyboardInterrupt):
+        run(samples, tmp_path / "synth", monkeypatch, Stopped())
+    for _ in range(2):  # goes on, then has nothing left to do
+        summary, again = run(samples, tmp_path / "synth", monkeypatch)
+        assert summary["metrics"] == whole["metrics"]
+        assert again.count("<img") == page.count("<img") == synth.SHOWN
+    caption = "sample_000012: made from slot 0 of sample_000002, frame 2"
+    assert caption in page and caption in again
+
+
+def test_samples_that_do_not_fit_the_network_are_told_first(tmp_path, monkeypatch):
+    few = write_samples(tmp_path / "few", n=2, n_val=1, views=4)
+    with pytest.raises(LayoutError, match="too few views"):
+        run(few, tmp_path / "a", monkeypatch)
+    many = write_samples(tmp_path / "many", n=2, n_val=1, views=8)
+    with pytest.raises(ConfigError, match=r"slots 0 to 5[\s\S]*\[6, 7\]"):
+        run(many, tmp_path / "b", monkeypatch, references="all")
 
 
 @pytest.mark.parametrize("text", ["7", "x", "-1"])
