@@ -57,8 +57,9 @@ class SampleWriter:
             self._check_same()
             self._clean()
             self.rows = self._read_journal()
-            self.was_finished = bool(self._stored().get("finished", False))
-            if not self.was_finished:
+            stored = self._stored()
+            gone = {row["id"] for row in stored.get("samples", ())} - set(self.rows)
+            if gone or not stored.get("finished", False):
                 self._write_manifest(finished=False)
             self._journal = open(self.path / JOURNAL, "a")
 
@@ -196,6 +197,13 @@ class SampleWriter:
             return json.loads((self.path / MANIFEST).read_text())
         except FileNotFoundError:
             return {}
+        except ValueError as error:  # not JSON, not text
+            raise LayoutError(
+                "the manifest is damaged",
+                where=self.path / MANIFEST,
+                found=str(error),
+                fix="delete it and run the command that makes the set again",
+            ) from None
 
     def _check_same(self) -> None:
         stored = self._stored()
@@ -217,7 +225,7 @@ class SampleWriter:
             shutil.rmtree(part)
 
     def _read_journal(self) -> dict[str, dict[str, Any]]:
-        rows = {r["id"]: r for r in self._stored().get("samples", ())}
+        rows = {r["id"]: r for r in self._stored().get("samples", ()) if self._is_there(r)}
         try:
             text = (self.path / JOURNAL).read_text()
         except FileNotFoundError:
@@ -227,9 +235,13 @@ class SampleWriter:
             write_text_atomic(self.path / JOURNAL, whole)
         for line in whole.splitlines():
             row = json.loads(line)
-            if row["status"] != "ok" or (self.path / row["id"] / CAMERAS).exists():
+            if self._is_there(row):
                 rows[row["id"]] = row
         return rows
+
+    def _is_there(self, row: dict[str, Any]) -> bool:
+        """A sample whose folder was deleted, as errors about damaged ones advise, is made again."""
+        return row["status"] != "ok" or (self.path / row["id"] / CAMERAS).exists()
 
     def _write_manifest(self, *, finished: bool) -> None:
         from mouselift_jax import __version__

@@ -111,6 +111,26 @@ def test_journal_lines_without_their_folder_are_done_again(tmp_path):
     assert writer.done == {"sample_000000", "sample_000002"}
 
 
+def test_a_deleted_sample_of_a_finished_set_is_made_again(sample_dir):
+    """As the errors about damaged samples advise."""
+    before = SampleSet.open(sample_dir)
+    shutil.rmtree(sample_dir / "sample_000001")
+    with SampleWriter(sample_dir, {"parameters": {"size": SIZE}}) as writer:
+        assert writer.done == set(before.ids()) - {"sample_000001"}
+    with pytest.raises(LayoutError, match="not finished"):  # nor is the set taken for whole
+        SampleSet.open(sample_dir)
+    write_set(sample_dir)
+    after = SampleSet.open(sample_dir)
+    assert after.splits == before.splits
+    assert after.manifest["samples"] == before.manifest["samples"]
+
+
+def test_a_damaged_manifest_is_one_error_for_the_writer_too(sample_dir):
+    (sample_dir / "manifest.json").write_text('{"finished": tr')
+    with pytest.raises(LayoutError, match="manifest is damaged"):
+        SampleWriter(sample_dir, {"parameters": {"size": SIZE}})
+
+
 def test_other_parameters_are_refused(sample_dir):
     with pytest.raises(ConfigError, match="another parameters"):
         SampleWriter(sample_dir, {"parameters": {"size": 48}})
