@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 
 VIEWER_HEIGHT = 520  # pixels
+BACKGROUNDS = ("auto", "alpha", "plain", "rembg")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,9 +34,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--gslrm", required=True, metavar="DIR", help="weights: views -> splats")
     parser.add_argument("--cameras", metavar="FILE", help="of the views [beside the weights]")
     parser.add_argument("--prompt-embeds", metavar="DIR", help="[those of the mvdiff run]")
-    parser.add_argument("--background", default="auto", help="auto, alpha, plain or rembg")
+    parser.add_argument(
+        "--background", default="auto", choices=BACKGROUNDS, help="how the animal is found in it"
+    )
     parser.add_argument("--steps", type=int, default=50, help="of the sampler [%(default)s]")
-    parser.add_argument("--dtype", default="bfloat16", help="bfloat16 or float32")
+    parser.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float32"))
     parser.add_argument("--port", type=int, default=7860)
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on [%(default)s]")
 

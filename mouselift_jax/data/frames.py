@@ -59,7 +59,7 @@ def choose_frames(
 def _parse(ranges: str, n_frames: int) -> np.ndarray:
     chosen: set[int] = set()
     for part in filter(None, (p.strip() for p in ranges.split(","))):
-        if not re.fullmatch(r"-?\d*(:-?\d*){0,2}", part):
+        if not re.fullmatch(r"(-?\d+)?(:(-?\d+)?){0,2}", part):
             raise ConfigError(
                 "a frame range cannot be read",
                 where="config.prepare.frames",
@@ -74,16 +74,18 @@ def _parse(ranges: str, n_frames: int) -> np.ndarray:
         elif len(numbers) == 3 and numbers[2] is not None and numbers[2] < 1:
             raise ConfigError(
                 "a frame step must be positive",
-                where="prepare.frames",
+                where="config.prepare.frames",
                 found=part,
                 fix="a:b:step with step 1 or more",
             )
         else:
-            inside = (numbers[1] or 0) <= n_frames
-            chosen |= set(range(n_frames)[slice(*numbers)])
+            found = range(n_frames)[slice(*numbers)]
+            start, stop = numbers[0] or 0, numbers[1] or 0
+            inside = bool(found) and start >= -n_frames and stop <= n_frames
+            chosen |= set(found)
         if not inside:
             raise ConfigError(
-                "a frame range leaves the recording",
+                "a frame range leaves the recording, or is empty",
                 where="config.prepare.frames",
                 expected=f"frames 0 to {n_frames - 1}",
                 found=part,

@@ -90,7 +90,16 @@ def face_box(text: str, photo: str) -> tuple[float, float, float, float]:
                 where=f"config.face_box={text}",
                 fix="four numbers x0,y0,x1,y1, or a JSON file {photo: [x0, y0, x1, y1]}",
             )
-        boxes = json.loads(Path(text).read_text())
+        try:
+            boxes = dict(json.loads(Path(text).read_text()))
+        except (ValueError, TypeError) as error:  # not JSON, not text, not a mapping
+            raise ConfigError(
+                "not a file of face boxes",
+                where=f"config.face_box={text}",
+                expected="{photo: [x0, y0, x1, y1], ...}",
+                found=str(error),
+                fix="write one box a photo, in pixels from its upper left corner",
+            ) from error
         name = next((k for k in (photo, Path(photo).stem) if k in boxes), None)
         if name is None:
             raise ConfigError(

@@ -30,11 +30,12 @@ from mouselift_jax.data.readers import (
     read_keypoints_pickle,
 )
 from mouselift_jax.data.recording import Frames, Recording
-from mouselift_jax.errors import LayoutError, MouseLiftError, nearest
+from mouselift_jax.errors import ConfigError, LayoutError, MouseLiftError, nearest
 from mouselift_jax.geometry.camera import Camera
 
 VIDEO_FOLDERS = ("videos_undist", "videos", "video", "images", "rgb")
 MASK_FOLDERS = ("simpleclick_undist", "masks", "mask", "masks_undist", "silhouettes")
+TRIMS, UNITS = ("error", "shortest"), ("mm", "m")
 KEYPOINT_FOLDERS = ("keypoints2d_undist", "keypoints2d", "keypoints")
 
 
@@ -116,7 +117,17 @@ def inspect_recording(
 
     Raises:
         LayoutError: there is no such folder.
+        ConfigError: no such `trim` or `unit`.
     """
+    for key, value, known in (("trim", trim, TRIMS), ("unit", unit or UNITS[0], UNITS)):
+        if value not in known:
+            raise ConfigError(
+                f"no such {key}",
+                where=f"config.prepare.{key}",
+                expected=" | ".join(known),
+                found=value,
+                fix=nearest(value, known),
+            )
     layout = find_recording(path)
     findings: list[Finding] = []
     calibration = _calibration(layout, unit, findings)

@@ -136,6 +136,7 @@ def open_recording(path: str | Path, *, trim: str = "error", unit: str | None = 
 
     Raises:
         LayoutError, CalibrationError, ProblemList: everything wrong at once.
+        ConfigError: no such `trim` or `unit`.
     """
     from mouselift_jax.data.findings import raise_errors
     from mouselift_jax.data.layout import inspect_recording  # it imports the types above

@@ -285,9 +285,9 @@ def _check(settings: SceneSettings, camera_ids: Sequence[int]) -> None:
             found=settings.reference_camera,
             fix=f"--config.prepare.reference_camera={camera_ids[0]}",
         )
-    positive = {k: getattr(settings, k) for k in ("size", "fill", "subject_mm", "radius")}
-    bad = {k: v for k, v in positive.items() if not v > 0}
-    if bad or settings.scale < 0:
+    sizes = {k: getattr(settings, k) for k in ("size", "fill", "subject_mm", "radius", "scale")}
+    bad = {k: v for k, v in sizes.items() if not (v > 0 or (k == "scale" and v == 0))}
+    if bad:
         raise ConfigError(
             "sizes and scales must be positive",
             where="config.prepare",

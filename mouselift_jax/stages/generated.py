@@ -30,6 +30,7 @@ log = logging.getLogger("mouselift_jax")
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 PLACES = ("animal", "face")  # how the subject is placed in the picture
+BACKGROUNDS = ("auto", "alpha", "plain", "rembg")  # how the subject is found in it
 FILL = 0.5  # of the side, where the training pictures' share is not known
 PLAIN = 6.0  # levels: a border that varies less than this is a plain background
 
@@ -43,13 +44,15 @@ class FromImages:
 
     def __init__(self, config: Any, generator: Any = None, warn: Any = log.warning) -> None:
         path = must_exist(config.image, "image")
-        if config.generate.place not in PLACES:
-            raise ConfigError(
-                "no such placing",
-                where="config.generate.place",
-                found=config.generate.place,
-                fix=nearest(config.generate.place, PLACES),
-            )
+        for key, known in (("place", PLACES), ("background", BACKGROUNDS)):
+            if config.generate[key] not in known:
+                raise ConfigError(
+                    f"no such {key}",
+                    where=f"config.generate.{key}",
+                    expected=" | ".join(known),
+                    found=config.generate[key],
+                    fix=nearest(config.generate[key], known),
+                )
         files = photos(path)[: config.limit or None]
         if config.generate.place == "face":  # one that is missing costs no computing
             for photo in files:

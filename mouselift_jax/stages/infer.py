@@ -120,12 +120,7 @@ class FromSamples:
         slots = self._slots(item_id)
         sample = self._set.load(item_id, slots)
         if sample.cameras is None:
-            raise LayoutError(
-                "a sample without cameras cannot be lifted",
-                where=item_id,
-                expected="opencv_cameras.json",
-                fix="make the samples with configs/prepare.py",
-            )
+            raise _without_cameras(item_id)
         rgba, cameras = resized(sample.images_rgba, sample.cameras, self._size or None)
         images, masks = composite(rgba, np.ones(3, np.float32))
         return Item(
@@ -142,8 +137,10 @@ class FromSamples:
         wanted = [int(v) for v in self._config.views]
         if not wanted:
             return None
-        frames = self._set.camera_file(item_id)["frames"]
-        numbers = [f.get("camera", i) for i, f in enumerate(frames)]
+        record = self._set.camera_file(item_id)
+        if record is None:
+            raise _without_cameras(item_id)
+        numbers = [f.get("camera", i) for i, f in enumerate(record["frames"])]
         missing = [v for v in wanted if v not in numbers]
         if missing:
             raise ConfigError(
@@ -154,6 +151,15 @@ class FromSamples:
                 fix=f"--config.views={tuple(v for v in wanted if v in numbers) or tuple(numbers)}",
             )
         return [numbers.index(v) for v in wanted]
+
+
+def _without_cameras(item_id: str) -> LayoutError:
+    return LayoutError(
+        "a sample without cameras cannot be lifted",
+        where=item_id,
+        expected="opencv_cameras.json",
+        fix="make the samples with configs/prepare.py",
+    )
 
 
 def trained_size(gslrm: str | None) -> int:

@@ -45,6 +45,10 @@ def test_boxes_are_read_from_text_and_files(tmp_path):
     for text in ("", "1,2,3", "a,b,c,d", str(tmp_path / "no.json")):
         with pytest.raises(ConfigError):
             head.face_box(text, "a.png")
+    for content in ("{bad", "[1, 2, 3, 4]", "7"):
+        (tmp_path / "broken.json").write_text(content)
+        with pytest.raises(ConfigError, match="not a file of face boxes"):
+            head.face_box(str(tmp_path / "broken.json"), "a.png")
     with pytest.raises(ConfigError, match="did you mean"):
         head.face_box(str(file), "a.jpg.png")
     with pytest.raises(LayoutError, match="outside the photo"):

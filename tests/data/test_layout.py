@@ -12,7 +12,13 @@ from mouselift_jax.data.layout import inspect_recording
 from mouselift_jax.data.recording import open_recording
 from mouselift_jax.data.synthetic import write_recording
 from mouselift_jax.data.synthetic_rig import lab_rig
-from mouselift_jax.errors import CalibrationError, LayoutError, MouseLiftError, ProblemList
+from mouselift_jax.errors import (
+    CalibrationError,
+    ConfigError,
+    LayoutError,
+    MouseLiftError,
+    ProblemList,
+)
 
 
 @pytest.fixture(scope="module")
@@ -121,6 +127,14 @@ def test_translation_units(broken, factor, which):
     with pytest.raises(CalibrationError, match=r"times the others|look like") as error:
         open_recording(broken)
     assert ("camera 2" in str(error.value)) == (which == 2)
+
+
+def test_misspelt_choices_are_no_silent_default(clean):
+    """`shortst` would have trimmed, `cm` would have counted as millimetres."""
+    with pytest.raises(ConfigError, match="did you mean 'shortest'"):
+        open_recording(clean, trim="shortst")
+    with pytest.raises(ConfigError, match=r"no such unit[\s\S]*mm \| m"):
+        open_recording(clean, unit="cm")
 
 
 def test_metres_can_be_declared(broken):

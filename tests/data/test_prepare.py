@@ -302,6 +302,7 @@ def test_cameras_that_do_not_look_at_a_common_place(recording):
         ({"fov": "full"}, "no such fov"),
         ({"reference_camera": 9}, "not in the recording"),
         ({"size": 0}, "positive"),
+        ({"scale": -1.0}, r"'scale': -1.0"),
         ({"heading": "nose"}, "no such heading"),
         ({"masks": MaskSettings(source="file")}, "did you mean 'files'"),
         ({"masks": MaskSettings(source="alpha")}, "the recording has none"),

@@ -19,7 +19,10 @@ def test_frames():
     assert choose_frames(20, exclude=(5, 6), margin=2).tolist() == [0, 1, 2, *range(9, 20)]
 
 
-@pytest.mark.parametrize("bad", ["1:200", "a:b", "0:10:0", "300", "5:2"])
+@pytest.mark.parametrize(
+    "bad",
+    ["1:200", "a:b", "0:10:0", "300", "5:2", "-", "5:-", "-:3", "0:5,200:", "0:5,9:7", "-300:5"],
+)
 def test_bad_frames(bad):
     with pytest.raises(ConfigError):
         choose_frames(100, ranges=bad)

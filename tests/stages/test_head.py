@@ -80,6 +80,8 @@ def test_what_is_missing_is_told_before_any_network_is_loaded(place, tmp_path, m
     (tmp_path / "boxes.json").write_text(json.dumps({"a": BOX}))
     with pytest.raises(ConfigError, match=r"no face box for this photo[\s\S]*b.png"):
         infer.plan(head(folder, face_box=str(tmp_path / "boxes.json")), tmp_path / "run")
+    with pytest.raises(ConfigError, match=r"no such background[\s\S]*did you mean 'rembg'"):
+        infer.plan(head(folder, **{"generate.background": "rmbg"}), tmp_path / "run")
     monkeypatch.setattr(generated, "find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match=r"\[matte\]"):
         infer.plan(head(folder, **{"generate.background": "rembg"}), tmp_path / "run")

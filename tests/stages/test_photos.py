@@ -99,6 +99,17 @@ def test_a_size_that_the_network_cannot_take_is_told_before_weights_are_read(tmp
     assert infer.plan(config, tmp_path / "out").steps == "1 item(s)"
 
 
+def test_samples_without_cameras_are_told_whatever_views_are_wanted(tmp_path):
+    samples = write_samples(tmp_path / "set", n=1, size=16, n_val=0)
+    (samples / "sample_000000/opencv_cameras.json").unlink()
+    config = infer_config.get_config("tiny")
+    config.samples, config.size = str(samples), 16
+    for views in ((), (0, 1)):
+        config.views = views
+        with pytest.raises(LayoutError, match="without cameras"):
+            infer.FromSamples(config).load("sample_000000")
+
+
 def test_frames_are_of_recordings(tmp_path, rgb):
     config = infer_config.get_config("tiny")
     config.image, config.frames = str(tmp_path), "0:10"
