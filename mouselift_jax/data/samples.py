@@ -75,7 +75,8 @@ class SampleSet:
         """
         path = Path(path)
         if path.is_file() and path.suffix == ".txt":
-            return _open_lists(path.parent, {path.stem: path})
+            found = _open_lists(path.parent, {path.stem: path})
+            return dataclasses.replace(found, manifest=_read_manifest(path.parent))
         if not path.is_dir():
             raise LayoutError(
                 "no such sample set",
@@ -84,7 +85,9 @@ class SampleSet:
                 fix=_near(path),
             )
         if (path / CAMERAS).exists():
-            return cls(path.parent, {}, {"all": (path.name,), "train": (path.name,), "val": ()})
+            path = path.resolve()  # `.` has no name
+            alone = {"all": (path.name,), "train": (path.name,), "val": ()}
+            return cls(path.parent, _read_manifest(path.parent), alone)
         if (path / MANIFEST).exists():
             return _open_own(path)
         if (path / "samples" / MANIFEST).exists():  # the folder of a run that wrote one
@@ -279,16 +282,23 @@ def camera_record(
 # --- finding samples -----------------------------------------------------------------------------
 
 
-def _open_own(path: Path) -> SampleSet:
+def _read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a set, {} where it has none: a part of a set keeps its scale and frames."""
     try:
-        manifest = json.loads((path / MANIFEST).read_text())
+        return json.loads((folder / MANIFEST).read_text())
+    except FileNotFoundError:
+        return {}
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise LayoutError(
             "the manifest is damaged",
-            where=path / MANIFEST,
+            where=folder / MANIFEST,
             found=str(error),
             fix="delete it and run the command that writes the set again",
         ) from None
+
+
+def _open_own(path: Path) -> SampleSet:
+    manifest = _read_manifest(path)
     if manifest.get("schema", 0) > SCHEMA_VERSION:
         raise LayoutError(
             "the sample set was written by a newer version",

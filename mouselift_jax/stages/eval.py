@@ -20,7 +20,7 @@ from mouselift_jax.geometry.align import Similarity
 from mouselift_jax.pipelines.judge import NETWORK, Judge, Judged, View
 from mouselift_jax.pipelines.pretrained import find_component, load_pretrained
 from mouselift_jax.report.html import Picture, Section, Table, Text, write_report
-from mouselift_jax.report.pictures import comparison_rows
+from mouselift_jax.report.pictures import comparison_rows, save_png
 from mouselift_jax.report.statistics import mean_interval
 from mouselift_jax.stages.selection import check_sides, frame_times, select, stored_sides
 from mouselift_jax.stages.stage import Plan
@@ -45,9 +45,6 @@ class Folds:
         self.config = config
         self.set = SampleSet.open(resolve_samples(config.samples))
         ids = select(self.set, config.split, config.frames)
-        if config.limit and len(ids) > config.limit:
-            ids = [ids[i] for i in np.linspace(0, len(ids) - 1, config.limit).astype(int)]
-        self.ids = ids
         trained = (read_json(Path(config.gslrm) / "config.json") or {}).get("data") or {}
         self.size = config.size or int(trained.get("size") or 0)
         sides = (self.size,) if self.size else stored_sides(self.set, ids[0])
@@ -59,14 +56,17 @@ class Folds:
             names = tuple(sorted(p.name for p in folder.glob("frame_*") if p.is_dir()))
             self.extra = SampleSet(folder, {}, {"all": names})
             by_frame = dict(zip(self.set.ids("all"), self.set.frames("all"), strict=True))
-            self.ids = [i for i in ids if f"frame_{by_frame[i]:06d}" in names]
-            if not self.ids:
+            ids = [i for i in ids if f"frame_{by_frame[i]:06d}" in names]
+            if not ids:
                 raise LayoutError(
                     "no sample's frame has held-out pictures",
                     where=folder,
                     found=names[:5],
                     fix="--config.heldout=FOLDER with frame_NNNNNN/ of frames in the sample set",
                 )
+        if config.limit and len(ids) > config.limit:
+            ids = [ids[i] for i in np.linspace(0, len(ids) - 1, config.limit).astype(int)]
+        self.ids = ids
 
     def of(self, sample_id: str) -> Iterator[tuple[list[View], list[View]]]:
         """(inputs, held-out views) of one sample, one pair a lift."""
@@ -139,11 +139,16 @@ def _score_path(workdir: Path, sample_id: str) -> Path:
     return workdir / "scores" / f"{sample_id.replace('/', '_')}.json"
 
 
+def _is_judged(workdir: Path, sample_id: str) -> bool:
+    path = _score_path(workdir, sample_id)
+    return path.exists() and path.with_suffix(".png").exists()
+
+
 def plan(config: Any, workdir: Path) -> Plan:
     """What a run would do."""
     weights, kind = find_component(must_exist(config.gslrm, "gslrm"), "gslrm")
     folds = Folds(config)
-    done = sum(_score_path(workdir, i).exists() for i in folds.ids)
+    done = sum(_is_judged(workdir, i) for i in folds.ids)
     notes = []
     if config.split != "val":
         notes.append(f"split {config.split!r}: samples the network was trained on are judged too")
@@ -161,7 +166,7 @@ def run(config: Any, workdir: Workdir) -> None:
     """Judge every sample that is not judged, then tabulate."""
     must_exist(config.gslrm, "gslrm")
     folds = Folds(config)
-    left = [i for i in folds.ids if not _score_path(workdir.path, i).exists()]
+    left = [i for i in folds.ids if not _is_judged(workdir.path, i)]
     if left:
         model, params = load_pretrained(config.gslrm, "gslrm")
         model = model.clone(config=dataclasses.replace(model.config, dtype=config.dtype))
@@ -194,25 +199,22 @@ def _keep(workdir: Path, folds: Folds, sample_id: str, judged: list[Judged]) -> 
         for method, values in one.figures.items()
     ]  # fmt: skip
     path = _score_path(workdir, sample_id)
-    sizes = {one.target.image.shape for one in judged}
-    shown = [one for one in judged if one.target.image.shape == judged[0].target.image.shape]
-    if len(sizes) >= 1:
-        from mouselift_jax.report.pictures import save_png
-
-        labels = [
-            f"cam {o.target.number}: {o.figures[NETWORK]['psnr']:.1f} dB, "
-            f"{o.figures[NETWORK]['iou']:.2f}"
-            for o in shown
-        ]
-        picture = comparison_rows(
-            np.stack([o.target.image for o in shown]),
-            np.stack([o.predictions[NETWORK].rgb for o in shown]),
-            np.stack([o.target.mask for o in shown]),
-            np.stack([o.predictions[NETWORK].alpha for o in shown]),
-            labels=labels,
-            size=max(128, min(256, shown[0].target.image.shape[0])),
-        )
-        save_png(path.with_suffix(".png"), picture)
+    shape = judged[0].target.image.shape
+    shown = [one for one in judged if one.target.image.shape == shape]
+    labels = [
+        f"cam {o.target.number}: {o.figures[NETWORK]['psnr']:.1f} dB, "
+        f"{o.figures[NETWORK]['iou']:.2f}"
+        for o in shown
+    ]
+    picture = comparison_rows(
+        np.stack([o.target.image for o in shown]),
+        np.stack([o.predictions[NETWORK].rgb for o in shown]),
+        np.stack([o.target.mask for o in shown]),
+        np.stack([o.predictions[NETWORK].alpha for o in shown]),
+        labels=labels,
+        size=max(128, min(256, shape[0])),
+    )
+    save_png(path.with_suffix(".png"), picture)
     write_json_atomic(path, rows)
 
 

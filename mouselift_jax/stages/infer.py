@@ -215,7 +215,7 @@ def plan(config: Any, workdir: Path) -> Plan:
     folder, kind = find_component(must_exist(config.gslrm, "gslrm"), "gslrm")
     check_sides(config.gslrm, *items.sides)
     alone = len(items.ids) == 1
-    done = [i for i in items.ids if (place_of(workdir, i, alone) / DONE).exists()]
+    done = [i for i in items.ids if is_whole(place_of(workdir, i, alone))]
     return Plan(
         stage="infer",
         reads=[*items.reads, f"{folder} ({kind} weights)"],
@@ -229,6 +229,11 @@ def plan(config: Any, workdir: Path) -> Plan:
 FILES = ("splats.ply", "views.png", "turntable.mp4")
 
 
+def is_whole(place: Path) -> bool:
+    """Whether an item is done and its files are still there (a turntable may be unwanted)."""
+    return all((place / name).exists() for name in (DONE, *FILES[:2]))
+
+
 def run(config: Any, workdir: Workdir) -> None:
     """Lift every item that is not done."""
     items = source(config, workdir.warn)
@@ -236,7 +241,7 @@ def run(config: Any, workdir: Workdir) -> None:
     check_sides(config.gslrm, *items.sides)
     alone = len(items.ids) == 1
     places = {i: place_of(workdir.path, i, alone) for i in items.ids}
-    left = [i for i in items.ids if not (places[i] / DONE).exists()]
+    left = [i for i in items.ids if not is_whole(places[i])]
     done = len(items.ids) - len(left)
     if left:
         lifter = make_lifter(config)

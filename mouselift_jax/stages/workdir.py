@@ -313,6 +313,8 @@ def must_exist(path: str | os.PathLike | None, key: str) -> Path:
 
 def looks_like_recording(path: Path) -> bool:
     """Whether a folder holds videos and calibration rather than samples."""
+    if (path / "summary.json").exists():
+        return False  # a run, whose videos are its results
     return path.is_dir() and (
         (path / "new_cam.pkl").exists() or any(path.glob("videos*")) or any(path.glob("*.mp4"))
     )

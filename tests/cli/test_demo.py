@@ -21,6 +21,16 @@ def test_weights_must_be_named(capsys):
     assert stop.value.code == 2 and "--mvdiff" in capsys.readouterr().err
 
 
+def test_words_that_are_none_are_refused_before_the_page_opens(capsys):
+    from mouselift_jax.stages import generated
+
+    assert demo.BACKGROUNDS == generated.BACKGROUNDS
+    for wrong in ("--background=rmbg", "--dtype=float16"):
+        with pytest.raises(SystemExit) as stop:
+            main(["demo", "--mvdiff=a", "--gslrm=b", wrong])
+        assert stop.value.code == 2 and "invalid choice" in capsys.readouterr().err
+
+
 def test_a_port_in_use_is_said(monkeypatch, capsys):
     monkeypatch.setattr(demo, "make_page", lambda reconstruct: None)
     with socket.socket() as other:

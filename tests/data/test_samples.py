@@ -229,6 +229,16 @@ def test_facelift_layout_with_foreign_lists(tmp_path, sample_dir):
     assert SampleSet.open(foreign / "data_val.txt").ids("val") == ("sample_001",)
 
 
+@pytest.mark.parametrize("part", ["train.txt", "sample_000002"])
+def test_a_part_of_a_set_keeps_its_scale_and_frames(sample_dir, part, monkeypatch):
+    samples = SampleSet.open(sample_dir / part)
+    assert samples.scene_scale == 0.008
+    assert samples.frames() == ([0, 10, 20, 30] if part == "train.txt" else [20])
+    monkeypatch.chdir(sample_dir / "sample_000002")
+    here = SampleSet.open(".")
+    assert here.load(*here.ids()).id == "sample_000002"
+
+
 def test_captions_name_the_frame_where_it_is_known(sample_dir):
     samples = SampleSet.open(sample_dir)
     assert samples.caption("sample_000002") == "sample_000002, frame 20"

@@ -109,8 +109,24 @@ def test_a_bad_network_is_called_one(samples, tmp_path, monkeypatch):
     assert any("not surely better" in w for w in summary["warnings"])
 
 
+def test_a_limit_counts_samples_with_heldout_pictures(samples, tmp_path):
+    """Of the frames 10 and 20 only the second was seen by extra cameras."""
+    (tmp_path / "heldout/frame_000020").mkdir(parents=True)
+    (tmp_path / "weights/gslrm").mkdir(parents=True)
+    (tmp_path / "weights/checkpoints").mkdir()
+    (tmp_path / "weights/gslrm/config.json").write_text('{"patch_size": 8}')
+    config = eval_config.get_config("tiny")
+    config.samples, config.gslrm = str(samples), str(tmp_path / "weights")
+    config.heldout, config.limit = str(tmp_path / "heldout"), 1
+    assert stage.Folds(config).ids == ["sample_000002"]
+
+
 def test_judged_samples_are_not_judged_again(samples, tmp_path, monkeypatch):
     first = run(samples, tmp_path / "c", ball(), monkeypatch, baselines=False)
+    (tmp_path / "c/scores/sample_000001.png").unlink()  # the report shows it: it is made again
+    assert run(samples, tmp_path / "c", ball(), monkeypatch, baselines=False) == {
+        **first, "wall_s": pytest.approx(first["wall_s"], abs=60)
+    }  # fmt: skip
     monkeypatch.setattr(stage.Judge, "__call__", lambda *a: 1 / 0)
     again = run(samples, tmp_path / "c", ball(), monkeypatch, baselines=False)
     assert again["metrics"] == first["metrics"]

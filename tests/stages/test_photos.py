@@ -130,6 +130,10 @@ def test_a_photo_is_shown_beside_what_was_made_of_it(tmp_path):
     gaussians = Gaussians(zeros, one, zeros, np.zeros(4, np.float32), np.zeros((4, 1, 3), "f4"))
     drawn = types.SimpleNamespace(rgb=images, alpha=masks)
     infer.lift_item(config, lambda item: (gaussians, drawn), item, tmp_path)
+    assert infer.is_whole(tmp_path)
+    views = (tmp_path / "views.png").rename(tmp_path / "lost.png")
+    assert not infer.is_whole(tmp_path)  # what is missing is made by the same command
+    views.rename(tmp_path / "views.png")
     shown = cv2.imread(str(tmp_path / "photo.png"))
     assert shown.shape == (288, 384, 3) and (shown == 90).all()
     blocks = infer._section(tmp_path, tmp_path, {"id": "a"}).blocks

@@ -141,6 +141,16 @@ def test_resolve_samples(tmp_path):
     assert f"'--config.recording={tmp_path / 'my rec'}'" in str(told.value)
 
 
+def test_the_videos_of_a_run_make_no_recording_of_it(tmp_path):
+    """infer leaves turntable.mp4 or videos/; `prepare` is no cure for giving its folder."""
+    (tmp_path / "infer/videos").mkdir(parents=True)
+    (tmp_path / "infer/turntable.mp4").write_bytes(b"film")
+    (tmp_path / "infer/summary.json").write_text('{"stage": "infer", "artefacts": {}}')
+    with pytest.raises(LayoutError, match="no sample set here") as told:
+        resolve_samples(tmp_path / "infer")
+    assert "configs/prepare.py" not in str(told.value)
+
+
 def test_sets_made_elsewhere_are_samples(tmp_path):
     made = write_samples(tmp_path / "set", n=2, size=16, n_val=1)
     for name in ("manifest.json", "train.txt", "val.txt"):
