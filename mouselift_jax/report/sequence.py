@@ -41,7 +41,7 @@ class Frame:
 
     Attributes:
         number: of the recording.
-        time_s: since the recording's start.
+        time_s: since the recording's start; NaN where the recording has no clock.
         load: reads its Gaussians.
         to_mm: scene -> recording's world in mm.
         views: reads true pictures (uint8 RGB), cameras [V] and their names; None without.
@@ -52,6 +52,12 @@ class Frame:
     load: Callable[[], Gaussians]
     to_mm: Similarity
     views: Callable[[], tuple[list[np.ndarray], Camera, list[str]]] | None = None
+
+    @property
+    def label(self) -> str:
+        """What to call it."""
+        time = f", {self.time_s:.2f} s" if np.isfinite(self.time_s) else ""
+        return f"frame {self.number}{time}"
 
 
 def to_millimetres(
@@ -142,7 +148,8 @@ def motion(rows: list[dict[str, float]]) -> list[dict[str, float]]:
     """Speed from neighbouring frames; heading made continuous and turned the way the animal goes.
 
     The axis of a body has no front. Within a film the one of the two directions is taken that
-    agrees with the walking direction, weighted by speed, over the whole film.
+    agrees with the walking direction, weighted by speed, over the whole film. Without a clock
+    (`time_s` NaN) speeds are NaN; the direction is known all the same.
     """
     if not rows:
         raise ShapeError("a film without frames", expected="at least one", found=0)
@@ -151,14 +158,16 @@ def motion(rows: list[dict[str, float]]) -> list[dict[str, float]]:
     places = np.array([[r["x_mm"], r["y_mm"], r["z_mm"]] for r in rows])
     velocity = np.zeros_like(places)
     if len(rows) > 1:
-        velocity = np.gradient(places, times, axis=0)
+        known = np.isfinite(times).all()
+        velocity = np.gradient(places, times if known else np.arange(len(rows)), axis=0)
     angles = np.radians([r["heading_deg"] for r in rows])
     angles = np.unwrap(2 * angles) / 2  # an axis: equal after half a turn
     ahead = np.stack([np.cos(angles), np.sin(angles)], -1)
     if np.nansum((ahead * velocity[:, :2]).sum(-1)) < 0:
         angles = angles + np.pi
     for row, v, angle in zip(rows, velocity, angles, strict=True):
-        row["speed_mm_s"] = float(np.linalg.norm(v)) if len(rows) > 1 else float("nan")
+        timed = len(rows) > 1 and known
+        row["speed_mm_s"] = float(np.linalg.norm(v)) if timed else float("nan")
         row["heading_deg"] = float(np.degrees(angle) % 360)
     return rows
 
@@ -209,7 +218,7 @@ def write_videos(
             gaussians = padded(frame.load())
             camera = round_path[np.array([i % period])]
             around = to_uint8(np.asarray(render(gaussians, camera).rgb[0]))
-            write("turntable", captioned(around, f"frame {frame.number}, {frame.time_s:.2f} s"))
+            write("turntable", captioned(around, frame.label))
             if frame.views is None:
                 continue
             pictures, cameras, names = frame.views()
@@ -222,18 +231,20 @@ def write_videos(
 
 
 def motion_plot(rows: Sequence[dict[str, float]]) -> np.ndarray:
-    """The path from above, and speed, size and volume against time."""
+    """The path from above, and speed, size and volume against time (frames without a clock)."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     values = {k: np.array([float(r.get(k, np.nan)) for r in rows]) for k in COLUMNS}
+    has_clock = bool(np.isfinite(values["time_s"]).any())
+    clock, unit = ("time_s", "s") if has_clock else ("frame", "frame")
     figure = Figure(figsize=(10, 6), dpi=100, layout="constrained")
     canvas = FigureCanvasAgg(figure)
     axes = figure.subplots(2, 2)
     path = axes[0, 0]
     path.plot(values["x_mm"], values["y_mm"], "-", color="#5f6b7a", lw=1)
-    dots = path.scatter(values["x_mm"], values["y_mm"], c=values["time_s"], s=14, cmap="viridis")
-    figure.colorbar(dots, ax=path, label="s")
+    dots = path.scatter(values["x_mm"], values["y_mm"], c=values[clock], s=14, cmap="viridis")
+    figure.colorbar(dots, ax=path, label=unit)
     path.set(aspect="equal", xlabel="x (mm)", ylabel="y (mm)", title="centre, seen from above")
     path.set_adjustable("datalim")
     plots = (
@@ -243,8 +254,8 @@ def motion_plot(rows: Sequence[dict[str, float]]) -> np.ndarray:
     )
     for ax, names, title in plots:
         for name in names:
-            ax.plot(values["time_s"], values[name], ".-", lw=1, ms=3, label=name.split("_")[0])
-        ax.set(xlabel="time (s)", title=title)
+            ax.plot(values[clock], values[name], ".-", lw=1, ms=3, label=name.split("_")[0])
+        ax.set(xlabel="time (s)" if has_clock else "frame", title=title)
         ax.set_ylim(bottom=0)
         ax.grid(alpha=0.25)
         if len(names) > 1:

@@ -72,7 +72,7 @@ def write(
         workdir / PAGE,
         [places[i] / "splats.ply" for i in ids[::every]],
         title=f"{workdir.path.resolve().name}: frames {frames[0].number} to {frames[-1].number}",
-        labels=[f"frame {f.number}, {f.time_s:.2f} s" for f in frames[::every]],
+        labels=[f.label for f in frames[::every]],
         fps=fps,
     )
     metrics = film.steadiness(rows)

@@ -123,3 +123,17 @@ def test_videos_show_truth_beside_render(tmp_path):
     assert len(video) == 3 and video.shape[2] == 64
     plot = film.motion_plot(film.motion(rows_of_a_walk()))
     assert plot.shape == (600, 1000, 3) and plot.std() > 5
+
+
+def test_without_a_clock_the_way_it_goes_is_known_but_not_how_fast():
+    def row(i, time):
+        return {"x_mm": -10.0 * i, "y_mm": 0.0, "z_mm": 0.0, "heading_deg": 2.0, "time_s": time}
+
+    timed = film.motion([row(i, i / 10) for i in range(5)])
+    untimed = film.motion([row(i, float("nan")) for i in range(5)])
+    assert [r["heading_deg"] for r in untimed] == [r["heading_deg"] for r in timed]
+    assert untimed[0]["heading_deg"] == pytest.approx(182)
+    assert timed[2]["speed_mm_s"] == pytest.approx(100)
+    assert all(np.isnan(r["speed_mm_s"]) for r in untimed)
+    numbered = [{**r, "frame": 7 * i} for i, r in enumerate(untimed)]
+    assert film.motion_plot(numbered).shape[-1] == 3

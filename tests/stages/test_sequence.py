@@ -15,9 +15,9 @@ from mouselift_jax.stages.selection import frame_range, frame_times, select
 from mouselift_jax.stages.workdir import Workdir
 
 
-@pytest.fixture
-def film(tmp_path):
-    """Four frames of a sample set and their splats, walking along x."""
+@pytest.fixture(params=[True])
+def film(tmp_path, request):
+    """Four frames of a sample set and their splats, walking along x; param: whether timed."""
     writer = SampleWriter(tmp_path / "set", {"source": {}, "scene_scale": 0.01})
     cameras = turntable(2, size=32)
     world = {"scale": 0.01, "R": np.eye(3).tolist()}
@@ -25,7 +25,7 @@ def film(tmp_path):
     for i in range(4):
         writer.write(
             i, [picture, picture], cameras, [0, 1], frame=10 * i,
-            row={"time_s": i / 3, "recording": "a"},
+            row={"recording": "a"} | ({"time_s": i / 3} if request.param else {}),
             scene_scale=0.01, scene_from_recording={**world, "t": [-0.1 * i, 0, 0]},
         )  # fmt: skip
     writer.finish(lambda rows: ["train"] * len(rows))
@@ -64,6 +64,18 @@ def test_frames_become_a_film_and_are_measured_once(film, monkeypatch):
     with Workdir(run, {"stage": "infer"}) as workdir:
         sequence.write(workdir, samples, places, 32)
     assert json.loads((places[samples.ids()[0]] / "motion.json").read_text())["frame"] == 0
+
+
+@pytest.mark.parametrize("film", [False], indirect=True)
+def test_a_film_of_pictures_without_a_clock_is_told_by_frames(film):
+    samples, places, run = film
+    with Workdir(run, {"stage": "infer"}) as workdir:
+        metrics, _, _ = sequence.write(workdir, samples, places, 32)
+    page = (run / "sequence.html").read_text()
+    assert '"frame 0", "frame 10"' in page and "nan s" not in page
+    assert "sequence/median_speed_mm_s" not in metrics
+    line = (run / "motion.csv").read_text().splitlines()[2].split(",")
+    assert line[:2] == ["10", ""] and line[-1] == ""  # no time, no speed
 
 
 def test_ranges_of_frames(film):
