@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -85,10 +85,24 @@ class FrameCache:
                     masks.append(_placed(arrays[f"mask{view}"], y, x, h, w))
         return Instant(frame, pictures, masks if self.has_masks else None)
 
-    def read(self, frames: list[int], decoded: Iterator[Instant]) -> Iterator[Instant]:
-        """The instants of `frames`: kept ones from here, the others from `decoded` (and kept)."""
+    def read(
+        self, frames: list[int], decode: Callable[[list[int]], Iterator[Instant]]
+    ) -> Iterator[Instant]:
+        """The instants of `frames`: kept ones from here, the others decoded, and kept.
+
+        Which are which is settled before the first: another run may fill the cache meanwhile.
+
+        Args:
+            frames: frame numbers, ascending.
+            decode: reads the frames that are not kept, in order.
+
+        Raises:
+            ConfigError: a kept frame is damaged.
+        """
+        missing = [frame for frame in frames if frame not in self]
+        decoded, absent = decode(missing), set(missing)
         for frame in frames:
-            if frame in self:
+            if frame not in absent:
                 try:
                     yield self.get(frame)
                     continue

@@ -103,6 +103,9 @@ class _Located:
     row: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
+_Place = tuple[int, np.ndarray, float | None]  # frame, centre, heading in degrees
+
+
 class Preparer:
     """Turns chosen frames of one recording into samples of a `SampleWriter`.
 
@@ -142,8 +145,8 @@ class Preparer:
         self.cache = FrameCache(cache, recording, self.mask_source) if cache else None
         self._gains: np.ndarray | None = None
         self._masker: MaskMaker | None = None
-        self._last: tuple[int, np.ndarray, float | None] | None = None
-        self.warnings: list[str] = []
+        self._last: _Place | None = None
+        self._noted: collections.deque[_Place] = collections.deque()
         check_heading(recording, settings.heading, settings.heading_keypoints)
 
     def manifest_entries(self) -> dict[str, Any]:
@@ -185,7 +188,7 @@ class Preparer:
         if not todo:
             return
         self._masker = make_masker(self.recording, self.settings.masks, self.frames)
-        self._last = self._resume_track(writer, min(todo))
+        self._last, self._noted = None, self._places(writer)
         threads = threads or available_cores()
         done = 0
         located: collections.deque[Future] = collections.deque()
@@ -225,10 +228,11 @@ class Preparer:
 
     def _instants(self, frames: list[int], pool: ThreadPoolExecutor) -> Iterator[Instant]:
         masks = self.recording.masks if self.mask_source == "files" else None
-        cache = self.cache
-        missing = [f for f in frames if cache is None or f not in cache]
-        decoded = read_instants(self.recording.videos, masks, missing, pool)
-        yield from decoded if cache is None else cache.read(frames, decoded)
+
+        def decode(wanted: list[int]) -> Iterator[Instant]:
+            return read_instants(self.recording.videos, masks, wanted, pool)
+
+        yield from decode(frames) if self.cache is None else self.cache.read(frames, decode)
 
     def _locate(self, instant: Instant) -> _Located:
         """Masks, and where the animal is."""
@@ -285,6 +289,9 @@ class Preparer:
         """What needs the previous instant: jumps, and which end of the animal is its front."""
         if not np.isfinite(located.centre).all():
             return located
+        # An interrupted run leaves holes: what lies before this instant may be done already.
+        while self._noted and self._noted[0][0] < located.frame:
+            self._last = self._noted.popleft()
         last, heading = self._last, located.heading_deg
         if last is not None:
             frame, centre, last_heading = last
@@ -445,17 +452,14 @@ class Preparer:
             located.reject = located.reject or "no heading"
         return found
 
-    def _resume_track(
-        self, writer: SampleWriter, frame: int
-    ) -> tuple[int, np.ndarray, float | None] | None:
-        """The last place before `frame` that an interrupted run noted."""
+    def _places(self, writer: SampleWriter) -> collections.deque[_Place]:
+        """Where an interrupted run saw the animal, by frame."""
         own = {sample_id(n) for n in self.numbers()}
-        rows = [r for r in list(writer.rows.values()) if r["id"] in own and "centre" in r]
-        rows = [r for r in rows if r["frame"] < frame]
-        if not rows:
-            return None
-        last = max(rows, key=lambda r: r["frame"])
-        return last["frame"], np.array(last["centre"]), last.get("heading_deg")
+        rows = [r for r in writer.rows.values() if r["id"] in own and "centre" in r]
+        rows.sort(key=lambda r: r["frame"])
+        return collections.deque(
+            (r["frame"], np.array(r["centre"]), r.get("heading_deg")) for r in rows
+        )
 
 
 def available_cores() -> int:

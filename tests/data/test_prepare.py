@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
+from mouselift_jax.data.frame_cache import FrameCache
 from mouselift_jax.data.hull import hull_cover
 from mouselift_jax.data.masks import (
     MaskSettings,
@@ -20,7 +21,8 @@ from mouselift_jax.data.recording import open_recording
 from mouselift_jax.data.sample_writer import SampleWriter
 from mouselift_jax.data.samples import SampleSet
 from mouselift_jax.data.scene import SceneSettings, build_scene
-from mouselift_jax.data.video import FrameStream
+from mouselift_jax.data.synthetic import write_recording
+from mouselift_jax.data.video import FrameStream, read_instants
 from mouselift_jax.errors import CalibrationError, ConfigError, LayoutError, MouseLiftError
 from mouselift_jax.geometry.align import Similarity
 from mouselift_jax.geometry.rig import azimuth_elevation
@@ -181,6 +183,25 @@ def test_cached_frames_give_the_same_set(recording, tmp_path, monkeypatch):
         Preparer(recording, PrepareSettings(masks=masks), range(2), cache=tmp_path / "cache")
 
 
+def test_a_cache_may_be_filled_by_another_run_meanwhile(recording, tmp_path):
+    """Two preparations of one recording, side by side."""
+    cache = FrameCache(tmp_path / "cache", recording, "files")
+
+    def decode(wanted):
+        return read_instants(recording.videos, recording.masks, wanted)
+
+    expected = {i.frame: i.pictures[0].copy() for i in decode(range(FRAMES))}
+    got = []
+    for instant in cache.read(list(range(FRAMES)), decode):
+        got.append(instant.frame)
+        if instant.frame == 1:
+            for other in decode([2, 3]):
+                cache.put(other)
+        if instant.frame > 1:
+            assert np.array_equal(instant.pictures[0], expected[instant.frame])
+    assert got == list(range(FRAMES))
+
+
 def test_memory_holds_few_instants(recording, tmp_path, monkeypatch):
     """However many frames: those whose pictures are alive at once stay below a bound."""
     import gc
@@ -261,6 +282,21 @@ def test_jumps_and_blur_are_left_out(recording, tmp_path):
     assert manifest["counts"]["skipped"] == {"jump": FRAMES - 1}
     with pytest.raises(LayoutError, match="no sample was written"):
         run(recording, tmp_path / "blur", min_sharpness=1e9)
+
+
+def test_a_resumed_run_sees_the_same_jumps(tmp_path):
+    """A speed is to the instant just before, also where that one is done already."""
+    folder = write_recording(
+        tmp_path / "cut", frames=FRAMES, size=(144, 128), n_heldout=0, workers=1, jumps=(3,)
+    )
+    recording = open_recording(folder)
+    samples, manifest, _ = run(recording, tmp_path / "set", max_speed_mm_s=400.0)
+    assert [r["status"] for r in manifest["samples"]] == ["ok"] * 3 + ["skipped"] + ["ok"] * 2
+    for name in samples.ids("all")[2:]:  # what threads had not written when the run was stopped
+        shutil.rmtree(tmp_path / "set" / name)
+    assert (
+        run(recording, tmp_path / "set", max_speed_mm_s=400.0)[1]["samples"] == manifest["samples"]
+    )
 
 
 def test_gain_matching_brings_cameras_together(recording, tmp_path):
