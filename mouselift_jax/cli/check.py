@@ -13,6 +13,7 @@ Exit code: 0 usable (clean or warnings), 2 errors
 from __future__ import annotations
 
 import argparse
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -67,9 +68,9 @@ def run(args: argparse.Namespace) -> int:
 
 def _next(result: CheckResult) -> str:
     stage, key = ("gslrm", "samples") if is_sample_set(result.path) else ("prepare", "recording")
+    path = shlex.quote(str(result.path))
     return (
-        f"python launch.py --config=configs/{stage}.py --config.{key}={result.path} "
-        f"--workdir=runs/{stage}"
+        f"python launch.py --config=configs/{stage}.py --config.{key}={path} --workdir=runs/{stage}"
     )
 
 

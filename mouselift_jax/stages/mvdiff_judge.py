@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -123,8 +124,8 @@ class Judge:
         """The command that the newest verdict suggests."""
         text = self.verdict.next.format(
             command=program.command_line(),
-            run=self.folder,
-            samples=self.samples,
+            run=shlex.quote(str(self.folder)),
+            samples=shlex.quote(str(self.samples)),
             lr=self.config.train.optim.lr / 2,
             steps=2 * self.config.train.steps,
         )

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import shlex
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 from mouselift_jax.errors import ConfigError, nearest
@@ -64,9 +65,8 @@ def find_stage(name: str) -> ModuleType:
 
 
 def next_commands(stage: ModuleType, config: Any, path: Path) -> list[str]:
-    """What to type after a stage that ran in the folder `path`."""
+    """What to type after a stage that ran in the folder `path`; paths are quoted for a shell."""
     tiny = ":tiny" if "tiny" in config.variant.split(",") else ""
-    return [
-        command.format(workdir=path, beside=path.parent, config=config, tiny=tiny)
-        for command in stage.NEXT
-    ]
+    values = SimpleNamespace(**{key: shlex.quote(str(value)) for key, value in config.items()})
+    places = {"workdir": shlex.quote(str(path)), "beside": shlex.quote(str(path.parent))}
+    return [command.format(**places, config=values, tiny=tiny) for command in stage.NEXT]

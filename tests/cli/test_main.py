@@ -115,3 +115,13 @@ def test_the_package_and_its_help_load_quickly():
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert re.search(r"HEAVY \[\]", out.stdout), out.stdout[-500:] + out.stderr
+
+
+def test_what_check_says_next_can_be_pasted(tmp_path, monkeypatch, capsys):
+    from tests.sample_sets import write_samples
+
+    monkeypatch.chdir(tmp_path)
+    write_samples(tmp_path / "my set", n=2, n_val=1, size=64)
+    assert door.main(["check", "my set"]) == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.startswith("next: ") and "--config.samples='my set' " in last

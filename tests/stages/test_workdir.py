@@ -194,6 +194,17 @@ def test_a_run_of_no_steps_is_refused(steps):
         command.check_choices(config)
 
 
+def test_what_to_type_next_can_be_pasted_whatever_folders_are_called():
+    stage, configs = find_stage("gslrm"), importlib.import_module("configs.gslrm")
+    config = configs.get_config("tiny")
+    config.samples = "my mouse/samples"
+    infer, _ = (shlex.split(line) for line in next_commands(stage, config, Path("my runs/a")))
+    assert infer[2:] == [
+        "--config=configs/infer.py:tiny", "--config.samples=my mouse/samples",
+        "--config.gslrm=my runs/a", "--workdir=my runs/infer",
+    ]  # fmt: skip
+
+
 def test_plan_reads_well():
     text = Plan("gslrm", reads=["a", "b"], writes=["c"], steps="3 updates").describe()
     assert text.splitlines()[0] == "plan of stage gslrm" and "3 updates" in text
