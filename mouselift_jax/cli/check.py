@@ -28,7 +28,6 @@ from mouselift_jax.report.grades import grade_plot
 from mouselift_jax.report.pictures import contact_sheet, save_png
 
 EXIT_USABLE, EXIT_UNUSABLE = 0, 2
-HELP = "check a recording or a sample set: every problem at once, each with its likely cause"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -26,6 +26,14 @@ def check_heading(recording: Recording, heading: str, pair: tuple[int, int]) -> 
         )
     if heading == "keypoints":
         points = recording.keypoints
+        if len(pair) != 2 or min(pair) < 0:
+            raise ConfigError(
+                "a heading goes from one keypoint to another",
+                where="config.prepare.heading_keypoints",
+                expected="two numbers from 0 on: of the front and of the back keypoint",
+                found=pair,
+                fix="--config.prepare.heading_keypoints=(2,5)",
+            )
         if points is None or max(pair) >= points.shape[2]:
             raise ConfigError(
                 "heading=keypoints, but the recording has no such keypoints",

@@ -26,7 +26,7 @@ BACKGROUND_FRAMES = 25
 
 @dataclasses.dataclass(frozen=True)
 class MaskSettings:
-    """How masks are made.
+    """How masks are made; a ConfigError where `animal_is` is no such word.
 
     Attributes:
         source: auto (what the recording has) | files | alpha | threshold | background_model |
@@ -44,6 +44,15 @@ class MaskSettings:
     difference: int = 30
     clean: bool = False
     min_blob: float = 0.2
+
+    def __post_init__(self) -> None:
+        if self.animal_is not in ("dark", "bright"):
+            raise ConfigError(
+                "an animal is dark or bright",
+                where="config.prepare.mask_animal",
+                found=self.animal_is,
+                fix=nearest(self.animal_is, ("dark", "bright")),
+            )
 
 
 MaskMaker = Callable[[int, np.ndarray, np.ndarray | None], np.ndarray]
@@ -188,12 +197,6 @@ def sharpness(picture: np.ndarray, alpha: np.ndarray, box: tuple[int, int, int, 
 
 
 def _threshold_masker(settings: MaskSettings) -> MaskMaker:
-    if settings.animal_is not in ("dark", "bright"):
-        raise ConfigError(
-            "animal_is is dark or bright",
-            found=settings.animal_is,
-            fix="--config.prepare.mask_animal=dark",
-        )
     table = ramp_table(settings.threshold, min(SOFTNESS, 12))
     table = 255 - table if settings.animal_is == "dark" else table
 

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from mouselift_jax.data.recipes import RECIPES
 from mouselift_jax.errors import CalibrationError, ConfigError, nearest
 from mouselift_jax.geometry.align import Similarity, triangulate
 from mouselift_jax.geometry.camera import Camera, intrinsics
@@ -275,7 +276,7 @@ def _check(settings: SceneSettings, camera_ids: Sequence[int]) -> None:
                 f"no such {key}",
                 where=f"config.prepare.{key}",
                 found=value,
-                fix=nearest(value, known),
+                fix=nearest(value, (*known, *RECIPES) if key == "mode" else known),
             )
     if settings.reference_camera >= 0 and settings.reference_camera not in camera_ids:
         raise ConfigError(

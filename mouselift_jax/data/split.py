@@ -79,10 +79,11 @@ def split_by_recording(recordings: Sequence[str], val_recordings: Sequence[str])
         val_recordings: the recordings that validation gets.
 
     Raises:
-        ConfigError: a validation recording that no sample comes from, or none is left for training.
+        ConfigError: no validation recording, one that no sample comes from, or none is left for
+            training.
     """
     known, wanted = set(recordings), set(val_recordings)
-    if wanted - known or known == wanted:
+    if not wanted or wanted - known or known == wanted:
         raise ConfigError(
             "the split by recording does not fit the recordings",
             expected=f"some, not all, of {sorted(known)}",

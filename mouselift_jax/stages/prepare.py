@@ -137,6 +137,13 @@ def run(config: Any, workdir: Workdir) -> None:
 def _preparers(config: Any) -> list[Preparer]:
     """One `Preparer` per recording, numbered on; everything wrong with any of them at once."""
     c = config.prepare
+    if c.threads < 0:
+        raise ConfigError(
+            "fewer than no threads",
+            where="config.prepare.threads",
+            found=c.threads,
+            fix="--config.prepare.threads=0 takes one per core",
+        )
     paths = [p for p in (config.recording or "").split(",") if p] or [None]
     settings = settings_from(config)
     preparers, problems, first = [], [], 0
@@ -222,6 +229,13 @@ def _split(config: Any, preparers: Sequence[Preparer], rows: list[dict[str, Any]
             "config.split.by is time or recording",
             found=s.by,
             fix=nearest(s.by, ("time", "recording")),
+        )
+    if s.val_recordings:
+        raise ConfigError(
+            "val_recordings say nothing about a split by time",
+            where="config.split.val_recordings",
+            found=list(s.val_recordings),
+            fix="--config.split.by=recording, or leave val_recordings out",
         )
     labels: list[str] = []
     for preparer in preparers:

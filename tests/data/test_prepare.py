@@ -335,11 +335,14 @@ def test_cameras_that_do_not_look_at_a_common_place(recording):
     "settings, message",
     [
         ({"mode": "lookat"}, "did you mean 'look_at'"),
+        ({"mode": "orginal"}, "did you mean 'original'"),
         ({"fov": "full"}, "no such fov"),
         ({"reference_camera": 9}, "not in the recording"),
         ({"size": 0}, "positive"),
         ({"scale": -1.0}, r"'scale': -1.0"),
         ({"heading": "nose"}, "no such heading"),
+        ({"heading": "keypoints", "heading_keypoints": (2,)}, "two numbers"),
+        ({"heading": "keypoints", "heading_keypoints": (2, -1)}, "two numbers"),
         ({"masks": MaskSettings(source="file")}, "did you mean 'files'"),
         ({"masks": MaskSettings(source="alpha")}, "the recording has none"),
     ],
@@ -431,6 +434,28 @@ def test_an_impossible_split_is_told_before_the_work(recording_dir, tmp_path):
     ):
         stage.run(config, workdir)
     assert not (tmp_path / "run/samples").exists()
+
+
+@pytest.mark.parametrize(
+    "key, value, said",
+    [
+        ("prepare.threads", -1, "fewer than no threads"),
+        ("prepare.mask_animal", "drak", "did you mean 'dark'"),
+        ("split.val_recordings", ("b",), "by=recording"),
+        ("split.by", "recording", "some, not all"),
+    ],
+)
+def test_keys_that_would_do_nothing_or_fail_late_are_told_by_the_plan(
+    recording_dir, tmp_path, key, value, said
+):
+    from configs.prepare import get_config
+    from mouselift_jax.stages import prepare as stage
+
+    config = get_config("tiny")
+    config.recording = str(recording_dir)
+    config.update_from_flattened_dict({key: value, "split.gap_s": 0.02})
+    with pytest.raises(ConfigError, match=said):
+        stage.plan(config, tmp_path)
 
 
 @pytest.mark.slow

@@ -52,8 +52,9 @@ def test_split_of_few_samples():
 
 def test_split_by_recording():
     assert split_by_recording(["a", "a", "b"], ["b"]) == ["train", "train", "val"]
-    with pytest.raises(ConfigError):
-        split_by_recording(["a", "b"], ["c"])
+    for wrong in (["c"], ["a", "b"], []):
+        with pytest.raises(ConfigError):
+            split_by_recording(["a", "b"], wrong)
 
 
 def ring(n, radius=2.7):
