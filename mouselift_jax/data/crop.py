@@ -43,15 +43,22 @@ def crop(
 
 
 def resize(image: np.ndarray, camera: Camera, width: int, height: int) -> tuple[np.ndarray, Camera]:
-    """The whole picture at another size, averaged over areas where it shrinks."""
+    """The whole picture at another size.
+
+    Averaged over areas along a side that shrinks, interpolated along one that grows. Nothing lies
+    beyond the whole picture, so its border keeps its colour.
+    """
     _check(image, camera)
-    camera, M = camera.resized(width, height)
+    camera, _ = camera.resized(width, height)
     if image.shape[:2] == (height, width):
         return image.copy(), camera
-    shrink = image.shape[1] >= width and image.shape[0] >= height
-    if not shrink:
-        return apply_map(image, M, width, height), camera
-    return _shrunk(image, width, height), camera
+    least = min(width, image.shape[1]), min(height, image.shape[0])
+    out = image if least == image.shape[1::-1] else _shrunk(image, *least)
+    if least != (width, height):
+        out = _with_alpha_weights(
+            out, lambda im: cv2.resize(im, (width, height), interpolation=cv2.INTER_LINEAR)
+        )
+    return out, camera
 
 
 def warp(

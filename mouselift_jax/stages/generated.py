@@ -22,7 +22,7 @@ from mouselift_jax.errors import (
     raise_all,
 )
 from mouselift_jax.geometry.camera import Camera
-from mouselift_jax.stages.generating import cut_out, make_generator, picture_side
+from mouselift_jax.stages.generating import cut_out, make_generator, off_white, picture_side
 from mouselift_jax.stages.infer import Item, trained_size
 from mouselift_jax.stages.workdir import contents, must_exist
 
@@ -78,12 +78,13 @@ class FromImages:
         if config.generate.place == "face":
             square, M = face_square(rgba, face_box(config.face_box, photo.name))
             square, M = _to_side(square, M, made.side)
+            picture = square[..., :3]  # on white already, as the published recipe has it
+            square = off_white(picture.astype(np.float32) / 255, square[..., 3])
         else:
             fill = config.generate.fill or self._share()
             square, M = centred(rgba, made.side, fill, by=made.subject_centre, where=photo)
-        alpha = square[..., 3:].astype(np.float32) / 255
-        white = square[..., :3] * alpha + 255 * (1 - alpha)
-        picture = (white + 0.5).astype(np.uint8)
+            alpha = square[..., 3:].astype(np.float32) / 255
+            picture = (square[..., :3] * alpha + 255 * (1 - alpha) + 0.5).astype(np.uint8)
         views = made.views(picture, (_number(item_id),))
         out = cut_out(views, config.generate.white)
         if config.generate.keep_reference:
@@ -153,13 +154,14 @@ def photos(path: Path) -> list[Path]:
 
 
 def _to_side(square: np.ndarray, M: np.ndarray, side: int) -> tuple[np.ndarray, np.ndarray]:
-    """A picture of another size than the network's, resized with its pixel map."""
+    """A picture of another size than the network's, resized with its pixel map.
+
+    Its colours are on white: they are resized without regard to its alpha.
+    """
     if square.shape[0] == side:
         return square, M
     scale = side / square.shape[0]
-    return apply_map(square, np.diag([scale, scale, 1.0]), side, side), np.diag(
-        [scale, scale, 1.0]
-    ) @ M
+    return _resized(square, side), np.diag([scale, scale, 1.0]) @ M
 
 
 def _number(name: str) -> int:
@@ -301,6 +303,7 @@ def _sized(
 
 
 def _resized(image: np.ndarray, size: int) -> np.ndarray:
+    """Four channels resized, the last by itself: colours are not weighed by it."""
     from mouselift_jax.data.crop import resize
 
     stand_in = Camera(np.eye(3), np.eye(4), image.shape[1], image.shape[0])

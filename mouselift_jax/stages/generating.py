@@ -180,9 +180,15 @@ def matte(views: np.ndarray, white: float) -> np.ndarray:
 
 def cut_out(views: np.ndarray, white: float) -> np.ndarray:
     """Views on white [V,H,W,3] in [0,1] -> RGBA uint8, colour cleared where alpha is 0."""
-    alpha = matte(views, white)
+    return off_white(views, matte(views, white))
+
+
+def off_white(pictures: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+    """Pictures on white [*B,H,W,3] in [0,1] and their alpha [*B,H,W] uint8 -> RGBA uint8.
+
+    Straight alpha: the white that shows through a soft edge is undone; colour 0 where alpha is 0.
+    """
     a = alpha[..., None].astype(np.float32) / 255
-    # Straight alpha: undo the white that shows through the soft edge.
-    rgb = np.where(a > 0, (np.asarray(views, np.float32) - (1 - a)) / np.maximum(a, 1 / 255), 0)
+    rgb = np.where(a > 0, (np.asarray(pictures, np.float32) - (1 - a)) / np.maximum(a, 1 / 255), 0)
     rgb = (np.clip(rgb, 0, 1) * 255 + 0.5).astype(np.uint8)
     return np.concatenate([np.where(alpha[..., None] > 0, rgb, 0), alpha[..., None]], axis=-1)

@@ -85,6 +85,16 @@ def test_resize_keeps_smooth_pictures():
     np.testing.assert_allclose(out, smooth_picture(80, 60), atol=2e-3)
 
 
+@pytest.mark.parametrize("size", [(256, 192), (200, 60), (100, 240)])
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_the_border_of_an_enlarged_picture_keeps_its_colour(size, channels):
+    """A photo on white, or views that a smaller network made, must not get a grey frame."""
+    white = np.full((120, 160, channels), 255, np.uint8)
+    assert (resize(white, camera(), *size)[0] == 255).all()
+    out, _ = resize(smooth_picture(160, 120), camera(), *size)
+    np.testing.assert_allclose(out, smooth_picture(*size), atol=5e-3)
+
+
 def test_shrinking_a_cut_out_works_on_its_box():
     rng = np.random.default_rng(0)
     rgba = np.zeros((120, 160, 4), np.uint8)

@@ -141,6 +141,16 @@ def test_cut_out_keeps_colours_and_clears_the_rest():
     assert not rgba[0, 0, 0].any()
 
 
+def test_undoing_white_is_the_inverse_of_laying_on_it():
+    rng = np.random.default_rng(0)
+    alpha = np.array([[0, 60, 255], [200, 128, 255]], np.uint8)
+    rgb = rng.integers(0, 256, (2, 3, 3)) / 255
+    a = alpha[..., None] / 255
+    rgba = generating.off_white(rgb * a + 1 - a, alpha)
+    np.testing.assert_allclose(rgba[..., :3], np.where(a > 0, rgb * 255, 0), atol=0.51)
+    np.testing.assert_array_equal(rgba[..., 3], alpha)
+
+
 # --- photos --------------------------------------------------------------------------------------
 
 
