@@ -109,7 +109,8 @@ def to_transforms(args: argparse.Namespace) -> list[str]:
             name = f"images/cam_{int(number):03d}.png"
             _write_rgba(folder / name, sample.images_rgba[v])
             frames.append({"file_path": name, **transforms_frame(sample.cameras[v])})
-        record = {"aabb_scale": 1, "frames": frames, "scene_scale_per_mm": samples.scene_scale}
+        scale = sample.info.get("scene_scale") or samples.scene_scale
+        record = {"aabb_scale": 1, "frames": frames, "scene_scale_per_mm": scale}
         write_json_atomic(folder / "transforms.json", record)
         lines.append(f"{folder / 'transforms.json'} ({len(frames)} cameras)")
     return [*lines, "next: give the folder to what reads transforms.json, such as nerfstudio"]

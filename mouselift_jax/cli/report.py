@@ -33,5 +33,5 @@ def run(args: argparse.Namespace) -> int:
                 expected="config.json, summary.json or metrics.jsonl in it",
                 fix="give the --workdir of a launch.py command",
             )
-        sys.stdout.write(f"{write_report(path)}\n")
+        sys.stdout.write(f"{write_report(path)}; open it in any browser\n")
     return 0

@@ -129,7 +129,7 @@ class FromSamples:
             masks if sample.has_alpha else None,
             cameras,
             [f"camera {c}" for c in sample.camera_ids],
-            self._set.scene_scale,
+            sample.info.get("scene_scale") or self._set.scene_scale,  # recordings may differ
             {"frame": sample.frame, "cameras": [int(c) for c in sample.camera_ids]},
         )
 

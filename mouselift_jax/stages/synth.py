@@ -225,12 +225,14 @@ def _with_first(cameras: Camera, first: Camera) -> Camera:
 
 
 def _alignment(sample: Sample, turn: np.ndarray) -> dict[str, Any]:
-    """The way from the recording to this sample's world, where the source knows its own."""
+    """Unit and way from the recording to this sample's world, where the source knows its own."""
+    unit = sample.info.get("scene_scale")
+    found = {} if unit is None else {"scene_scale": unit}
     known = sample.info.get("scene_from_recording")
     if known is None:
-        return {}
+        return found
     R, t = np.asarray(known["R"]), np.asarray(known["t"])
-    return {
+    return found | {
         "scene_from_recording": {
             "scale": known["scale"],
             "R": (turn[:3, :3] @ R).tolist(),

@@ -9,6 +9,7 @@ from PIL import Image
 
 from configs import infer as infer_config
 from mouselift_jax import Gaussians
+from mouselift_jax.data.sample_writer import SampleWriter
 from mouselift_jax.errors import ConfigError, LayoutError, MouseLiftError
 from mouselift_jax.geometry.rig import rig_from_angles
 from mouselift_jax.stages import infer
@@ -108,6 +109,20 @@ def test_samples_without_cameras_are_told_whatever_views_are_wanted(tmp_path):
         config.views = views
         with pytest.raises(LayoutError, match="without cameras"):
             infer.FromSamples(config).load("sample_000000")
+
+
+def test_a_sample_of_another_recording_has_its_own_unit(tmp_path):
+    """Two recordings of one set: the distance of the cameras, and with it the scale, may differ."""
+    rig = rig_from_angles(270 - 60.0 * np.arange(6), 15.0, 2.7, 20.0, 16)
+    picture = np.full((16, 16, 4), 255, np.uint8)
+    with SampleWriter(tmp_path / "set", {"scene_scale": 0.01}) as writer:
+        for number, unit in enumerate(({"scene_scale": 0.01}, {"scene_scale": 0.02}, {})):
+            writer.write(number, [picture] * 6, rig, range(6), frame=number, **unit)
+        writer.finish(lambda rows: ["train"] * len(rows))
+    config = infer_config.get_config("tiny")
+    config.samples, config.size = str(tmp_path / "set"), 16
+    items = infer.FromSamples(config)
+    assert [items.load(i).scene_scale for i in items.ids] == [0.01, 0.02, 0.01]
 
 
 def test_frames_are_of_recordings(tmp_path, rgb):
