@@ -168,10 +168,10 @@ def _follows(finding: Finding, cause: Finding) -> bool:
         return False
     if finding.code not in CAUSED_BY.get(cause.code, ()):
         return False
+    if (finding.code, cause.code) != ("mask_empty", "video_offset"):
+        return True
     # Only as many masks as a video that starts late leaves empty.
-    return finding.code != "mask_empty" or finding.evidence["count"] <= abs(
-        cause.evidence["frames"]
-    )
+    return finding.evidence["count"] <= abs(cause.evidence["frames"])
 
 
 def _rig(recording: Recording) -> list[dict[str, Any]]:

@@ -30,9 +30,10 @@ CAUSED_BY = {
     "handedness": _DISAGREEMENT,
     "rotation_invalid": _DISAGREEMENT,
     "intrinsics": _DISAGREEMENT,
+    "mask_levels": ("mask_empty",),
 }
 
-IMPOSSIBLE = ("handedness", "rotation_invalid", "intrinsics")
+IMPOSSIBLE = ("handedness", "rotation_invalid", "intrinsics", "mask_levels")
 SYMPTOMS = ("keypoints_inconsistent", "hull_cover", "masks_inconsistent")
 
 

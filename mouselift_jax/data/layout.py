@@ -20,7 +20,13 @@ import numpy as np
 
 from mouselift_jax.data.distortion import undistort_pixels
 from mouselift_jax.data.findings import Finding
-from mouselift_jax.data.probe import PICTURE_SUFFIXES, VIDEO_SUFFIXES, list_files, probe
+from mouselift_jax.data.probe import (
+    PICTURE_SUFFIXES,
+    VIDEO_SUFFIXES,
+    dim_masks,
+    list_files,
+    probe,
+)
 from mouselift_jax.data.readers import (
     Calibration,
     examine,
@@ -260,17 +266,35 @@ def _masks(
             )
             masks[name] = None
         else:
-            masks[name] = _probed(source, name, "mask", findings)
+            masks[name] = found = _probed(source, name, "mask", findings)
+            dim = dim_masks(found) if found is not None else None
+            if dim is not None:
+                findings.append(
+                    Finding(
+                        "mask_levels",
+                        "error",
+                        f"the masks of camera {name} are too dark: everything counts as background",
+                        _numbers(name),
+                        "save them with 0 for background and full white for the animal "
+                        "(multiply masks of 0 and 1 by 255)",
+                        {"expected": f"levels 0 and {dim[1]}", "found": f"up to {dim[0]}"},
+                        where=str(found.path),
+                    )
+                )
     return masks
+
+
+def _numbers(name: str) -> tuple[int, ...]:
+    """The camera's number, if its name has one."""
+    return tuple(map(int, re.findall(r"\d+", name)[-1:]))
 
 
 def _probed(path: Path, name: str, what: str, findings: list[Finding]) -> Frames | None:
     try:
         return probe(path)
     except MouseLiftError as error:
-        numbers = re.findall(r"\d+", name)
         code = "video_unreadable" if what == "picture" else "mask_unreadable"
-        findings.append(_from_error(code, error, (int(numbers[-1]),) if numbers else ()))
+        findings.append(_from_error(code, error, _numbers(name)))
         return None
 
 

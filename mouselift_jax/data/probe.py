@@ -61,6 +61,27 @@ def probe(path: Path) -> Frames:
     return Frames("video", path, n_frames, fps, width, height)
 
 
+def dim_masks(frames: Frames, look_at: int = 4) -> tuple[int, int] | None:
+    """(brightest level, white) of mask pictures that would all count as empty; None if they do not.
+
+    Tools that save masks as 0 and 1 are common, and so are 16-bit files that hold 0 and 255.
+
+    Args:
+        frames: the mask pictures; videos are not looked at.
+        look_at: pictures to read, evenly spread.
+    """
+    import cv2
+    import numpy as np
+
+    brightest, white = 0, 255
+    for i in np.unique(np.linspace(0, len(frames.files) - 1, look_at).astype(int)):
+        image = cv2.imread(str(frames.files[i]), cv2.IMREAD_UNCHANGED) if frames.files else None
+        if image is not None:
+            brightest = max(brightest, int(image.max()))
+            white = 65535 if image.dtype == np.uint16 else 255
+    return (brightest, white) if 0 < brightest < white // 4 else None
+
+
 def _bytes_missing(path: Path) -> int:
     """Bytes an mp4/mov file lacks by its own box sizes; 0 for other containers or whole files."""
     if path.suffix.lower() not in (".mp4", ".mov", ".m4v"):
