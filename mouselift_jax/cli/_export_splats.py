@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,8 @@ def to_html(args: argparse.Namespace) -> list[str]:
     Raises:
         ConfigError: axes or a unit are asked for, which a page does not have.
     """
-    from mouselift_jax.report.viewer import export_html
+    from mouselift_jax.cli.view import export_page
+    from mouselift_jax.report.scene import open_scene
 
     if (args.axes, args.scale) != ("opencv", "scene"):
         raise ConfigError(
@@ -79,12 +81,8 @@ def to_html(args: argparse.Namespace) -> list[str]:
             where=f"--axes={args.axes} --scale={args.scale}",
             fix="leave them out: the page turns freely and shows a bar of known length",
         )
-    sets = _sets(argparse.Namespace(**{**vars(args), "out": Path("page")}))
     path = args.out if args.out.suffix == ".html" else args.out / "splats.html"
-    export_html(
-        path, [g for _, g, _ in sets], labels=[n for n, _, _ in sets], scene_scale=sets[0][2]
-    )
-    return [str(path), f"next: open {path} in any browser"]
+    return [f"next: {export_page(open_scene(args.source), path)}"]
 
 
 def to_transforms(args: argparse.Namespace) -> list[str]:
@@ -139,8 +137,8 @@ def _write_rgba(path: Path, rgba: np.ndarray) -> None:
     write_bytes_atomic(path, buffer.getvalue())
 
 
-def _sets(args: argparse.Namespace) -> list[tuple[str, Any, float | None]]:
-    """(label, Gaussians, scene units per mm) of everything in the source."""
+def _sets(args: argparse.Namespace) -> Iterator[tuple[str, Any, float | None]]:
+    """(label, Gaussians, scene units per mm) of everything in the source, read one by one."""
     from mouselift_jax.report.scene import open_scene
 
     scene = open_scene(args.source)
@@ -158,7 +156,8 @@ def _sets(args: argparse.Namespace) -> list[tuple[str, Any, float | None]]:
             where=args.out,
             fix="name a folder; each set becomes a file in it",
         )
-    return [(m.label, m.gaussians(), scene.scene_scale) for m in moments]
+    for moment in moments:
+        yield moment.label, moment.gaussians(), scene.scene_scale
 
 
 def _view(path: Path) -> str:

@@ -19,6 +19,10 @@ import argparse
 import sys
 import threading
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mouselift_jax.report.scene import Scene
 
 MAX_PAGE_FRAMES = 200  # a page of more would be too large for a browser
 
@@ -44,7 +48,8 @@ def run(args: argparse.Namespace) -> int:
 
     scene = open_scene(args.path, samples=args.samples)
     if args.export_html:
-        return _export(scene, args.export_html)
+        sys.stdout.write(export_page(scene, args.export_html) + "\n")
+        return 0
     from mouselift_jax.report.live import LiveViewer, addresses
 
     viewer = LiveViewer(scene, port=args.port, host=args.host)
@@ -57,16 +62,22 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _export(scene: object, path: Path) -> int:
+def export_page(scene: Scene, path: Path) -> str:
+    """Write a page that needs no server; returns a line that says so.
+
+    Raises:
+        LayoutError: the scene has no Gaussians.
+    """
     from mouselift_jax.errors import LayoutError
     from mouselift_jax.report.viewer import export_html
 
     files = scene.splat_files
     if not files:
         raise LayoutError(
-            "--export-html shows Gaussians, and there are none here",
+            "a page shows Gaussians, and there are none here",
             where=scene.title,
-            fix="give a .ply or an infer run; without --export-html samples can be viewed live",
+            fix="give a .ply or an infer run; samples can be viewed live: "
+            "python -m mouselift_jax view PATH",
         )
     step = -(-len(files) // MAX_PAGE_FRAMES)
     labels = [m.label for m in scene.moments if m.splats is not None] if len(files) > 1 else None
@@ -79,8 +90,7 @@ def _export(scene: object, path: Path) -> int:
     )
     size = path.stat().st_size / (1 << 20)
     note = f", {every(step)}" if step > 1 else ""
-    sys.stdout.write(f"{path} ({size:.1f} MiB{note}); open it in any browser\n")
-    return 0
+    return f"{path} ({size:.1f} MiB{note}); open it in any browser"
 
 
 def every(step: int) -> str:

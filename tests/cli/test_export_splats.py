@@ -41,12 +41,27 @@ def test_every_format_says_what_to_do_next(ply, tmp_path, capsys):
     for kind, name, said in (
         ("ply", "a b.ply", "view '{out}'"),
         ("splat", "a.splat", "view {out}"),
-        ("html", "a.html", "open {out}"),
+        ("html", "a.html", "{out} (0.0 MiB); open it in any browser"),
     ):
         out = tmp_path / name
         assert main(["export", f"--to={kind}", str(ply), str(out)]) == 0
         last = capsys.readouterr().out.splitlines()[-1]
         assert last.startswith("next: ") and said.format(out=out) in last
+
+
+def test_a_long_film_is_read_one_frame_at_a_time(tmp_path, monkeypatch):
+    """Thousands of frames do not fit into memory together."""
+    from mouselift_jax.report.scene import Moment
+
+    for i in range(3):
+        save_ply(tmp_path / f"in/{i}.ply", ball(20), scene_scale=0.02)
+    out, before = tmp_path / "out", []
+    read = Moment.gaussians
+    monkeypatch.setattr(
+        Moment, "gaussians", lambda self: (before.append(len(list(out.glob("*")))), read(self))[1]
+    )
+    assert main(["export", "--to=ply", str(tmp_path / "in"), str(out)]) == 0
+    assert before == [0, 1, 2]
 
 
 def test_a_page_has_no_axes_and_no_unit(ply, tmp_path, capsys):
