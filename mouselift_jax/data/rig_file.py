@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mouselift_jax.data.samples import camera_record, parse_cameras
+from mouselift_jax.data.camera_file import camera_record, parse_cameras
 from mouselift_jax.errors import CalibrationError, LayoutError
 from mouselift_jax.files import write_json_atomic
 from mouselift_jax.geometry.rig import azimuth_elevation
@@ -100,6 +100,15 @@ def load_rig(path: str | Path) -> tuple[Rig, str]:
             fix="give the cameras of a prepared sample, whose subject is at the origin",
         )
     n = cameras.batch_shape[0]
+    missing = {"spread_deg", "spread_px", "n_samples"} - record.keys()
+    if record.get("slots") == _IN_ORDER and missing:
+        raise LayoutError(
+            "cameras.json is incomplete",
+            where=path,
+            expected="spread_deg, spread_px and n_samples beside the cameras",
+            found=f"no {', '.join(sorted(missing))}",
+            fix='take "slots" out of a file that no mvdiff run wrote',
+        )
     if record.get("slots") == _IN_ORDER:
         spread_deg, spread_px = (np.asarray(record[k]) for k in ("spread_deg", "spread_px"))
         note = f"the median rig of {record['n_samples']} samples, spread {spread_px.max():.1f} px"

@@ -20,8 +20,9 @@ from typing import Any
 
 import numpy as np
 
+from mouselift_jax.data.camera_file import camera_record
 from mouselift_jax.data.png import encode_png
-from mouselift_jax.data.samples import CAMERAS, MANIFEST, SCHEMA_VERSION, SPLITS, camera_record
+from mouselift_jax.data.samples import CAMERAS, MANIFEST, SCHEMA_VERSION, SPLITS
 from mouselift_jax.errors import ConfigError, LayoutError
 from mouselift_jax.files import write_json_atomic, write_text_atomic
 from mouselift_jax.geometry.camera import Camera

@@ -17,9 +17,10 @@ from typing import Any
 
 import numpy as np
 
+from mouselift_jax.data.camera_file import parse_cameras, with_frames
 from mouselift_jax.data.png import read_picture
 from mouselift_jax.errors import LayoutError, MouseLiftError, nearest, raise_all
-from mouselift_jax.geometry.camera import Camera, intrinsics, invert_rigid
+from mouselift_jax.geometry.camera import Camera
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
@@ -140,11 +141,11 @@ class SampleSet:
         """The sample's opencv_cameras.json, None where it has none.
 
         Raises:
-            LayoutError: the sample or a whole camera file is missing.
+            LayoutError: the sample is missing, or its camera file is damaged or has no frames.
         """
         folder = self.path / sample_id
         try:
-            return json.loads((folder / CAMERAS).read_text())
+            return with_frames(json.loads((folder / CAMERAS).read_text()), folder / CAMERAS)
         except FileNotFoundError:
             if not folder.is_dir():
                 raise LayoutError(
@@ -194,7 +195,9 @@ class SampleSet:
         cameras = parse_cameras(record, where / CAMERAS)[index]
         ids = np.asarray([f.get("camera", i) for i, f in enumerate(record["frames"])])[index]
         info = {k: v for k, v in record.items() if k not in ("id", "frames")}
-        return Sample(sample_id, images, cameras, ids, int(info.get("frame", -1)), has_alpha, info)
+        frame = info.get("frame")
+        frame = -1 if frame is None else int(frame)
+        return Sample(sample_id, images, cameras, ids, frame, has_alpha, info)
 
 
 def is_sample_set(path: str | Path) -> bool:
@@ -211,90 +214,26 @@ def is_sample_set(path: str | Path) -> bool:
     return (path / CAMERAS).exists() and ((path / "images").is_dir() or any(path.glob("cam_*.png")))
 
 
-def parse_cameras(record: dict[str, Any], where: object = None) -> Camera:
-    """The cameras [V] of an opencv_cameras.json, NumPy float64.
-
-    Raises:
-        LayoutError: a field is missing, or the frames differ in size.
-    """
-    frames = record.get("frames")
-    if not isinstance(frames, list) or not frames:
-        raise LayoutError(
-            "a camera file without frames",
-            where=where,
-            found=str(record)[:80],
-            fix='write {"frames": [...]}, one entry a view; docs/data_format.md',
-        )
-    needed = ("w", "h", "fx", "fy", "cx", "cy", "w2c")
-    problems = [
-        LayoutError(
-            f"frame {i} has no {key!r}",
-            where=where,
-            fix="write w, h, fx, fy, cx, cy and w2c for every view; docs/data_format.md",
-        )
-        for i, frame in enumerate(frames)
-        for key in needed
-        if key not in frame
-    ]
-    raise_all("a camera file is incomplete", problems)
-    sizes = {(int(f["w"]), int(f["h"])) for f in frames}
-    if len(sizes) > 1:
-        raise LayoutError(
-            "views of one sample differ in size",
-            where=where,
-            found=sorted(sizes),
-            fix="resize the pictures to one size, and their intrinsics with them",
-        )
-    w2c = np.asarray([f["w2c"] for f in frames], np.float64)
-    K = intrinsics(
-        *(np.asarray([f[k] for f in frames], np.float64) for k in ("fx", "fy", "cx", "cy"))
-    )
-    width, height = sizes.pop()
-    return Camera(K, invert_rigid(w2c), width, height)
-
-
-def camera_record(
-    sample_id: str,
-    cameras: Camera,
-    camera_ids: Iterable[int],
-    file_paths: Iterable[str],
-    **info: Any,
-) -> dict[str, Any]:
-    """The content of opencv_cameras.json for cameras [V]; extra entries ride along."""
-    K, w2c = np.asarray(cameras.K, np.float64), np.asarray(cameras.w2c, np.float64)
-    frames = [
-        {
-            "w": cameras.width,
-            "h": cameras.height,
-            "fx": float(k[0, 0]),
-            "fy": float(k[1, 1]),
-            "cx": float(k[0, 2]),
-            "cy": float(k[1, 2]),
-            "w2c": m.tolist(),
-            "file_path": name,
-            "camera": int(number),
-        }
-        for k, m, number, name in zip(K, w2c, camera_ids, file_paths, strict=True)
-    ]
-    return {"id": sample_id, "frames": frames, **info}
-
-
 # --- finding samples -----------------------------------------------------------------------------
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:
     """The manifest of a set, {} where it has none: a part of a set keeps its scale and frames."""
     try:
-        return json.loads((folder / MANIFEST).read_text())
+        found = json.loads((folder / MANIFEST).read_text())
+        if isinstance(found, dict) and isinstance(found.get("schema", 0), int):
+            return found
+        said = str(found)[:80]
     except FileNotFoundError:
         return {}
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise LayoutError(
-            "the manifest is damaged",
-            where=folder / MANIFEST,
-            found=str(error),
-            fix="delete it and run the command that writes the set again",
-        ) from None
+        said = str(error)
+    raise LayoutError(
+        "the manifest is damaged",
+        where=folder / MANIFEST,
+        found=said,
+        fix="delete it and run the command that writes the set again",
+    )
 
 
 def _open_own(path: Path) -> SampleSet:
@@ -360,7 +299,19 @@ def _open_lists(path: Path, lists: dict[str, Path]) -> SampleSet:
     splits: dict[str, tuple[str, ...]] = {}
     for name, file in lists.items():
         ids = []
-        for line in filter(None, map(str.strip, file.read_text().splitlines())):
+        try:
+            lines = file.read_text().splitlines()
+        except UnicodeDecodeError as error:
+            problems.append(
+                LayoutError(
+                    "a list of samples is no text",
+                    where=file,
+                    found=str(error),
+                    fix="write one sample folder a line, in UTF-8",
+                )
+            )
+            continue
+        for line in filter(None, map(str.strip, lines)):
             found = _resolve(path, line)
             if found is None:
                 problems.append(
@@ -416,7 +367,7 @@ def _near(path: Path) -> str | None:
 
 def _picture_path(folder: Path, slot: int, frame: dict[str, Any]) -> Path:
     names = [frame.get("file_path"), f"images/cam_{slot:03d}.png", f"cam_{slot:03d}.png"]
-    for name in filter(None, names):
+    for name in filter(lambda n: isinstance(n, str) and n, names):
         if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
             raise LayoutError(
                 "a picture's path leads out of its sample",
@@ -430,7 +381,7 @@ def _picture_path(folder: Path, slot: int, frame: dict[str, Any]) -> Path:
     raise LayoutError(
         f"the picture of view {slot} is missing",
         where=folder,
-        expected=" or ".join(filter(None, names)),
+        expected=" or ".join(str(n) for n in names if n),
         fix="delete the sample's folder and run the command that made it again",
     )
 

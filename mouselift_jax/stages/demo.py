@@ -11,9 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mouselift_jax.data.camera_file import parse_cameras
 from mouselift_jax.data.loader import composite
 from mouselift_jax.data.png import read_picture
-from mouselift_jax.data.samples import SampleSet, parse_cameras
+from mouselift_jax.data.samples import SampleSet
 from mouselift_jax.data.synthetic import write_recording
 from mouselift_jax.files import write_bytes_atomic
 from mouselift_jax.geometry.align import Similarity

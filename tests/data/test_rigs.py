@@ -4,11 +4,22 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from mouselift_jax.data.rig_file import load_rig
+from mouselift_jax.errors import LayoutError
 from mouselift_jax.geometry.rig import azimuth_elevation
 
 FILE = Path(__file__).resolve().parents[2] / "data/rigs/canonical.json"
+
+
+def test_a_rig_that_lacks_its_spread_is_one_error(tmp_path):
+    record = json.loads(FILE.read_text())
+    record["slots"] = "clockwise from slot 0"
+    record.pop("spread_px", None)
+    (tmp_path / "cameras.json").write_text(json.dumps(record))
+    with pytest.raises(LayoutError, match="cameras.json is incomplete"):
+        load_rig(tmp_path / "cameras.json")
 
 
 def test_canonical_rig():

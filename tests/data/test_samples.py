@@ -179,6 +179,35 @@ def test_damaged_files_are_named(sample_dir):
         s.load("sample_000003")
 
 
+@pytest.mark.parametrize(
+    "frame, message",
+    [
+        ({"fx": "a"}, "'fx' of frame 1 is not a number"),
+        ({"w2c": [1, 2]}, "'w2c' of frame 1 is not a 4x4 matrix"),
+        ({"w2c": [[1, 2], [3]]}, "'w2c' of frame 1 is not a 4x4 matrix"),
+        ({"w2c": [[float("nan")] * 4] * 4}, "'w2c' of frame 1 is not a 4x4 matrix"),
+        ({"camera": "left"}, "'camera' of frame 1 is not a whole number"),
+        (None, "without frames"),
+    ],
+)
+def test_camera_files_of_other_programs_are_checked(sample_dir, frame, message):
+    """As people write them themselves; not-a-number would only be seen in the loss."""
+    file = sample_dir / "sample_000000/opencv_cameras.json"
+    record = json.loads(file.read_text())
+    record["frames"][1] = frame and record["frames"][1] | frame
+    file.write_text(json.dumps(record))
+    with pytest.raises(LayoutError, match=message):
+        SampleSet.open(sample_dir).load("sample_000000")
+
+
+def test_what_is_null_in_a_camera_file_counts_as_absent(sample_dir):
+    file = sample_dir / "sample_000000/opencv_cameras.json"
+    record = json.loads(file.read_text()) | {"frame": None}
+    record["frames"][0]["file_path"] = None
+    file.write_text(json.dumps(record))
+    assert SampleSet.open(sample_dir).load("sample_000000").frame == -1
+
+
 def test_picture_of_another_size_than_its_camera(sample_dir):
     (sample_dir / "sample_000000/images/cam_001.png").write_bytes(
         encode_png(make_images(1, size=30)[0])
@@ -193,6 +222,9 @@ def test_picture_of_another_size_than_its_camera(sample_dir):
         (lambda p: (p / "manifest.json").write_text("{"), "manifest is damaged"),
         (lambda p: (p / "train.txt").write_text("sample_000077\n"), "listed sample is missing"),
         (lambda p: (p / "manifest.json").write_text('{"schema": 99}'), "newer version"),
+        (lambda p: (p / "manifest.json").write_text("[]"), "manifest is damaged"),
+        (lambda p: (p / "manifest.json").write_text('{"schema": "a"}'), "manifest is damaged"),
+        (lambda p: (p / "train.txt").write_bytes(b"\xff\xfe\x00"), "no text"),
     ],
 )
 def test_broken_sets(sample_dir, break_it, message):

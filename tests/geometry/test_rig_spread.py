@@ -3,8 +3,8 @@ import json
 import numpy as np
 import pytest
 
+from mouselift_jax.data.camera_file import camera_record
 from mouselift_jax.data.rig_file import load_rig, save_rig
-from mouselift_jax.data.samples import camera_record
 from mouselift_jax.errors import CalibrationError, LayoutError
 from mouselift_jax.geometry.camera import Camera
 from mouselift_jax.geometry.rig import azimuth_elevation, rig_from_angles

@@ -24,7 +24,7 @@ def one(x=0.0, n=5):
 
 
 def write_samples(path, n=3, size=32):
-    from mouselift_jax.data.samples import camera_record
+    from mouselift_jax.data.camera_file import camera_record
     from mouselift_jax.report.pictures import save_png
 
     cameras = turntable(2, size=size)

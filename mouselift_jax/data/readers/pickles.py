@@ -158,8 +158,10 @@ def _field(row: dict, field: str, name: str, path: Path, *, optional: bool = Fal
 
 def read_keypoints_pickle(path: Path) -> np.ndarray:
     """Keypoints [F,M,3] of one camera: x, y (centres at +0.5, NaN if missing), confidence."""
-    array = load_arrays(path)
-    array = np.asarray(array, np.float64) if not isinstance(array, dict) else np.empty(0)
+    try:
+        array = np.asarray(load_arrays(path), np.float64)
+    except (TypeError, ValueError):  # a dictionary, words, rows of different lengths
+        array = np.empty(0)
     if array.ndim != 3 or array.shape[-1] not in (2, 3):
         raise LayoutError(
             "keypoints have another form",

@@ -10,7 +10,13 @@ import pytest
 from scipy.io import savemat
 
 from mouselift_jax.data.distortion import distort_pixels, undistort_pixels
-from mouselift_jax.data.readers import find_calibration, load_arrays, natural_key, read_calibration
+from mouselift_jax.data.readers import (
+    find_calibration,
+    load_arrays,
+    natural_key,
+    read_calibration,
+    read_keypoints_pickle,
+)
 from mouselift_jax.data.synthetic_rig import lab_rig
 from mouselift_jax.errors import LayoutError
 
@@ -226,3 +232,10 @@ def test_distortion_round_trip_and_opencv():
 
 def test_natural_key():
     assert sorted(["cam10", "cam2", "cam1"], key=natural_key) == ["cam1", "cam2", "cam10"]
+
+
+@pytest.mark.parametrize("content", [{"a": 1}, [[1], [1, 2]], np.array(["a"]), None])
+def test_keypoints_of_another_form_are_one_error(tmp_path, content):
+    (tmp_path / "k.pkl").write_bytes(pickle.dumps(content))
+    with pytest.raises(LayoutError):
+        read_keypoints_pickle(tmp_path / "k.pkl")
