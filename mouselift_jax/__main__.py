@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import errno
 import importlib
 import os
 import pkgutil
@@ -20,6 +21,9 @@ from mouselift_jax import __version__, cli
 from mouselift_jax.errors import MouseLiftError, nearest
 
 DONE, BUG, USER, INTERRUPTED = 0, 1, 2, 130
+# What the system says of a place that a user named, and that no code can mend.
+PLACES = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR,
+          errno.EISDIR)  # fmt: skip
 
 EPILOG = """\
 the usual order:
@@ -113,6 +117,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `... | head`: the reader has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE
+    except OSError as error:
+        if error.errno not in PLACES:
+            raise
+        if debug:
+            traceback.print_exc()
+        say_error(
+            MouseLiftError(
+                "a file cannot be written, or not be read",
+                where=error.filename,
+                found=error.strerror,
+                fix="name a place where you may read and write and that has room",
+            )
+        )
+        return USER
 
 
 if __name__ == "__main__":

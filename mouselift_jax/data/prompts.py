@@ -54,7 +54,7 @@ def load_styles(path: str | Path = STYLES_FILE) -> dict[str, PromptStyle]:
             where=path,
             fix="run from a complete checkout, or give --config.styles=FILE",
         ) from error
-    except json.JSONDecodeError as error:
+    except ValueError as error:  # not JSON, or not even text
         raise LayoutError(
             "not a JSON file",
             where=path,

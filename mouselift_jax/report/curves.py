@@ -28,13 +28,13 @@ def read_metrics(path: str | Path) -> Series:
     path = Path(path)
     if not path.is_file():
         return {}
-    lines = path.read_text().splitlines()
+    lines = path.read_text(errors="replace").splitlines()
     columns: dict[str, list[tuple[float, float]]] = {}
     for i, line in enumerate(lines):
         try:
             row = json.loads(line)
             step = float(row["step"])
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
+        except (KeyError, TypeError, ValueError) as error:
             if i == len(lines) - 1:
                 break
             raise LayoutError(

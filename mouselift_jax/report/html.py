@@ -209,12 +209,20 @@ def load_sections(workdir: Path) -> dict[str, Any]:
     """The title, intro and sections of the last report of this folder; empty when there is none."""
     saved = _read_json(workdir / "report" / "sections.json")
     sections = []
-    for part in saved.get("sections", []):
-        blocks = []
-        for block in part["blocks"]:
-            block = dict(block)
-            blocks.append(BLOCKS[block.pop("kind")](**block))
-        sections.append(Section(part["title"], blocks))
+    try:
+        for part in saved.get("sections", []):
+            blocks = []
+            for block in part["blocks"]:
+                block = dict(block)
+                blocks.append(BLOCKS[block.pop("kind")](**block))
+            sections.append(Section(part["title"], blocks))
+    except (KeyError, TypeError, ValueError) as error:
+        raise LayoutError(
+            "the sections of this report are damaged, or of another version",
+            where=workdir / "report" / "sections.json",
+            found=repr(error),
+            fix="repeat the stage's command, or delete that file for a page without them",
+        ) from error
     return {
         "title": saved.get("title") or None,
         "intro": saved.get("intro", ""),
@@ -356,7 +364,7 @@ def _read_json(path: Path) -> dict[str, Any]:
         return {}
     try:
         value = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
+    except ValueError as error:  # not JSON, or not even text
         raise LayoutError(
             "a file of the run is not valid JSON", where=path, found=error, fix="delete that file"
         ) from error

@@ -132,7 +132,7 @@ def _json(path: Path) -> dict[str, Any]:
         return {}
     try:
         return json.loads(path.read_text())
-    except json.JSONDecodeError as error:
+    except ValueError as error:  # not JSON, or not even text
         raise LayoutError(
             "not valid JSON", where=path, found=error, fix="repeat the command that wrote it"
         ) from error

@@ -207,7 +207,7 @@ def _json(path: Path) -> dict[str, Any]:
         return {}
     try:
         value = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
+    except ValueError as error:  # not JSON, or not even text
         raise LayoutError(
             "not valid JSON", where=path, found=error, fix="repeat the command that wrote it"
         ) from error

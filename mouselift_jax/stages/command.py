@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import logging
 import os
 import re
@@ -196,9 +197,12 @@ def run(config: Any, path: str, options: Options) -> int:
         )
         return USER
     except OSError as error:
-        if error.errno != 28:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        say(f"the disk is full: {error}\n  Fix: free some space, then run the same command again")
+        what = (
+            "the disk is full" if error.errno == errno.ENOSPC else "your share of the disk is full"
+        )
+        say(f"{what}: {error}\n  Fix: free some space, then run the same command again")
         return USER
     finally:
         _leave_distributed()

@@ -271,7 +271,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
         return json.loads(path.read_text())
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except json.JSONDecodeError as error:
+    except ValueError as error:  # not JSON, or not even text
         raise LayoutError(
             "not a JSON file", where=path, found=str(error), fix="remove it and run again"
         ) from error

@@ -1,3 +1,4 @@
+import errno
 import importlib
 import json
 import logging
@@ -255,6 +256,7 @@ def test_a_variant_with_a_misspelt_key_is_an_error():
         (ConfigError("wrong", fix="this"), 2, "Fix: this"),
         (RuntimeError("RESOURCE_EXHAUSTED: Out of memory"), 2, "lowmem"),
         (OSError(28, "No space left on device"), 2, "disk is full"),
+        (OSError(errno.EDQUOT, "Disk quota exceeded"), 2, "your share of the disk is full"),
         (StopRequested(75, "saved at step 3"), 75, "saved at step 3"),
         (KeyboardInterrupt(), 130, "interrupted"),
         (None, 0, "next:   go on in "),
