@@ -242,8 +242,8 @@ def gpu_facts() -> Iterator[Fact]:
             "warn" if full else "ok",
             "choose another with CUDA_VISIBLE_DEVICES" if full else "",
         )
-    for pid, name, used in nvidia_query("pid,process_name,used_memory", "compute-apps"):
-        yield Fact("GPU process", f"{pid} {name}: {used} MiB")
+    for pid, *name, used in nvidia_query("pid,process_name,used_memory", "compute-apps"):
+        yield Fact("GPU process", f"{pid} {', '.join(name)}: {used} MiB")  # names may hold commas
 
 
 def training_facts() -> Iterator[Fact]:

@@ -117,6 +117,14 @@ class FrameStream:
             raise LayoutError("a picture cannot be read", where=path, fix="export it again")
         if image.dtype == np.uint16:
             image = (image >> 8).astype(np.uint8)
+        if self.frames.has_alpha and not self.grey and image.shape[2:] != (4,):
+            raise LayoutError(
+                "a picture has no alpha, though the first one has",
+                where=path,
+                expected="RGBA",
+                found=f"{image.shape[2] if image.ndim == 3 else 1} channel(s)",
+                fix="export all pictures of a camera alike",
+            )
         return (
             cv2.cvtColor(image, cv2.COLOR_GRAY2BGR) if image.ndim == 2 and not self.grey else image
         )

@@ -50,12 +50,12 @@ def test_gpus_and_their_processes_are_listed(monkeypatch):
     def query(fields, what="gpu"):
         if what == "gpu":
             return [["0", "RTX 3060", "11900", "12288", "97", "71", "580.65"]]
-        return [["4242", "python", "11800"]]
+        return [["4242", "python a", "b.py", "11800"]]  # a name with a comma, which is cut there
 
     monkeypatch.setattr(_machine, "nvidia_query", query)
     facts = list(_machine.gpu_facts())
     assert facts[0].state == "warn" and "RTX 3060" in facts[0].value
-    assert "4242 python" in facts[1].value
+    assert facts[1].value == "4242 python a, b.py: 11800 MiB"
 
 
 def test_why_there_is_no_cuda_is_said(monkeypatch):

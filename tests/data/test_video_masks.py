@@ -20,6 +20,7 @@ from mouselift_jax.data.masks import (
     resolve_source,
     soft_threshold,
 )
+from mouselift_jax.data.probe import probe
 from mouselift_jax.data.recording import Frames
 from mouselift_jax.data.scene import axes_meeting_point, clockwise
 from mouselift_jax.data.video import FrameStream, count_frames, read_instants
@@ -181,3 +182,13 @@ def test_axes_and_order():
     axes /= np.linalg.norm(axes, axis=1, keepdims=True)
     np.testing.assert_allclose(axes_meeting_point(centers, axes), [5, 5, 0], atol=1e-9)
     assert clockwise(centers, np.array([5.0, 5, 0]), 260.0) == (3, 2, 1, 0)
+
+
+def test_pictures_of_one_camera_have_alpha_or_not(tmp_path):
+    """Some programs leave the alpha of an opaque picture out."""
+    for i, channels in enumerate((4, 3)):
+        cv2.imwrite(str(tmp_path / f"{i}.png"), np.full((8, 8, channels), 255, np.uint8))
+    stream = FrameStream(probe(tmp_path))
+    assert stream.read().shape == (8, 8, 4)
+    with pytest.raises(LayoutError, match=r"has no alpha[\s\S]*1.png"):
+        stream.read()
