@@ -8,6 +8,7 @@ on how often a run was stopped. To resume, build the loader again with `start_st
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -20,6 +21,8 @@ from mouselift_jax.data.samples import Sample, SampleSet
 from mouselift_jax.data.views import choose_views
 from mouselift_jax.errors import ConfigError, LayoutError, MouseLiftError, nearest
 from mouselift_jax.geometry.camera import Camera
+
+log = logging.getLogger("mouselift_jax")
 
 BACKGROUNDS = ("white", "black", "gray", "random", "three_choices")
 _FIXED = {"white": 1.0, "black": 0.0, "gray": 0.5}
@@ -146,7 +149,8 @@ def make_loader(
         workers: extra processes; 0 reads in this one.
         threads: reading threads per process.
         prefetch: samples read ahead.
-        on_bad_sample: `stop` raises; `skip` checks every sample first and leaves bad ones out.
+        on_bad_sample: `stop` raises; `skip` checks every sample first, leaves bad ones out and says
+            which.
 
     Raises:
         ConfigError: sizes, shards or names that do not fit.
@@ -242,7 +246,6 @@ class _Source:
                 found=on_bad_sample,
                 fix="--config.train.on_bad_sample=stop",
             )
-        self.bad: list[str] = []
         if on_bad_sample == "skip":
             self._drop_bad()
         if not self.entries:
@@ -274,20 +277,22 @@ class _Source:
         return np.asarray(cameras.center), np.asarray(ids)
 
     def _drop_bad(self) -> None:
-        good = []
+        good, bad = [], []
         for k, name in self.entries:
             try:
                 self.sets[k].load(name)
                 good.append((k, name))
             except MouseLiftError as error:
-                self.bad.append(str(error))
-        if len(self.bad) > max(0.01 * len(self.entries), 1):
+                bad.append(error)
+        if len(bad) > max(0.01 * len(self.entries), 1):
             raise LayoutError(
-                f"{len(self.bad)} of {len(self.entries)} samples cannot be read",
+                f"{len(bad)} of {len(self.entries)} samples cannot be read",
                 expected="at most 1 %",
-                found=self.bad[0],
+                found=bad[0],
                 fix="run the command that made them again",
             )
+        for error in bad:
+            log.warning("left out: %s", error)
         self.entries = good
 
 

@@ -9,7 +9,9 @@ without cameras. Reading is here; writing is in `sample_writer.py`.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
+import logging
 import re
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
@@ -21,6 +23,8 @@ from mouselift_jax.data.camera_file import parse_cameras, with_frames
 from mouselift_jax.data.png import read_picture
 from mouselift_jax.errors import LayoutError, MouseLiftError, nearest, raise_all
 from mouselift_jax.geometry.camera import Camera
+
+log = logging.getLogger("mouselift_jax")
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
@@ -71,10 +75,18 @@ class SampleSet:
     def open(cls, path: str | Path) -> SampleSet:
         """Open a set: its folder, its run's, one of its list files, or a single sample's.
 
+        What had to be guessed is said in the log, once.
+
         Raises:
             LayoutError: there is no sample set, or a list names samples that are not there.
         """
-        path = Path(path)
+        samples = cls._open(Path(path))
+        if samples.notes:
+            _tell(samples.path, samples.notes[0], len(samples.notes))
+        return samples
+
+    @classmethod
+    def _open(cls, path: Path) -> SampleSet:
         if path.is_file() and path.suffix == ".txt":
             found = _open_lists(path.parent, {path.stem: path})
             return dataclasses.replace(found, manifest=_read_manifest(path.parent))
@@ -198,6 +210,11 @@ class SampleSet:
         frame = info.get("frame")
         frame = -1 if frame is None else int(frame)
         return Sample(sample_id, images, cameras, ids, frame, has_alpha, info)
+
+
+@functools.cache
+def _tell(where: Path, note: str, count: int) -> None:
+    log.info("%s: %s%s", where, note, f", and {count - 1} more" if count > 1 else "")
 
 
 def is_sample_set(path: str | Path) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import shutil
 import time
 from collections.abc import Sequence
@@ -24,6 +25,7 @@ from mouselift_jax.errors import ConfigError, MouseLiftError, nearest, raise_all
 from mouselift_jax.stages.stage import Plan
 from mouselift_jax.stages.workdir import Workdir, must_exist
 
+log = logging.getLogger("mouselift_jax")
 NEXT = (
     "python launch.py --config=configs/gslrm.py{tiny} --config.samples={workdir} "
     "--workdir={beside}/gslrm",
@@ -91,6 +93,9 @@ def run(config: Any, workdir: Workdir) -> None:
     preparers = _preparers(config)
     names = _names([p.recording for p in preparers])
     _check_split(config, preparers, names)
+    for name, preparer in zip(names, preparers, strict=True):
+        for note in preparer.recording.notes:  # what had to be guessed
+            log.info("%s: %s", name, note)
     writer = SampleWriter(workdir / FOLDER, _manifest(config, preparers, names))
     total = sum(len(p.frames) for p in preparers)
     before = len(writer.done)
@@ -314,7 +319,7 @@ def _notes(preparer: Preparer) -> list[str]:
     ]
     if preparer.mask_source == "background_model":
         notes.append("the background model needs one more pass over each video")
-    return notes
+    return [*notes, *preparer.recording.notes]
 
 
 def _sheet(workdir: Workdir) -> np.ndarray:

@@ -159,13 +159,15 @@ def test_bad_settings(samples):
         make_loader(samples, "test")
 
 
-def test_bad_samples_stop_or_are_counted(tmp_path):
+def test_bad_samples_stop_or_are_counted_and_named(tmp_path, caplog):
     path = write_samples(tmp_path, n=6, size=16, n_val=0)
     (path / "sample_000002/images/cam_000.png").unlink()
     with pytest.raises(LayoutError, match="view 0 is missing"):
         list(make_loader(path, "train", repeat=False))
     batches = list(make_loader(path, "train", repeat=False, shuffle=False, on_bad_sample="skip"))
     assert len(batches) == 5
+    said = [r.getMessage() for r in caplog.records if "left out" in r.getMessage()]
+    assert len(said) == 1 and "sample_000002" in said[0]
     (path / "sample_000003/images/cam_000.png").unlink()
     with pytest.raises(LayoutError, match="2 of 6 samples"):
         make_loader(path, "train", on_bad_sample="skip")

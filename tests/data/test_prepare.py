@@ -458,6 +458,26 @@ def test_keys_that_would_do_nothing_or_fail_late_are_told_by_the_plan(
         stage.plan(config, tmp_path)
 
 
+def test_what_was_guessed_of_a_recording_is_said(recording_dir, tmp_path):
+    """Videos numbered from 1 on may be those of the calibration's cameras, in order, or not."""
+    from configs.prepare import get_config
+    from mouselift_jax.stages import prepare as stage
+
+    shutil.copytree(recording_dir, tmp_path / "rec")
+    for folder in ("videos_undist", "simpleclick_undist"):
+        for k in range(6, 0, -1):
+            (tmp_path / "rec" / folder / f"{k - 1}.mp4").rename(
+                tmp_path / "rec" / folder / f"{k}.mp4"
+            )
+    shutil.rmtree(tmp_path / "rec/keypoints2d_undist")
+    config = get_config("tiny")
+    config.recording, config.split.gap_s = str(tmp_path / "rec"), 0.02
+    assert (
+        "videos are not numbered as the cameras: matched by order"
+        in stage.plan(config, tmp_path).notes
+    )
+
+
 @pytest.mark.slow
 def test_killed_run_is_completed_by_the_same_command(recording_dir, tmp_path):
     """SIGKILL in the middle; the second run ends with what one run would have written."""

@@ -241,7 +241,7 @@ def test_not_a_set(tmp_path):
         SampleSet.open(tmp_path / "note")
 
 
-def test_facelift_layout_with_foreign_lists(tmp_path, sample_dir):
+def test_facelift_layout_with_foreign_lists(tmp_path, sample_dir, caplog):
     """No manifest, no images/ folder, lists that hold another machine's paths."""
     foreign = tmp_path / "foreign"
     for i in range(2):
@@ -253,7 +253,11 @@ def test_facelift_layout_with_foreign_lists(tmp_path, sample_dir):
             )
     (foreign / "data_train.txt").write_text("/mnt/disk/elsewhere/sample_000\n")
     (foreign / "data_val.txt").write_text("/mnt/disk/elsewhere/sample_001")
-    s = SampleSet.open(foreign)
+    with caplog.at_level("INFO", logger="mouselift_jax"):
+        s = SampleSet.open(foreign)
+        SampleSet.open(foreign)
+    said = [r.getMessage() for r in caplog.records]
+    assert len(said) == 1 and "/mnt/disk/elsewhere/sample_000 -> sample_000, and 1 more" in said[0]
     assert s.ids("train") == ("sample_000",) and s.ids("val") == ("sample_001",)
     assert len(s.notes) == 2
     sample = s.load("sample_001")
