@@ -121,7 +121,9 @@ def run(config: Any, workdir: Workdir) -> None:
             numbers=[n for p in preparers for n in p.numbers()],
         )
     seconds = time.monotonic() - started
-    metrics = _metrics(manifest, (total - before) / seconds if total > before else 0.0)
+    metrics = _metrics(manifest)
+    if total > before:  # a repeated command has no speed, and keeps the one that was
+        metrics["samples_per_s"] = round((total - before) / seconds, 2)
     for text in _warnings(manifest, metrics):
         workdir.warn(text)
     graded = grade_samples(SampleSet.open(workdir / FOLDER), max_samples=GRADED_SAMPLES)
@@ -256,12 +258,11 @@ def _split(config: Any, preparers: Sequence[Preparer], rows: list[dict[str, Any]
 # --- results ----------------------------------------------------------------------------------
 
 
-def _metrics(manifest: dict[str, Any], per_second: float) -> dict[str, float]:
+def _metrics(manifest: dict[str, Any]) -> dict[str, float]:
     rows = [r for r in manifest["samples"] if r["status"] == "ok"]
     metrics = {
         "samples": len(rows),
         "skipped": len(manifest["samples"]) - len(rows),
-        "samples_per_s": round(per_second, 2),
         "warp_error_px/max": max(r["warp_error_px"] for r in rows),
         "cut/share": float(np.mean([max(r["border_px"]) > 0 for r in rows])),
         "size_px/mean": float(np.mean([r["size_px"] for r in rows])),

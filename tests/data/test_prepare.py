@@ -387,6 +387,8 @@ def test_stage_plans_runs_and_resumes(recording_dir, tmp_path):
         stage.run(config, workdir)
     after = (tmp_path / "run/samples/sample_000000/opencv_cameras.json").stat().st_mtime_ns
     assert before == after
+    again = json.loads((tmp_path / "run/summary.json").read_text())["metrics"]
+    assert again == summary["metrics"] and again["samples_per_s"] > 0
 
 
 def test_two_recordings_split_by_recording(recording_dir, tmp_path):
