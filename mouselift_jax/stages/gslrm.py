@@ -186,9 +186,8 @@ class Judge:
 
     def __init__(self, config: Any, samples: Path, trainer: Trainer) -> None:
         d = config.data
-        self.config, self.trainer, self.samples = config, trainer, samples
+        self.config, self.trainer, self.set = config, trainer, SampleSet.open(samples)
         split = "train" if config.overfit else "val"
-        self.set = SampleSet.open(samples)
         self.count = min(len(self.set.ids(split)), config.overfit or config.eval_samples)
         heldout = tuple(int(c) for c in d.heldout_cameras)
         self.parts = sharding.batch_parts(trainer.mesh)
@@ -214,7 +213,7 @@ class Judge:
         if not self.count:
             return iter(())
         loader = make_loader(
-            self.samples,
+            self.set,
             self.split,
             batch_size=self.parts,
             seed=self.config.seed + 1,

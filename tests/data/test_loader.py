@@ -159,7 +159,7 @@ def test_bad_settings(samples):
         make_loader(samples, "test")
 
 
-def test_bad_samples_stop_or_are_counted_and_named(tmp_path, caplog):
+def test_bad_samples_stop_or_are_counted(tmp_path, caplog):
     path = write_samples(tmp_path, n=6, size=16, n_val=0)
     (path / "sample_000002/images/cam_000.png").unlink()
     with pytest.raises(LayoutError, match="view 0 is missing"):
