@@ -15,7 +15,7 @@ import numpy as np
 from mouselift_jax.data.distortion import distort_pixels
 from mouselift_jax.data.findings import Finding
 from mouselift_jax.data.hull import outline
-from mouselift_jax.data.recording import Frames, Recording
+from mouselift_jax.data.recording import Recording
 from mouselift_jax.data.video import FrameStream, quiet_decoder
 from mouselift_jax.errors import LayoutError
 
@@ -233,8 +233,3 @@ def _thumbnail(picture: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
         contours, _ = cv2.findContours(tiny, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
         small = cv2.drawContours(small.copy(), contours, -1, (233, 180, 86), 1)
     return small[..., ::-1]
-
-
-def same_size(a: Frames, b: Frames) -> bool:
-    """Whether two sources have pictures of one size."""
-    return (a.width, a.height) == (b.width, b.height)

@@ -36,13 +36,20 @@ def fuse_mesh(gaussians: Gaussians, *, size: int = 256, cells: int = 160) -> obj
         MissingExtraError: Open3D is not installed.
         LayoutError: the Gaussians enclose no surface.
     """
+    means = np.asarray(gaussians.means)
+    if not len(means):
+        raise LayoutError(
+            "the Gaussians enclose no surface",
+            expected="some Gaussians",
+            found=0,
+            fix="--config.filter=none keeps all that the network predicts; train longer",
+        )
     try:
         import open3d as o3d
     except ImportError as error:
         raise MissingExtraError("open3d", "mesh", "a mesh") from error
     from mouselift_jax.render import render
 
-    means = np.asarray(gaussians.means)
     low, high = np.percentile(means, (2, 98), axis=0)
     centre, diagonal = (low + high) / 2, float(np.linalg.norm(high - low)) * 1.3
     cell = diagonal / cells
@@ -148,6 +155,6 @@ def save_mesh(
             raise BackendError(
                 "Open3D could not write the mesh",
                 where=path,
-                fix="another ending (.ply, .obj, .glb, .stl), or check the free disk space",
+                fix="another ending (.ply, .obj, .glb), or check the free disk space",
             )
     return len(mesh.vertices), len(mesh.triangles)

@@ -31,6 +31,7 @@ from mouselift_jax.report.turntable import write_turntable
 from mouselift_jax.splats.filters import RECIPES, apply_filters
 from mouselift_jax.splats.ply import save_ply
 from mouselift_jax.stages import sequence
+from mouselift_jax.stages import workdir as workdirs
 from mouselift_jax.stages.selection import check_sides, select, stored_sides
 from mouselift_jax.stages.stage import Plan
 from mouselift_jax.stages.workdir import (
@@ -252,6 +253,8 @@ def run(config: Any, workdir: Workdir) -> None:
                 progress.update()
     else:
         log.info("nothing left to do: %d item(s) are done", len(items.ids))
+        if workdirs.is_whole(workdir.path):  # a film's videos take long to draw
+            return
     finish(config, workdir, items, places, alone)
 
 

@@ -282,6 +282,13 @@ def read_summary(path: str | os.PathLike) -> dict[str, Any]:
     return read_json(Path(path) / "summary.json") or {}
 
 
+def is_whole(path: str | os.PathLike) -> bool:
+    """Whether a run has finished and everything that it made is still there."""
+    summary = read_summary(path)
+    made = summary.get("artefacts", {}).values()
+    return bool(summary.get("finished")) and all((Path(path) / name).exists() for name in made)
+
+
 def versions() -> dict[str, str]:
     """Versions of what decides the numbers of a run."""
     found = {"python": platform.python_version(), "mouselift_jax": __version__}

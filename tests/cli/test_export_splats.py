@@ -136,6 +136,12 @@ def test_mesh_of_a_ball_is_a_ball(ply, tmp_path, capfd, suffix):
     assert mesh.has_vertex_colors()
 
 
+def test_a_mesh_of_nothing_is_one_error(tmp_path, capsys):
+    save_ply(tmp_path / "empty.ply", ball()[np.zeros(300, bool)])
+    assert main(["export", "--to=mesh", str(tmp_path / "empty.ply"), str(tmp_path / "m.obj")]) == 2
+    assert "enclose no surface" in capsys.readouterr().err
+
+
 def test_mesh_without_open3d_says_how_to_get_it(ply, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(__import__("sys").modules, "open3d", None)
     assert main(["export", "--to=mesh", str(ply), str(tmp_path / "m.obj")]) == 2

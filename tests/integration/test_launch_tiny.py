@@ -124,7 +124,12 @@ def test_infer_on_samples(trained, samples, tmp_path):
     from mouselift_jax.splats import load_ply
 
     assert len(load_ply(tmp_path / "i/splats.ply").means) > 0
+    before = (tmp_path / "i/report.html").stat().st_mtime_ns
     assert "nothing left to do" in launch(*flags)
+    assert (tmp_path / "i/report.html").stat().st_mtime_ns == before  # nor is anything drawn again
+    (tmp_path / "i/report.html").unlink()
+    launch(*flags)
+    assert (tmp_path / "i/report.html").exists()
 
 
 @pytest.mark.parametrize(
