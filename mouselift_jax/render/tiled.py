@@ -318,9 +318,19 @@ def blend_backward(
 
 
 # --- one view, both ways ------------------------------------------------------------------------
+def _stored(splats: Splats, visibility: Any) -> tuple[Splats, Any]:
+    """The same, kept in memory: XLA would repeat the whole projection in every gather from it.
+
+    A branch is the one thing that its CPU backend does not fuse; nothing is drawn in the other.
+    """
+    values = (splats, visibility)
+    nothing = functools.partial(jax.tree.map, jnp.zeros_like)
+    return lax.cond(visibility.drawn.any(), lambda a: a, nothing, values)
+
+
 def _forward_view(spec: Spec, capacity: int | None, *args: Array) -> tuple[Array, ...]:
     grid = binning.plan(args[0].shape[0], spec.width, spec.height, capacity=capacity)
-    splats, visibility = project(spec, *args)
+    splats, visibility = _stored(*project(spec, *args))
     order = binning.order_by_depth(grid, splats, visibility)
     sums, (slabs, pairs) = blend(grid, splats, order)
     sums = binning.from_tiles(grid, sums)
@@ -332,6 +342,7 @@ def _backward_view(spec: Spec, capacity: int | None, args: tuple, pictures: tupl
     grid = binning.plan(args[0].shape[0], spec.width, spec.height, capacity=capacity)
     K = args[-1]
     splats, pull, visibility = jax.vjp(lambda *a: project(spec, *a, K), *args[:-1], has_aux=True)
+    splats, visibility = _stored(splats, visibility)
     order = binning.order_by_depth(grid, splats, visibility)
     g_rgb, g_light, g_depth = cotangents
     upstream = jnp.concatenate([g_rgb, g_depth[..., None], -g_light[..., None]], -1)
