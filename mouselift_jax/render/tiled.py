@@ -27,7 +27,7 @@ from mouselift_jax.render import batching, binning
 from mouselift_jax.render import constants as c
 from mouselift_jax.render.binning import Grid, Order, Slab
 from mouselift_jax.render.projection import project
-from mouselift_jax.render.types import Spec, Splats
+from mouselift_jax.render.types import Spec, Splats, Visibility
 
 GROUP = 64  # tiles walked together; with 8-px tiles the fastest on XLA's CPU backend
 CHUNK = 32  # Gaussians blended before the early exit is looked at
@@ -318,14 +318,15 @@ def blend_backward(
 
 
 # --- one view, both ways ------------------------------------------------------------------------
-def _stored(splats: Splats, visibility: Any) -> tuple[Splats, Any]:
+def _stored(splats: Splats, visibility: Visibility) -> tuple[Splats, Visibility]:
     """The same, kept in memory: XLA would repeat the whole projection in every gather from it.
 
     A branch is the one thing that its CPU backend does not fuse; nothing is drawn in the other.
     """
-    values = (splats, visibility)
     nothing = functools.partial(jax.tree.map, jnp.zeros_like)
-    return lax.cond(visibility.drawn.any(), lambda a: a, nothing, values)
+    values = (splats, visibility)
+    splats, stored = lax.cond(visibility.drawn.any(), lambda a: a, nothing, values)
+    return splats, stored._replace(broken=visibility.broken)  # counted whatever is drawn
 
 
 def _forward_view(spec: Spec, capacity: int | None, *args: Array) -> tuple[Array, ...]:
