@@ -9,14 +9,15 @@ with s = <colour, cotangent> and R = sum of weight times s over the whole pixel,
 
 so no per-pixel list has to be kept, and memory is that of one view and one slab.
 
-Letters: P = pixels of a tile, G = tiles walked together, C = Gaussians of a chunk.
+Letters: P = pixels of a tile, G = tiles walked together, C = Gaussians of a chunk. In the order
+[C,G,P] what one Gaussian of every list needs is one piece of memory.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +27,7 @@ from mouselift_jax.render import batching, binning
 from mouselift_jax.render import constants as c
 from mouselift_jax.render.binning import Grid, Order, Slab
 from mouselift_jax.render.projection import project
-from mouselift_jax.render.types import Spec, Splats
+from mouselift_jax.render.types import Spec, Splats, Visibility
 
 GROUP = 64  # tiles walked together; with 8-px tiles the fastest on XLA's CPU backend
 CHUNK = 32  # Gaussians blended before the early exit is looked at
@@ -36,19 +37,10 @@ _HIGHEST = lax.Precision.HIGHEST
 class Chunk(NamedTuple):
     """The pairs of C Gaussians with the P pixels of G tiles."""
 
-    rows: Array  # [G,C,10], the fields of Splats
-    rank: Array  # [G,C] within the slab
-    listed: Array  # [G,C] whether there is a Gaussian at all
-    alpha: Array  # [G,C,P], 0 where skipped
-    falloff: Array  # [G,C,P], opacity * exp(power), before the clamp
-    light_before: Array  # [G,C,P]
-    light_after: Array  # [G,C,P]
-
-    @property
-    def weight(self) -> Array:
-        """Blending weights [G,C,P]; 0 from the Gaussian on that would end the pixel."""
-        blended = self.light_after >= c.TRANSMITTANCE_MIN
-        return jnp.where(blended, self.alpha * self.light_before, 0)
+    rows: Array  # [C,G,10], the fields of Splats
+    rank: Array  # [C,G] within the slab
+    listed: Array  # [C,G] whether there is a Gaussian at all
+    falloff: Array  # [C,G,P], opacity * exp(power), before the clamp; 0 where none is listed
 
 
 def _pixel_centers(grid: Grid, tile: Array) -> tuple[Array, Array]:
@@ -59,21 +51,19 @@ def _pixel_centers(grid: Grid, tile: Array) -> tuple[Array, Array]:
     return local, corner
 
 
-def _running(combine: Callable, start: Array, values: Array) -> Array:
-    """`combine` carried over C values [G,C,P] from what came in [G,P], after each of them.
-
-    A scan, because XLA's own cumsum is a window reduction, several times slower on its CPU backend.
-    """
-
-    def step(total: Array, value: Array) -> tuple[Array, Array]:
-        total = combine(total, value)
-        return total, total
-
-    _, after = lax.scan(step, start, jnp.moveaxis(values, 1, 0), unroll=4)
-    return jnp.moveaxis(after, 0, 1)
+def _alpha(falloff: Array) -> Array:
+    """Opacity at the pixels, 0 where skipped."""
+    alpha = jnp.minimum(falloff, c.ALPHA_MAX)
+    return jnp.where(alpha >= c.ALPHA_MIN, alpha, 0)
 
 
-def _chunk(grid: Grid, table: Array, slab: Slab, tile: Array, at: Array, light: Array) -> Chunk:
+def _pass(light: Array, alpha: Array) -> tuple[Array, Array]:
+    """What one Gaussian leaves of the light, and its weight: 0 from the one that ends the pixel."""
+    after = light * (1 - alpha)
+    return after, jnp.where(after >= c.TRANSMITTANCE_MIN, alpha * light, 0)
+
+
+def _chunk(grid: Grid, table: Array, slab: Slab, tile: Array, at: Array) -> Chunk:
     """Evaluate the Gaussians `at`.. of the lists of tiles [G], all pixels.
 
     Args:
@@ -82,35 +72,34 @@ def _chunk(grid: Grid, table: Array, slab: Slab, tile: Array, at: Array, light: 
         slab: the lists.
         tile: tile numbers [G]; past the last one for padding.
         at: position in each tile's list.
-        light: transmittance that reaches these Gaussians [G,P].
     """
     real = jnp.minimum(tile, grid.tiles - 1)
-    position = slab.starts[real][:, None] + at + jnp.arange(CHUNK, dtype=jnp.int32)
-    listed = (position < slab.starts[real + 1][:, None]) & (tile < grid.tiles)[:, None]
+    position = slab.starts[real] + at + jnp.arange(CHUNK, dtype=jnp.int32)[:, None]
+    listed = (position < slab.starts[real + 1]) & (tile < grid.tiles)
     key = slab.keys[jnp.minimum(position, grid.capacity - 1)]
     rank = jnp.where(listed, key & ((1 << grid.rank_bits) - 1), 0).astype(jnp.int32)
-    rows = table[slab.first + rank]  # [G,C,10]
+    rows = table[slab.first + rank]  # [C,G,10]
     local, corner = _pixel_centers(grid, real)
     splat = Splats(*(rows[..., i, None] for i in range(10)))
-    dx = (splat.x - corner[0][:, None, None]) - local[0]
-    dy = (splat.y - corner[1][:, None, None]) - local[1]
+    dx = (splat.x - corner[0][:, None]) - local[0]
+    dy = (splat.y - corner[1][:, None]) - local[1]
     power = -0.5 * (splat.conic_xx * dx * dx + splat.conic_yy * dy * dy) - splat.conic_xy * dx * dy
     falloff = splat.opacity * jnp.exp(jnp.minimum(power, 0))
-    alpha = jnp.minimum(falloff, c.ALPHA_MAX)
-    alpha = jnp.where(listed[..., None] & (alpha >= c.ALPHA_MIN), alpha, 0)
-    after = _running(jnp.multiply, light, 1 - alpha)
-    before = jnp.concatenate([light[:, None], after[:, :-1]], 1)
-    return Chunk(rows, rank, listed, alpha, falloff, before, after)
+    return Chunk(rows, rank, listed, jnp.where(listed[..., None], falloff, 0))
 
 
-def _walk(grid: Grid, slab: Slab, state: tuple, body: Callable) -> tuple:
+def _walk(
+    grid: Grid, slab: Slab, moving: tuple, fixed: Array | None, extra: Any, body: Callable
+) -> tuple[tuple, Any]:
     """Run `body` over all lists of a slab.
 
     Args:
         grid: the plan.
         slab: the lists.
-        state: (light [tiles,P], sums [tiles,P,D], extra); tiles opaque everywhere are left out.
-        body: (tile [G], at, light [G,P], sums [G,P,D], extra) -> (light, sums, extra).
+        moving: (light [tiles,P], ...), by tile; tiles opaque everywhere are left out.
+        fixed: read only, by tile.
+        extra: anything else that `body` changes.
+        body: (tile [G], at, moving, fixed, extra) of G tiles -> (moving, extra).
     """
     length = slab.starts[1:] - slab.starts[:-1]
     # Lists of similar length are walked together, the longest first.
@@ -119,33 +108,36 @@ def _walk(grid: Grid, slab: Slab, state: tuple, body: Callable) -> tuple:
     tiles = jnp.pad(tiles, (0, groups * GROUP - grid.tiles), constant_values=grid.tiles)
 
     def one_group(state: tuple, tile: Array) -> tuple[tuple, None]:
-        light, sums, extra = state
+        moving, extra = state
         real = jnp.minimum(tile, grid.tiles - 1)
         most = jnp.max(jnp.where(tile < grid.tiles, length[real], 0))
+        here, constant = jax.tree.map(lambda a: a[real], (moving, fixed))
 
         def more(inner: tuple) -> Array:
-            at, left = inner[0], inner[1]
-            return (at < most) & (left.max() >= c.TRANSMITTANCE_MIN)
+            at, (light, *_), _ = inner
+            return (at < most) & (light.max() >= c.TRANSMITTANCE_MIN)
 
         def step(inner: tuple) -> tuple:
-            at, left, total, extra = inner
-            return (at + CHUNK, *body(tile, at, left, total, extra))
+            at, here, extra = inner
+            return (at + CHUNK, *body(tile, at, here, constant, extra))
 
-        inner = (most * 0, light[real], sums[real], extra)
-        _, left, total, extra = lax.while_loop(more, step, inner)
-        light = light.at[tile].set(left, mode="drop")
-        return (light, sums.at[tile].set(total, mode="drop"), extra), None
+        _, here, extra = lax.while_loop(more, step, (most * 0, here, extra))
+        moving = jax.tree.map(lambda a, new: a.at[tile].set(new, mode="drop"), moving, here)
+        return (moving, extra), None
 
-    state, _ = lax.scan(one_group, state, tiles.reshape(groups, GROUP))
-    return state
+    (moving, extra), _ = lax.scan(one_group, (moving, extra), tiles.reshape(groups, GROUP))
+    return moving, extra
 
 
 def _over_slabs(grid: Grid, order: Order, state: tuple, body: Callable) -> tuple:
-    """Run `body(slab, state)` over the slabs until the scene or the light ends; also count them."""
+    """Run `body(slab, state)` over the slabs until the scene or the light ends; also count them.
+
+    The first item of `state` is (light [tiles,P], ...).
+    """
 
     def more(carry: tuple) -> Array:
         first, _, state = carry
-        return (first < order.drawn) & (state[0].max() >= c.TRANSMITTANCE_MIN)
+        return (first < order.drawn) & (state[0][0].max() >= c.TRANSMITTANCE_MIN)
 
     def step(carry: tuple) -> tuple:
         first, (slabs, pairs), state = carry
@@ -162,11 +154,10 @@ def _table(grid: Grid, splats: Splats, order: Order) -> Array:
     return jnp.pad(jnp.stack(splats, -1)[order.index], ((0, grid.slab), (0, 0)))
 
 
-def _start(grid: Grid, order: Order, channels: int) -> tuple[Array, Array]:
-    """Full light and empty sums."""
+def _start(grid: Grid, order: Order) -> tuple[Array, Array]:
+    """Full light [tiles,P], and a zero."""
     zero = order.drawn.astype(jnp.float32) * 0  # carries the mesh axes of shard_map along
-    light = binning.full_light(grid) + zero
-    return light, jnp.zeros((*light.shape, channels), jnp.float32) + zero
+    return binning.full_light(grid) + zero, zero
 
 
 def _channels(rows: Array) -> Array:
@@ -182,48 +173,72 @@ def blend(grid: Grid, splats: Splats, order: Order) -> tuple[Array, tuple[Array,
     """
     table = _table(grid, splats, order)
 
+    def step(slab: Slab, tile: Array, at: Array, moving: tuple, fixed: None, extra: None) -> tuple:
+        light, *sums = moving
+        chunk = _chunk(grid, table, slab, tile, at)
+        alpha, channels = _alpha(chunk.falloff), _channels(chunk.rows)
+        # Written out, XLA makes one loop over the pixels of it that keeps all sums in registers.
+        for i in range(CHUNK):
+            light, weight = _pass(light, alpha[i])
+            sums = [s + weight * channels[i, :, k, None] for k, s in enumerate(sums)]
+        return (light, *sums), extra
+
     def body(slab: Slab, state: tuple) -> tuple:
-        def step(tile: Array, at: Array, light: Array, sums: Array, extra: tuple) -> tuple:
-            chunk = _chunk(grid, table, slab, tile, at, light)
-            sums = sums + jnp.einsum(
-                "gcp,gcd->gpd", chunk.weight, _channels(chunk.rows), precision=_HIGHEST
-            )
-            return chunk.light_after[:, -1], sums, extra
+        return _walk(grid, slab, *state[:1], None, None, functools.partial(step, slab))
 
-        return _walk(grid, slab, state, step)
-
-    counts, (_, sums, _) = _over_slabs(grid, order, (*_start(grid, order, 5), ()), body)
-    return sums, counts
+    light, zero = _start(grid, order)
+    moving = (light, *(light * 0 for _ in range(5)))
+    counts, ((_, *sums), _) = _over_slabs(grid, order, (moving, None), body)
+    return jnp.stack(sums, -1), counts
 
 
-def _pair_gradients(grid: Grid, chunk: Chunk, tile: Array, upstream: Array, left: Array) -> tuple:
+def _pair_gradients(
+    grid: Grid, chunk: Chunk, tile: Array, moving: tuple[Array, Array], upstream: Array
+) -> tuple[tuple[Array, Array], Array]:
     """Gradients of the 10 fields for each pair of a chunk, summed over the tile's pixels.
 
     Args:
         grid: the plan.
         chunk: the pairs.
         tile: tile numbers [G].
-        upstream: cotangents of the five sums [G,P,5].
-        left: sum of weight times s over what is still to come, this chunk included [G,P].
+        moving: the light that reaches the chunk; the sum of weight times s over what is still to
+            come, this chunk included; [G,P].
+        upstream: cotangents of the five sums [G,5,P].
 
     Returns:
-        Rows [G,C,10]; `left` after the chunk.
+        `moving` after the chunk; rows [C,G,10].
     """
-    weight = chunk.weight
-    s = jnp.einsum("gcd,gpd->gcp", _channels(chunk.rows), upstream, precision=_HIGHEST)
-    behind = _running(jnp.subtract, left, weight * s)
-    slope = chunk.light_before * s - behind / (1 - chunk.alpha)
-    moved = (weight > 0) & (chunk.falloff <= c.ALPHA_MAX)
-    v = jnp.where(moved, slope * chunk.falloff, 0)  # d loss / d power
+
+    def step(moving: tuple, gaussian: tuple) -> tuple[tuple, tuple]:
+        light, left = moving
+        falloff, channels = gaussian
+        alpha = _alpha(falloff)
+        after, weight = _pass(light, alpha)
+        s = sum(channels[:, k, None] * upstream[:, k] for k in range(5))
+        behind = left - weight * s
+        slope = light * s - behind / (1 - alpha)
+        moved = (weight > 0) & (falloff <= c.ALPHA_MAX)
+        # The second is d loss / d power.
+        return (after, behind), (weight, jnp.where(moved, slope * falloff, 0))
+
+    def walk(unroll: int, *args: Any) -> tuple:
+        return lax.scan(step, *args, unroll=unroll)
+
+    moving, (weight, v) = lax.platform_dependent(
+        moving,
+        (chunk.falloff, _channels(chunk.rows)),
+        cpu=functools.partial(walk, 1),  # more would be put together by copying
+        default=functools.partial(walk, 4),
+    )
 
     (px, py), corner = _pixel_centers(grid, jnp.minimum(tile, grid.tiles - 1))
     px, py = px - grid.tile / 2, py - grid.tile / 2
     basis = jnp.stack([jnp.ones_like(px), px, py, px * px, px * py, py * py], -1)
-    m = jnp.einsum("gcp,pk->gck", v, basis, precision=_HIGHEST)
-    color = jnp.einsum("gcp,gpd->gcd", weight, upstream[..., :4], precision=_HIGHEST)
+    m = jnp.einsum("cgp,pk->cgk", v, basis, precision=_HIGHEST)
+    color = jnp.einsum("cgp,gdp->cgd", weight, upstream[:, :4], precision=_HIGHEST)
     # Moments about the tile's centre -> sums of v (dx, dy, dx^2, dx dy, dy^2), d = mean - pixel.
-    x = chunk.rows[..., 0] - corner[0][:, None] - grid.tile / 2
-    y = chunk.rows[..., 1] - corner[1][:, None] - grid.tile / 2
+    x = chunk.rows[..., 0] - corner[0] - grid.tile / 2
+    y = chunk.rows[..., 1] - corner[1] - grid.tile / 2
     xx, xy, yy, opacity = (chunk.rows[..., i] for i in range(2, 6))
     v0 = m[..., 0]
     vx, vy = x * v0 - m[..., 1], y * v0 - m[..., 2]
@@ -238,7 +253,7 @@ def _pair_gradients(grid: Grid, chunk: Chunk, tile: Array, upstream: Array, left
         -0.5 * vyy,
         v0 / jnp.where(opacity > 0, opacity, 1),
     ]
-    return jnp.concatenate([jnp.stack(rows, -1), color], -1), behind[:, -1]
+    return moving, jnp.concatenate([jnp.stack(rows, -1), color], -1)
 
 
 def _sum_by_rank(rows: Array, slab: Slab) -> Array:
@@ -273,31 +288,28 @@ def blend_backward(
     """
     table = _table(grid, splats, order)
     n = order.index.shape[0]
+    upstream = jnp.moveaxis(upstream, -1, 1)
+
+    def step(
+        slab: Slab, tile: Array, at: Array, moving: tuple, upstream: Array, rows: Array
+    ) -> tuple:
+        chunk = _chunk(grid, table, slab, tile, at)
+        moving, pairs = _pair_gradients(grid, chunk, tile, moving, upstream)
+        slot = binning.pair_slots(grid, slab, jnp.minimum(tile, grid.tiles - 1), chunk.rank)
+        slot = jnp.where(chunk.listed, slot, grid.capacity)
+        return moving, rows.at[slot.reshape(-1)].set(pairs.reshape(-1, 10), mode="drop")
 
     def body(slab: Slab, state: tuple) -> tuple:
-        light, left, gradients = state
-        rows = jnp.zeros((grid.capacity, 10), jnp.float32) + light[0, 0] * 0
-
-        def step(tile: Array, at: Array, light: Array, left: Array, rows: Array) -> tuple:
-            chunk = _chunk(grid, table, slab, tile, at, light)
-            real = jnp.minimum(tile, grid.tiles - 1)
-            pairs, left = _pair_gradients(grid, chunk, tile, upstream[real], left[..., 0])
-            slot = binning.pair_slots(grid, slab, real[:, None], chunk.rank)
-            slot = jnp.where(chunk.listed, slot, grid.capacity)
-            rows = rows.at[slot.reshape(-1)].set(pairs.reshape(-1, 10), mode="drop")
-            return chunk.light_after[:, -1], left[..., None], rows
-
-        light, left, rows = _walk(grid, slab, (light, left, rows), step)
+        moving, gradients = state
+        rows = jnp.zeros((grid.capacity, 10), jnp.float32) + zero
+        moving, rows = _walk(grid, slab, moving, upstream, rows, functools.partial(step, slab))
         summed = _sum_by_rank(rows, slab)
         # The slab's tail beyond `end` is zero and is overwritten by the next slab.
-        gradients = lax.dynamic_update_slice_in_dim(gradients, summed, slab.first, 0)
-        return light, left, gradients
+        return moving, lax.dynamic_update_slice_in_dim(gradients, summed, slab.first, 0)
 
-    light, zero = _start(grid, order, 1)
-    gradients = jnp.zeros((n + grid.slab, 10), jnp.float32) + zero[0, 0]
-    _, (_, _, gradients) = _over_slabs(
-        grid, order, (light, zero + total[..., None], gradients), body
-    )
+    light, zero = _start(grid, order)
+    gradients = jnp.zeros((n + grid.slab, 10), jnp.float32) + zero
+    _, (_, gradients) = _over_slabs(grid, order, ((light, total), gradients), body)
     rank = jnp.zeros(n, jnp.int32).at[order.index].set(
         jnp.arange(n, dtype=jnp.int32), unique_indices=True
     )  # fmt: skip
@@ -306,9 +318,20 @@ def blend_backward(
 
 
 # --- one view, both ways ------------------------------------------------------------------------
+def _stored(splats: Splats, visibility: Visibility) -> tuple[Splats, Visibility]:
+    """The same, kept in memory: XLA would repeat the whole projection in every gather from it.
+
+    A branch is the one thing that its CPU backend does not fuse; nothing is drawn in the other.
+    """
+    nothing = functools.partial(jax.tree.map, jnp.zeros_like)
+    values = (splats, visibility)
+    splats, stored = lax.cond(visibility.drawn.any(), lambda a: a, nothing, values)
+    return splats, stored._replace(broken=visibility.broken)  # counted whatever is drawn
+
+
 def _forward_view(spec: Spec, capacity: int | None, *args: Array) -> tuple[Array, ...]:
     grid = binning.plan(args[0].shape[0], spec.width, spec.height, capacity=capacity)
-    splats, visibility = project(spec, *args)
+    splats, visibility = _stored(*project(spec, *args))
     order = binning.order_by_depth(grid, splats, visibility)
     sums, (slabs, pairs) = blend(grid, splats, order)
     sums = binning.from_tiles(grid, sums)
@@ -320,6 +343,7 @@ def _backward_view(spec: Spec, capacity: int | None, args: tuple, pictures: tupl
     grid = binning.plan(args[0].shape[0], spec.width, spec.height, capacity=capacity)
     K = args[-1]
     splats, pull, visibility = jax.vjp(lambda *a: project(spec, *a, K), *args[:-1], has_aux=True)
+    splats, visibility = _stored(splats, visibility)
     order = binning.order_by_depth(grid, splats, visibility)
     g_rgb, g_light, g_depth = cotangents
     upstream = jnp.concatenate([g_rgb, g_depth[..., None], -g_light[..., None]], -1)
