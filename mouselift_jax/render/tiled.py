@@ -318,20 +318,29 @@ def blend_backward(
 
 
 # --- one view, both ways ------------------------------------------------------------------------
-def _stored(splats: Splats, visibility: Visibility) -> tuple[Splats, Visibility]:
-    """The same, kept in memory: XLA would repeat the whole projection in every gather from it.
+def _project(spec: Spec, *args: Array) -> tuple[Splats, Visibility]:
+    """`project`, its result kept in memory: XLA would repeat it in every gather from it.
 
-    A branch is the one thing that its CPU backend does not fuse; nothing is drawn in the other.
+    A branch is the one thing that its CPU backend does not fuse. The other is for cameras that are
+    not finite, which draw nothing and count every Gaussian as broken.
     """
-    nothing = functools.partial(jax.tree.map, jnp.zeros_like)
-    values = (splats, visibility)
-    splats, stored = lax.cond(visibility.drawn.any(), lambda a: a, nothing, values)
-    return splats, stored._replace(broken=visibility.broken)  # counted whatever is drawn
+
+    def nothing(*args: Array) -> tuple[Splats, Visibility]:
+        outputs = jax.eval_shape(functools.partial(project, spec), *args)
+        zero = sum(jnp.isnan(a).any() for a in args) * 0  # carries the mesh axes of shard_map along
+        splats, hidden = jax.tree.map(
+            lambda a: jnp.broadcast_to(zero, a.shape).astype(a.dtype), outputs
+        )
+        return splats, hidden._replace(broken=~hidden.broken)
+
+    *_, w2c, K = args
+    finite = jnp.isfinite(w2c).all() & jnp.isfinite(K).all()
+    return lax.cond(finite, functools.partial(project, spec), nothing, *args)
 
 
 def _forward_view(spec: Spec, capacity: int | None, *args: Array) -> tuple[Array, ...]:
     grid = binning.plan(args[0].shape[0], spec.width, spec.height, capacity=capacity)
-    splats, visibility = _stored(*project(spec, *args))
+    splats, visibility = _project(spec, *args)
     order = binning.order_by_depth(grid, splats, visibility)
     sums, (slabs, pairs) = blend(grid, splats, order)
     sums = binning.from_tiles(grid, sums)
@@ -343,7 +352,6 @@ def _backward_view(spec: Spec, capacity: int | None, args: tuple, pictures: tupl
     grid = binning.plan(args[0].shape[0], spec.width, spec.height, capacity=capacity)
     K = args[-1]
     splats, pull, visibility = jax.vjp(lambda *a: project(spec, *a, K), *args[:-1], has_aux=True)
-    splats, visibility = _stored(splats, visibility)
     order = binning.order_by_depth(grid, splats, visibility)
     g_rgb, g_light, g_depth = cotangents
     upstream = jnp.concatenate([g_rgb, g_depth[..., None], -g_light[..., None]], -1)
