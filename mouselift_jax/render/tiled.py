@@ -184,9 +184,10 @@ def blend(grid: Grid, splats: Splats, order: Order) -> tuple[Array, tuple[Array,
         return (light, *sums), extra
 
     def body(slab: Slab, state: tuple) -> tuple:
-        return _walk(grid, slab, *state[:1], None, None, functools.partial(step, slab))
+        moving, nothing = state
+        return _walk(grid, slab, moving, None, nothing, functools.partial(step, slab))
 
-    light, zero = _start(grid, order)
+    light, _ = _start(grid, order)
     moving = (light, *(light * 0 for _ in range(5)))
     counts, ((_, *sums), _) = _over_slabs(grid, order, (moving, None), body)
     return jnp.stack(sums, -1), counts
