@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Float
 
 from mouselift_jax.errors import ShapeError
+from mouselift_jax.geometry.precise import matmul, transform
 
 if TYPE_CHECKING:
     from mouselift_jax.geometry.camera import Camera
@@ -50,23 +51,23 @@ class Similarity:
     def apply(self, points: Float[Array, "*P 3"]) -> Float[Array, "*P 3"]:
         """Transform points [..., 3]."""
         xp = array_namespace(points)
-        return (
-            xp.asarray(self.scale)[..., None] * (self.R @ points[..., None])[..., 0] + self.t
-        ).astype(points.dtype)
+        return (xp.asarray(self.scale)[..., None] * transform(self.R, points) + self.t).astype(
+            points.dtype
+        )
 
     def inverse(self) -> Similarity:
         """The transform that undoes this one."""
         xp = array_namespace(self.R)
         R = xp.swapaxes(self.R, -1, -2)
         scale = 1.0 / self.scale
-        t = -xp.asarray(scale)[..., None] * (R @ self.t[..., None])[..., 0]
+        t = -xp.asarray(scale)[..., None] * transform(R, self.t)
         return Similarity(scale, R, t)
 
     def compose(self, first: Similarity) -> Similarity:
         """The transform that applies `first`, then this one."""
         xp = array_namespace(self.R)
-        t = xp.asarray(self.scale)[..., None] * (self.R @ first.t[..., None])[..., 0] + self.t
-        return Similarity(self.scale * first.scale, self.R @ first.R, t)
+        t = xp.asarray(self.scale)[..., None] * transform(self.R, first.t) + self.t
+        return Similarity(self.scale * first.scale, matmul(self.R, first.R), t)
 
 
 def triangulate(

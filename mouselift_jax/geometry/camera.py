@@ -18,6 +18,7 @@ import numpy as np
 
 from mouselift_jax.errors import ShapeError
 from mouselift_jax.geometry.align import Similarity, array_namespace
+from mouselift_jax.geometry.precise import matmul, transform
 
 Array = Any  # a numpy or a jax array: geometry computes with whichever it is given
 
@@ -95,8 +96,8 @@ class Camera:
         w2c, K = self.w2c, self.K
         for _ in range(points.ndim - 1 - len(self.batch_shape)):
             w2c, K = w2c[..., None, :, :], K[..., None, :, :]
-        cam = (w2c[..., :3, :3] @ points[..., None])[..., 0] + w2c[..., :3, 3]
-        pix = (K @ cam[..., None])[..., 0]
+        cam = transform(w2c[..., :3, :3], points) + w2c[..., :3, 3]
+        pix = transform(K, cam)
         return pix[..., :2] / pix[..., 2:], cam[..., 2]
 
     def cropped(self, x0: float, y0: float, width: int, height: int) -> tuple[Camera, Array]:
@@ -130,8 +131,9 @@ class Camera:
         M = np.array([[-1.0, 0.0, self.width], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
         flip4 = xp.asarray(np.diag([-1.0, 1.0, 1.0, 1.0]), dtype=self.c2w.dtype)
         flip3 = flip4[:3, :3]
-        K = xp.asarray(M, dtype=self.K.dtype) @ self.K @ flip3
-        return Camera(K, flip4 @ self.c2w @ flip4, self.width, self.height), M
+        K = matmul(matmul(xp.asarray(M, dtype=self.K.dtype), self.K), flip3)
+        c2w = matmul(matmul(flip4, self.c2w), flip4)
+        return Camera(K, c2w, self.width, self.height), M
 
     def rotated(
         self, R_new_from_old: Array, K_new: Array, width: int, height: int
@@ -152,8 +154,8 @@ class Camera:
         xp = array_namespace(self.K, R_new_from_old, K_new)
         R = xp.asarray(R_new_from_old, dtype=self.c2w.dtype)
         K_new = xp.broadcast_to(xp.asarray(K_new, dtype=self.K.dtype), self.K.shape)
-        M = K_new @ R @ xp.linalg.inv(self.K)
-        rot = self.c2w[..., :3, :3] @ xp.swapaxes(R, -1, -2)
+        M = matmul(matmul(K_new, R), xp.linalg.inv(self.K))
+        rot = matmul(self.c2w[..., :3, :3], xp.swapaxes(R, -1, -2))
         top = xp.concatenate([rot, self.c2w[..., :3, 3:]], axis=-1)
         c2w = xp.concatenate([top, self.c2w[..., 3:, :]], axis=-2)
         return Camera(K_new, c2w, width, height), M
@@ -161,7 +163,7 @@ class Camera:
     def transformed(self, similarity: Similarity) -> Camera:
         """The same pictures in a world moved by x' = scale R x + t (one similarity for all)."""
         xp = array_namespace(self.c2w)
-        rot = similarity.R @ self.c2w[..., :3, :3]
+        rot = matmul(similarity.R, self.c2w[..., :3, :3])
         centre = similarity.apply(self.c2w[..., :3, 3])
         top = xp.concatenate([rot, centre[..., None]], axis=-1)
         c2w = xp.concatenate([top, self.c2w[..., 3:, :]], axis=-2)
@@ -169,7 +171,7 @@ class Camera:
 
     def _mapped(self, M: Array, width: int, height: int) -> Camera:
         xp = array_namespace(self.K, M)
-        K = xp.asarray(M, dtype=self.K.dtype) @ self.K
+        K = matmul(xp.asarray(M, dtype=self.K.dtype), self.K)
         return Camera(K, self.c2w, int(width), int(height))
 
 
@@ -189,12 +191,12 @@ def stack_cameras(cameras: list[Camera]) -> Camera:
     )
 
 
-def invert_rigid(transform: Array) -> Array:
+def invert_rigid(pose: Array) -> Array:
     """Inverse of a rigid transform [*B,4,4] by transposition, exact to rounding."""
-    xp = array_namespace(transform)
-    rot = xp.swapaxes(transform[..., :3, :3], -1, -2)
-    trans = -(rot @ transform[..., :3, 3:])
-    return xp.concatenate([xp.concatenate([rot, trans], axis=-1), transform[..., 3:, :]], axis=-2)
+    xp = array_namespace(pose)
+    rot = xp.swapaxes(pose[..., :3, :3], -1, -2)
+    trans = -matmul(rot, pose[..., :3, 3:])
+    return xp.concatenate([xp.concatenate([rot, trans], axis=-1), pose[..., 3:, :]], axis=-2)
 
 
 def intrinsics(fx: Array, fy: Array, cx: Array, cy: Array) -> Array:

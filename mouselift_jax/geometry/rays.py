@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Float
 
 from mouselift_jax.geometry.align import array_namespace
+from mouselift_jax.geometry.precise import matmul
 
 Array = jax.Array | np.ndarray
 
@@ -43,7 +44,8 @@ def camera_rays(
     y = (xy[..., 1] - cy) / fy
     x = (xy[..., 0] - cx - skew * y) / fx
     d_cam = xp.stack([x, y, xp.ones_like(x)], axis=-1)  # [*B,H,W,3]
-    ray_d = xp.einsum("...ij,...hwj->...hwi", c2w[..., :3, :3], d_cam)
+    turn = xp.swapaxes(c2w[..., None, :3, :3], -1, -2)  # on the right, once a row of pixels
+    ray_d = matmul(d_cam, turn)
     ray_d = ray_d / xp.linalg.norm(ray_d, axis=-1, keepdims=True)
     ray_o = xp.broadcast_to(c2w[..., None, None, :3, 3], ray_d.shape)
     return ray_o, ray_d

@@ -229,8 +229,10 @@ class Head(nn.Module):
     def __call__(self, x: Float[Array, "B n D"]) -> Float[Array, "B n F"]:
         """Decode tokens."""
         x = layer_norm("layernorm")(x)
-        x = dense(self.features, ("embed", "gaussian"), "linear", dtype=self.dtype)(x)
-        return x.astype(jnp.float32)
+        # In 8 bits a Gaussian would move along its ray by up to half a pixel.
+        return dense(
+            self.features, ("embed", "gaussian"), "linear", dtype=self.dtype, unrounded=True
+        )(x)
 
 
 class GSLRM(nn.Module):

@@ -7,6 +7,7 @@ cost nothing.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -91,8 +92,11 @@ def dense(
     param_dtype: Any = jnp.float32,
     use_bias: bool = False,
     init: Callable | None = None,
+    unrounded: bool = False,
 ) -> nn.Dense:
     """A linear layer with named kernel axes; computes in `dtype`, keeps `param_dtype`.
+
+    `unrounded`: put out the float32 sums of the products, not their rounding to `dtype`.
 
     Kernels stay 2-D: `DenseGeneral` with logical axes fails to initialise under a mesh, and a 2-D
     kernel is torch's, transposed.
@@ -105,6 +109,9 @@ def dense(
         param_dtype=param_dtype,
         kernel_init=partitioned(init, *axes),
         bias_init=partitioned(nn.initializers.zeros, axes[1]),
+        dot_general=functools.partial(jax.lax.dot_general, preferred_element_type=jnp.float32)
+        if unrounded
+        else None,
         name=name,
     )
 

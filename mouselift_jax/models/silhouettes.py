@@ -16,6 +16,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from mouselift_jax.errors import ShapeError
 from mouselift_jax.geometry.camera import invert_rigid
+from mouselift_jax.geometry.precise import matmul
 from mouselift_jax.models.layers import AnyArray
 
 WHITE = 1 - 0.5 / 255  # a channel at least this bright is saturated
@@ -98,9 +99,9 @@ def hull_span(
 
     def count(votes: Array, view: tuple[Array, Array, Array]) -> tuple[Array, None]:
         solid, K, w2c = view  # [B,H,W], [B,3,3], [B,4,4]
-        turned = K @ w2c[:, :3, :3]
-        o = ray_o @ turned.mT + (K @ w2c[:, :3, 3:]).mT  # o + t d is a pixel, homogeneous
-        d = ray_d @ turned.mT
+        turned = matmul(K, w2c[:, :3, :3])
+        o = matmul(ray_o, turned.mT) + matmul(K, w2c[:, :3, 3:]).mT  # o + t d: homogeneous pixel
+        d = matmul(ray_d, turned.mT)
         x, y, z = (o[..., i, None] + t * d[..., i, None] for i in range(3))
         column, row = jnp.floor(x / z).astype(jnp.int32), jnp.floor(y / z).astype(jnp.int32)
         seen = (z > 0) & (column >= 0) & (column < width) & (row >= 0) & (row < height)
@@ -110,9 +111,8 @@ def hull_span(
         found = jnp.take_along_axis(flat, index.reshape(index.shape[0], -1), axis=1)
         return votes + found.reshape(votes.shape), None
 
-    with jax.default_matmul_precision("highest"):  # half precision would miss by pixels
-        views = tuple(jnp.moveaxis(a, 1, 0) for a in (solid, K, invert_rigid(c2w)))
-        votes, _ = jax.lax.scan(count, jnp.zeros(t.shape, jnp.int8), views)
+    views = tuple(jnp.moveaxis(a, 1, 0) for a in (solid, K, invert_rigid(c2w)))
+    votes, _ = jax.lax.scan(count, jnp.zeros(t.shape, jnp.int8), views)
     best = votes == votes.max(-1, keepdims=True)
     enters = jnp.where(best, t, jnp.inf).min(-1) - step / 2
     leaves = jnp.where(best, t, -jnp.inf).max(-1) + step / 2

@@ -15,6 +15,7 @@ import numpy as np
 
 from mouselift_jax.errors import ShapeError
 from mouselift_jax.geometry.align import Similarity, array_namespace
+from mouselift_jax.geometry.precise import transform
 from mouselift_jax.splats.sh import sh_transform
 
 Array = Any
@@ -125,7 +126,7 @@ class Gaussians:
         sh = np.einsum("st,...tc->...sc", sh_transform(self.sh_degree, A), np.asarray(self.sh))
         return dataclasses.replace(
             self,
-            means=(xp.asarray(A) @ self.means[..., None])[..., 0].astype(self.means.dtype),
+            means=transform(xp.asarray(A), self.means).astype(self.means.dtype),
             quats=xp.asarray(rotation_to_quat(rotation), dtype=self.quats.dtype),
             sh=xp.asarray(sh, dtype=self.sh.dtype),
         )

@@ -141,7 +141,7 @@ def fold(params: Mapping[str, Any]) -> dict[str, Any]:
     if "lora_a" in params:
         a, b, scale = (params[leaf] for leaf in _LEAVES)
         kernel = params["kernel"]
-        update = scale * (a @ b)
+        update = scale * jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
         out["kernel"] = kernel + update.reshape(kernel.shape).astype(kernel.dtype)
     return out
 

@@ -242,6 +242,17 @@ def test_bfloat16_keeps_rays_depths_and_gaussians_in_float32():
     assert "bf16" in text
 
 
+def test_raw_channels_are_not_rounded_to_the_dtype_of_the_layers():
+    inputs = views()
+    params = init(TINY, inputs)
+    model = GSLRM(dataclasses.replace(TINY, dtype="bfloat16"))
+    _, seen = model.apply({"params": params}, *inputs, mutable=["intermediates"])
+    for name in ("decoder_raw", "upsampler_raw"):
+        raw = seen["intermediates"][name][0]
+        assert raw.dtype == jnp.float32
+        assert (raw != raw.astype(jnp.bfloat16)).mean() > 0.9
+
+
 def test_initial_weights_follow_the_recipe():
     config = dataclasses.replace(TINY, width=128, head_dim=64)
     params = init(config, views(n=1, size=8, batch=1))
