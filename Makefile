@@ -43,5 +43,5 @@ bench: $(STAMP)  ## all benchmarks -> docs/benchmarks.md
 bench-render: $(STAMP)  ## the rasterizers only
 	$(BIN)/python -m tests.benchmarks.bench_render
 
-clean:  ## remove caches and runs, keep .venv
-	rm -rf runs .cache .pytest_cache .ruff_cache
+clean:  ## remove caches; keep .venv and runs/, which is yours
+	rm -rf .cache .pytest_cache .ruff_cache

@@ -2,6 +2,10 @@
 
 Every artefact of a run is written beside its place and renamed into it, so a run that is killed
 leaves no half-written file that a later command could take for a whole one.
+
+Folders that a command may have to replace are marked when they are made (`mark_made`), with a list
+of what was put into them; `remove_made` removes a marked folder that holds nothing else, and
+refuses any other. Nothing in this project removes a folder in another way.
 """
 
 from __future__ import annotations
@@ -10,10 +14,15 @@ import fcntl
 import json
 import os
 import platform
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
+
+from mouselift_jax.errors import LayoutError
+
+MARK = ".made_by_mouselift.json"
 
 
 class FileLock:
@@ -98,3 +107,75 @@ def write_text_atomic(path: str | Path, text: str) -> None:
 def write_json_atomic(path: str | Path, value: Any) -> None:
     """Write `value` as indented JSON to `path`, whole or not at all."""
     write_text_atomic(path, json.dumps(value, indent=1) + "\n")
+
+
+def mark_made(folder: Any) -> None:
+    """Say in `folder` that this project made it and all that lies in it now.
+
+    Args:
+        folder: a pathlib or etils path. Marked while it is still empty, everything that comes into
+            it later counts as ours: for folders that only one command writes.
+    """
+    made = {name: size for name, size in _contents(folder).items() if name != MARK}
+    (folder / MARK).write_text(json.dumps({"made_by": "mouselift_jax", "files": made}) + "\n")
+
+
+def remove_made(folder: Any) -> None:
+    """Remove a folder of our own making; one that is empty or absent is fine too.
+
+    Args:
+        folder: a pathlib or etils path.
+
+    Raises:
+        LayoutError: it was not made by this project, or something was put into it or changed since;
+            nothing is removed then.
+    """
+    if not folder.exists():
+        return
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
+        return
+    try:
+        made = json.loads((folder / MARK).read_text())["files"]
+    except (OSError, ValueError, KeyError, TypeError):
+        there = sorted(p.name for p in folder.iterdir()) if folder.is_dir() else ["a file"]
+        raise LayoutError(
+            "This folder is in the way, and it was not made by this project: it is left alone",
+            where=folder,
+            expected=f"no such folder, an empty one, or one that holds {MARK}",
+            found=_some(there),
+            fix="give another place, or move it away yourself",
+        ) from None
+    strange = [n for n, size in _contents(folder).items() if n != MARK and made.get(n) != size]
+    if made and strange:
+        raise LayoutError(
+            "This folder is in the way, and it holds what this project did not put there: it is "
+            "left alone",
+            where=folder,
+            expected="the files that were written when it was made, unchanged",
+            found=f"new or changed: {_some(strange)}",
+            fix="give another place, or move it away yourself",
+        )
+    if isinstance(folder, Path):
+        shutil.rmtree(folder)
+    else:  # an object store's path removes itself
+        folder.rmtree()
+
+
+def _contents(folder: Any) -> dict[str, int]:
+    """Size in bytes of every file below a folder, by its name relative to it."""
+    found, open_folders = {}, [(folder, "")]
+    while open_folders:
+        place, prefix = open_folders.pop()
+        for entry in place.iterdir():
+            name = prefix + entry.name
+            if entry.is_dir() and not (isinstance(entry, Path) and entry.is_symlink()):
+                open_folders.append((entry, name + "/"))
+            else:
+                size = entry.lstat().st_size if isinstance(entry, Path) else entry.stat().length
+                found[name] = size
+    return dict(sorted(found.items()))
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")

@@ -8,7 +8,15 @@ import sys
 
 import pytest
 
-from mouselift_jax.files import FileLock, atomic_path, write_json_atomic
+from mouselift_jax.errors import LayoutError
+from mouselift_jax.files import (
+    MARK,
+    FileLock,
+    atomic_path,
+    mark_made,
+    remove_made,
+    write_json_atomic,
+)
 
 
 def test_a_write_that_is_cut_short_leaves_the_old_file(tmp_path):
@@ -61,3 +69,35 @@ def test_a_lock_of_a_process_that_died_is_free(tmp_path):
     done = subprocess.run([sys.executable, "-c", program, str(tmp_path / ".lock")])
     assert done.returncode == 9 and (tmp_path / ".lock").read_text()
     assert FileLock(tmp_path / ".lock").acquire() is None
+
+
+def test_only_a_folder_of_our_making_is_removed(tmp_path):
+    folder = tmp_path / "a"
+    (folder / "deep").mkdir(parents=True)
+    (folder / "deep/mine.txt").write_text("12")
+    with pytest.raises(LayoutError, match="not made by this project"):
+        remove_made(folder)
+    mark_made(folder)
+    (folder / "deep/mine.txt").write_text("1234")
+    (folder / "new.txt").write_text("")
+    with pytest.raises(LayoutError, match="deep/mine.txt, new.txt"):
+        remove_made(folder)
+    assert (folder / "deep/mine.txt").read_text() == "1234"
+    (folder / "new.txt").unlink()
+    (folder / "deep/mine.txt").write_text("12")
+    remove_made(folder)
+    assert not folder.exists()
+    remove_made(folder)  # absent is fine
+
+    (folder / "empty").mkdir(parents=True)
+    with pytest.raises(LayoutError):
+        remove_made(folder)
+    remove_made(folder / "empty")
+    (folder / "work").mkdir()
+    mark_made(folder / "work")  # marked while empty: what comes later is ours
+    (folder / "work/half.bin").write_text("x")
+    remove_made(folder / "work")
+    assert not any(folder.iterdir())
+    (folder / MARK).write_text("not json")
+    with pytest.raises(LayoutError):
+        remove_made(folder)

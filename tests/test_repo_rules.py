@@ -80,6 +80,17 @@ def test_every_error_says_how_to_fix_it():
     assert not silent, "\n".join(silent)
 
 
+def test_folders_are_removed_in_one_place_only():
+    """`files.remove_made` refuses what is not ours; the writer removes samples of its own set."""
+    allowed = {"mouselift_jax/files.py": 2, "mouselift_jax/data/sample_writer.py": 3}
+    found = {
+        str(p.relative_to(ROOT)): n
+        for p in [*SOURCES, *tracked("notebooks/*")]
+        if (n := p.read_text().count("rmtree("))
+    }
+    assert found == allowed
+
+
 def test_no_machine_paths_or_hosts():
     # Built from parts, so that this file does not contain what it forbids.
     words = [

@@ -47,6 +47,7 @@ class SampleWriter:
 
     Raises:
         ConfigError: the folder holds samples made with other parameters or from another source.
+        LayoutError: it holds samples, but no manifest of ours; they are left alone.
     """
 
     def __init__(self, path: str | Path, manifest: dict[str, Any]) -> None:
@@ -208,6 +209,15 @@ class SampleWriter:
 
     def _check_same(self) -> None:
         stored = self._stored()
+        strange = [] if stored else sorted(p.name for p in self.path.glob("sample_*"))
+        if strange:
+            raise LayoutError(
+                "this folder holds samples that were not made here: they are left alone",
+                where=self.path,
+                expected=f"no samples, or {MANIFEST} beside them",
+                found=f"{len(strange)}, from {strange[0]} to {strange[-1]}",
+                fix="give another folder (--workdir), or move them away yourself",
+            )
         for key in ("source", "parameters"):
             if stored and stored.get(key) != self.manifest.get(key):
                 raise ConfigError(

@@ -20,7 +20,6 @@ import dataclasses
 import json
 import multiprocessing
 import pickle
-import shutil
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -33,7 +32,7 @@ from mouselift_jax.data.synthetic_body import Body, Walk, posed_body
 from mouselift_jax.data.synthetic_render import Arena, Painter, compose, full_mask
 from mouselift_jax.data.synthetic_rig import ARENA_CENTRE, FULL_SIZE, heldout_rig, lab_rig
 from mouselift_jax.errors import ConfigError
-from mouselift_jax.files import write_bytes_atomic, write_json_atomic
+from mouselift_jax.files import mark_made, remove_made, write_bytes_atomic, write_json_atomic
 from mouselift_jax.geometry.camera import Camera
 
 FIRST_HELDOUT_NUMBER = 100  # camera numbers of the held-out views
@@ -67,7 +66,7 @@ def write_recording(
     heldout_every: int = 1,
     workers: int = 2,
 ) -> Path:
-    """Write a procedural recording; an unfinished earlier attempt at `path` is replaced.
+    """Write a procedural recording; an earlier one at `path`, unchanged since, is replaced.
 
     Args:
         path: folder to make.
@@ -86,6 +85,7 @@ def write_recording(
 
     Raises:
         ConfigError: the size is odd, or there are fewer than two cameras or no frames.
+        LayoutError: `path` holds anything that this function did not write; it is left alone.
     """
     width, height = (int(s) for s in size)
     if width % 2 or height % 2 or min(width, height) < 32 or frames < 1 or n_cameras < 2:
@@ -96,8 +96,11 @@ def write_recording(
             fix="choose, for instance, size=(288, 256), frames=60, n_cameras=6",
         )
     path = Path(path)
+    remove_made(path)  # before the work: a user's folder is refused at once
     part = path.with_name(f".{path.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
+    remove_made(part)
+    part.mkdir(parents=True)
+    mark_made(part)
     for name in ("videos_undist", "simpleclick_undist", "keypoints2d_undist"):
         (part / name).mkdir(parents=True)
     scene = Scene(seed, fps, tuple(jumps))
@@ -120,8 +123,7 @@ def write_recording(
         "pixel_centres": "integers in new_cam.pkl and keypoints, +0.5 in heldout/",
     }  # fmt: skip
     write_json_atomic(part / "recording.json", about)
-    if path.exists():
-        shutil.rmtree(path)
+    mark_made(part)
     part.rename(path)
     return path
 

@@ -24,7 +24,7 @@ from etils import epath
 from mouselift_jax.convert import store
 from mouselift_jax.convert.rules import pack
 from mouselift_jax.errors import CheckpointError, ConfigError
-from mouselift_jax.files import FileLock
+from mouselift_jax.files import MARK, FileLock, mark_made, remove_made
 from mouselift_jax.pipelines.conversion_kinds import LICENCES, ConversionPlan, Part
 from mouselift_jax.pipelines.pretrained import RECORD, SUMS
 
@@ -81,9 +81,10 @@ def _write_part(part: Part, folder: epath.Path, dtype: str) -> dict[str, Any]:
         path: store.LazyLeaf(shape, kinds[path], lambda path=path: make(path))
         for path, shape in part.pairing.target_shapes.items()
     }
-    if folder.exists():  # on an object store: of a conversion that was killed
-        folder.rmtree()
+    remove_made(folder)  # on an object store: of a conversion that was killed
     folder.mkdir(parents=True)
+    if _is_remote(folder):
+        mark_made(folder)
     (folder / "config.json").write_text(json.dumps(part.config, indent=1) + "\n")
     store.write_params(folder / "params", leaves)
     (folder / SUMS).write_text(json.dumps(sums, indent=1) + "\n")
@@ -177,18 +178,18 @@ def _destination(dst: epath.Path) -> Iterator[epath.Path]:
         )
     try:
         check_destination(dst)  # it may have been finished by another process meanwhile
-        if work.exists():  # of a conversion that was killed
-            work.rmtree()
+        remove_made(work)  # of a conversion that was killed
         work.mkdir()
+        mark_made(work)
         yield work
+        (work / MARK).unlink()
         Path(work).replace(Path(dst))
     except (OSError, ValueError, RuntimeError) as error:
         if "No space left" in str(error) or "RESOURCE_EXHAUSTED" in str(error):
             raise _no_space(dst) from error
         raise
     finally:
-        if work.exists():
-            work.rmtree()
+        remove_made(work)
         lock.release(remove=True)
 
 

@@ -26,6 +26,7 @@ from mouselift_jax.convert import clip as clip_table
 from mouselift_jax.convert import embeddings, gslrm, mvunet, store, vae, vgg
 from mouselift_jax.convert.rules import Entry, flatten, unflatten
 from mouselift_jax.errors import CheckpointError, ConfigError, nearest, raise_all
+from mouselift_jax.files import mark_made, remove_made
 
 RECORD = "conversion.json"
 SUMS = "checksums.json"  # written last: a component without it is incomplete
@@ -376,17 +377,20 @@ def load_pretrained(
 def save_component(
     directory: Any, component: str, config: Mapping[str, Any], params: Mapping[str, Any]
 ) -> None:
-    """Write DIR/<component> as a conversion does, for a stage that makes one; replaces the old.
+    """Write DIR/<component> as a conversion does, for a stage that makes one.
+
+    One that this function wrote earlier is replaced.
 
     Raises:
         CheckpointError: the parameters do not fit the config.
+        LayoutError: something else lies there (a converted checkpoint, say); it is left alone.
     """
     flat = {path: np.asarray(leaf) for path, leaf in flatten(params).items()}
     folder = epath.Path(directory) / component
     _check_shapes(flat, component, config, folder)
-    if folder.exists():
-        folder.rmtree()
+    remove_made(folder)
     folder.mkdir(parents=True)
+    mark_made(folder)  # a kill from here on leaves what the next run may replace
     (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n")
     leaves = {
         path: store.LazyLeaf(leaf.shape, leaf.dtype, lambda leaf=leaf: leaf)
@@ -395,6 +399,7 @@ def save_component(
     store.write_params(folder / "params", leaves)
     sums = {path: store.checksum(leaf) for path, leaf in flat.items()}
     (folder / SUMS).write_text(json.dumps(sums, indent=1) + "\n")
+    mark_made(folder)
 
 
 def load_initial(

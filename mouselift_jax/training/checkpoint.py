@@ -267,7 +267,10 @@ class Checkpoints:
         if self._set_aside_allowed:
             place = self.directory.parent / "damaged_checkpoints" / str(step)
             place.parent.mkdir(exist_ok=True)
-            shutil.rmtree(place, ignore_errors=True)
+            earlier = 0
+            while place.exists():  # damaged before, at the same step: kept too
+                earlier += 1
+                place = place.with_name(f"{step}.{earlier}")
             shutil.move(self.directory / str(step), place)
             log.warning("it was moved to %s; trying the one before", place)
         distributed.barrier(f"damaged_{step}")

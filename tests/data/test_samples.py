@@ -293,3 +293,11 @@ def test_shared_facelift_sample(shared):
     np.testing.assert_allclose(np.linalg.norm(sample.cameras.center, axis=-1), 2.7, atol=1e-5)
     pictures = SampleSet.open(shared / "data/facelift_sample/mvdiffusion")
     assert pictures.load(pictures.ids()[0]).images_rgba.shape == (6, 512, 512, 4)
+
+
+def test_samples_of_others_are_left_alone(tmp_path):
+    (tmp_path / "sample_000001").mkdir()
+    (tmp_path / "sample_000001/mine.png").write_text("mine")
+    with pytest.raises(LayoutError, match="not made here"):
+        SampleWriter(tmp_path, {"source": {}, "parameters": {}})
+    assert sorted(p.name for p in tmp_path.rglob("*")) == ["mine.png", "sample_000001"]

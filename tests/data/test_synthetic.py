@@ -12,7 +12,7 @@ from mouselift_jax.data.synthetic import write_recording
 from mouselift_jax.data.synthetic_body import Walk, posed_body
 from mouselift_jax.data.synthetic_render import Painter
 from mouselift_jax.data.synthetic_rig import ARENA_CENTRE, ARENA_RADIUS, heldout_rig, lab_rig
-from mouselift_jax.errors import ConfigError
+from mouselift_jax.errors import ConfigError, LayoutError
 
 
 @pytest.fixture(scope="module")
@@ -95,3 +95,19 @@ def test_it_walks_turns_and_stays_in_the_arena():
 def test_odd_sizes_are_refused(tmp_path):
     with pytest.raises(ConfigError, match="even"):
         write_recording(tmp_path / "x", size=(145, 128))
+
+
+def test_a_folder_of_the_users_is_left_alone(tmp_path):
+    mine = tmp_path / "mouse"
+    mine.mkdir()
+    (mine / "0.mp4").write_text("my only copy")
+    with pytest.raises(LayoutError, match="left alone"):
+        write_recording(mine, frames=1, size=(72, 64), n_heldout=0, workers=1)
+    assert (mine / "0.mp4").read_text() == "my only copy" and len(list(mine.iterdir())) == 1
+
+    made = write_recording(tmp_path / "p", frames=1, size=(72, 64), n_heldout=0, workers=1)
+    (made / "notes.txt").write_text("mine")
+    with pytest.raises(LayoutError, match="notes.txt"):
+        write_recording(made, frames=1, size=(72, 64), n_heldout=0, workers=1)
+    (made / "notes.txt").unlink()
+    write_recording(made, frames=1, size=(72, 64), n_heldout=0, workers=1, seed=1)

@@ -15,7 +15,7 @@ import pytest
 
 from mouselift_jax.convert import store
 from mouselift_jax.convert.rules import flatten, invert_rules
-from mouselift_jax.errors import CheckpointError, ConfigError
+from mouselift_jax.errors import CheckpointError, ConfigError, LayoutError
 from mouselift_jax.pipelines.conversion import convert, verify_conversion
 from mouselift_jax.pipelines.conversion_kinds import Request, plan_conversion
 from mouselift_jax.pipelines.pretrained import (
@@ -441,3 +441,13 @@ def test_the_tool_converts_and_its_errors_are_one_message(pipeline, tmp_path, ca
     monkeypatch.setattr(sys, "argv", [*args[:3]])
     assert tool.main() == 2
     assert "DST is missing" in capsys.readouterr().err
+
+
+def test_a_stage_never_replaces_a_converted_component(tmp_path):
+    params = {"prompt_embeds": np.zeros((6, 4, 8), np.float32)}
+    save_component(tmp_path, "prompt_embeds", {"shape": [6, 4, 8]}, params)
+    save_component(tmp_path, "prompt_embeds", {"shape": [6, 4, 8]}, params)  # its own: replaced
+    (tmp_path / "prompt_embeds/.made_by_mouselift.json").unlink()  # as a conversion writes it
+    with pytest.raises(LayoutError, match="left alone"):
+        save_component(tmp_path, "prompt_embeds", {"shape": [6, 4, 8]}, params)
+    assert (tmp_path / "prompt_embeds/config.json").exists()
