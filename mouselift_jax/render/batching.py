@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 from jax.custom_batching import custom_vmap
+from jax.custom_derivatives import SymbolicZero
 
 Tree = Any
 
@@ -108,24 +109,24 @@ def backward_in_groups(group: Callable, most: Callable[[int], int]) -> Callable:
     """The same for gradients.
 
     Args:
-        group: (gaussians, (cameras, pictures, cotangents) [G,...]) -> (their gradients summed over
-            the group, gradients of w2c [G,4,4]).
+        group: (gaussians, (cameras, pictures, cotangents) [G,...], of_K) -> (their gradients summed
+            over the group, those of w2c [G,4,4] and, with `of_K`, of K [G,3,3]).
         most: number of Gaussians -> most views of a group.
 
     Returns:
         The `backward_scene` of `differentiable`.
     """
 
-    def scene(gaussians: tuple, xs: tuple) -> tuple:
+    def scene(gaussians: tuple, xs: tuple, of_K: bool) -> tuple:
         size = _split(xs[0][0].shape[0], most(gaussians[0].shape[0]))
 
         def step(total: list, xs: tuple) -> tuple:
-            grads, g_w2c = group(gaussians, xs)
-            return [a + b for a, b in zip(total, grads, strict=True)], g_w2c
+            grads, of_cameras = group(gaussians, xs, of_K)
+            return [a + b for a, b in zip(total, grads, strict=True)], of_cameras
 
         zeros = [jnp.where(jnp.isfinite(a), a, 0) * 0 for a in gaussians]
-        total, g_w2c = lax.scan(step, zeros, _grouped(xs, size))
-        return (*total, _flat(g_w2c))
+        total, of_cameras = lax.scan(step, zeros, _grouped(xs, size))
+        return (*total, *_flat(of_cameras))
 
     return scene
 
@@ -137,15 +138,49 @@ def one_by_one(forward_view: Callable, backward_view: Callable) -> tuple[Callabl
         *pictures, broken, slabs, pairs = forward_view(*gaussians, *_first(cameras))
         return broken, jax.tree.map(lambda a: a[None], (*pictures, slabs, pairs))
 
-    def backward(gaussians: tuple, xs: tuple) -> tuple:
+    def backward(gaussians: tuple, xs: tuple, of_K: bool) -> tuple:
         cameras, pictures, cotangents = _first(xs)
-        *grads, g_w2c = backward_view((*gaussians, *cameras), pictures, cotangents)
-        return grads, g_w2c[None]
+        grads = backward_view((*gaussians, *cameras), pictures, cotangents, of_K)
+        return grads[:5], [a[None] for a in grads[5:]]
 
     def _first(tree: Tree) -> Tree:
         return jax.tree.map(lambda a: a[0], tree)
 
     return forward_in_groups(forward, lambda n: 1), backward_in_groups(backward, lambda n: 1)
+
+
+def with_gradient(forward: Callable, backward: Callable) -> Callable[..., tuple]:
+    """Give a function of Gaussians, w2c and K [L,...] its gradient.
+
+    Args:
+        forward: those arrays -> (what is returned, whose first three are the pictures; what the
+            backward pass needs besides).
+        backward: (the arrays, that, cotangents of the pictures, of_K) -> gradients of the arrays,
+            with that of K if `of_K`. Where nothing asks for that one, it is not computed.
+    """
+
+    @jax.custom_vjp
+    def function(*args: Array) -> tuple:
+        return forward(*args)[0]
+
+    def function_fwd(*primals: Any) -> tuple:
+        args = tuple(a.value for a in primals)
+        out, saved = forward(*args)
+        # Of residuals only the structure is known when the backward pass is traced.
+        of_K = () if primals[-1].perturbed else None
+        return out, (args, saved, of_K)
+
+    def function_bwd(residuals: tuple, cotangents: tuple) -> tuple:
+        args, saved, of_K = residuals
+        cotangents = tuple(
+            jnp.zeros(a.shape, a.dtype) if isinstance(a, SymbolicZero) else a
+            for a in cotangents[:3]
+        )
+        grads = backward(args, saved, cotangents, of_K is not None)
+        return (*grads, None) if of_K is None else tuple(grads)
+
+    function.defvjp(function_fwd, function_bwd, symbolic_zeros=True)
+    return function
 
 
 def differentiable(forward_scene: Callable, backward_scene: Callable) -> Callable[..., tuple]:
@@ -154,8 +189,8 @@ def differentiable(forward_scene: Callable, backward_scene: Callable) -> Callabl
     Args:
         forward_scene: ((means [N,3], quats, scales, opacities, colors), (w2c [V,4,4], K)) -> (rgb
             [V,H,W,3], light, depth, broken [], slabs [V], pairs [V]).
-        backward_scene: (those Gaussians, (cameras, (rgb, light, depth), their cotangents)) ->
-            gradients of the Gaussians and of w2c.
+        backward_scene: (those Gaussians, (cameras, (rgb, light, depth), their cotangents), of_K) ->
+            gradients of the Gaussians, of w2c and, with `of_K`, of K.
 
     Returns:
         A function of arrays [L,N,...] and cameras [L,V,...] -> what `forward_scene` gives, [L,...].
@@ -165,25 +200,19 @@ def differentiable(forward_scene: Callable, backward_scene: Callable) -> Callabl
     def forward(*args: Array) -> tuple:
         return lax.map(lambda a: forward_scene(a[:5], a[5:]), args)
 
-    @fold_vmap
-    def backward(args: tuple, pictures: tuple, cotangents: tuple) -> tuple:
-        def scene(xs: tuple) -> tuple:
-            args, pictures, cotangents = xs
-            return backward_scene(args[:5], (args[5:], pictures, cotangents))
+    def backward(args: tuple, pictures: tuple, cotangents: tuple, of_K: bool) -> tuple:
+        @fold_vmap
+        def scenes(*xs: Tree) -> tuple:
+            def scene(xs: tuple) -> tuple:
+                args, pictures, cotangents = xs
+                return backward_scene(args[:5], (args[5:], pictures, cotangents), of_K)
 
-        return lax.map(scene, (args, pictures, cotangents))
+            return lax.map(scene, xs)
 
-    @jax.custom_vjp
-    def function(*args: Array) -> tuple:
-        return forward(*args)
+        return scenes(args, pictures, cotangents)
 
-    def function_fwd(*args: Array) -> tuple:
+    def forward_and_saved(*args: Array) -> tuple:
         out = forward(*args)
-        return out, (args, out[:3])
+        return out, out[:3]
 
-    def function_bwd(residuals: tuple, cotangents: tuple) -> tuple:
-        args, pictures = residuals
-        return (*backward(args, pictures, tuple(cotangents[:3])), jnp.zeros_like(args[-1]))
-
-    function.defvjp(function_fwd, function_bwd)
-    return function
+    return with_gradient(forward_and_saved, backward)

@@ -176,7 +176,7 @@ def rasterize(  # noqa: PLR0913 - the public signature, fixed by the project's c
     implementation: str | None = None,
     check: bool = False,
 ) -> Render:
-    """Draw Gaussians into pictures; differentiable in the first five arguments and in `w2c`.
+    """Draw Gaussians into pictures; differentiable in all arrays, the cameras' included.
 
     Args:
         means: centres, scene units.
@@ -185,7 +185,8 @@ def rasterize(  # noqa: PLR0913 - the public signature, fixed by the project's c
         opacities: in [0,1].
         colors: rgb, or spherical-harmonics coefficients with `sh_degree`.
         w2c: world-to-camera, OpenCV axes.
-        K: intrinsics, px, pixel centres at +0.5; no skew.
+        K: intrinsics, px, pixel centres at +0.5; no skew. fx, fy, cx and cy have gradients, which
+            are computed only where something asks for them.
         width: of the pictures, px.
         height: of the pictures, px.
         sh_degree: None if `colors` are rgb, else how many degrees to use.
@@ -216,7 +217,6 @@ def rasterize(  # noqa: PLR0913 - the public signature, fixed by the project's c
     lead = tuple(np.shape(means)[:-2])
     flat = [jnp.asarray(a, dtype) for a in arrays.values()]
     flat = [a.reshape(math.prod(lead), *a.shape[len(lead) :]) for a in flat]  # [L,...]
-    flat[-1] = jax.lax.stop_gradient(flat[-1])
     if flat[0].shape[1] == 0:  # one transparent Gaussian stands for an empty scene
         pads = [[(0, 0), (0, 1), *[(0, 0)] * (a.ndim - 2)] for a in flat[:5]]
         flat[:5] = [jnp.pad(a, pad) for a, pad in zip(flat[:5], pads, strict=True)]

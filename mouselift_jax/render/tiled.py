@@ -349,10 +349,10 @@ def _forward_view(spec: Spec, capacity: int | None, *args: Array) -> tuple[Array
 
 
 def _backward_view(spec: Spec, capacity: int | None, args: tuple, pictures: tuple,
-                   cotangents: tuple) -> tuple[Array, ...]:  # fmt: skip
+                   cotangents: tuple, of_K: bool) -> tuple[Array, ...]:  # fmt: skip
     grid = binning.plan(args[0].shape[0], spec.width, spec.height, capacity=capacity)
-    K = args[-1]
-    splats, pull, visibility = jax.vjp(lambda *a: project(spec, *a, K), *args[:-1], has_aux=True)
+    moving, still = (args, ()) if of_K else (args[:-1], args[-1:])
+    splats, pull, visibility = jax.vjp(lambda *a: project(spec, *a, *still), *moving, has_aux=True)
     order = binning.order_by_depth(grid, splats, visibility)
     g_rgb, g_light, g_depth = cotangents
     upstream = jnp.concatenate([g_rgb, g_depth[..., None], -g_light[..., None]], -1)

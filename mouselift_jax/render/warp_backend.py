@@ -76,24 +76,18 @@ def _cpu(spec: Spec) -> Callable:
         rgb, light, depth, last, broken, pairs = warp_cpu.forward(arrays, spec.near, size)
         return rgb, light, depth, (broken != 0), pairs, last
 
-    @batching.fold_vmap
-    def backward(arrays: tuple, saved: tuple, cotangents: tuple) -> tuple:
-        return tuple(warp_cpu.backward(arrays, spec.near, saved, cotangents))
-
-    @jax.custom_vjp
-    def function(*arrays: Array) -> tuple:
-        return forward(*arrays)[:5]
-
-    def function_fwd(*arrays: Array) -> tuple:
+    def forward_and_saved(*arrays: Array) -> tuple:
         *out, last = forward(*arrays)
-        return tuple(out), (arrays, (out[1], last))
+        return tuple(out), (out[1], last)
 
-    def function_bwd(residuals: tuple, cotangents: tuple) -> tuple:
-        arrays, saved = residuals
-        return (*backward(arrays, saved, tuple(cotangents[:3])), jnp.zeros_like(arrays[-1]))
+    def backward(arrays: tuple, saved: tuple, cotangents: tuple, of_K: bool) -> tuple:
+        @batching.fold_vmap
+        def scenes(*args: tuple) -> tuple:
+            return tuple(warp_cpu.backward(*args, spec.near, of_K))
 
-    function.defvjp(function_fwd, function_bwd)
-    return function
+        return scenes(arrays, saved, cotangents)
+
+    return batching.with_gradient(forward_and_saved, backward)
 
 
 def _rasterize_cpu(spec: Spec, *arrays: Array) -> tuple[Array, Array, Array, dict[str, Array]]:

@@ -604,10 +604,11 @@ struct Splat {
         share(count, worker, workers, 64, &lo, &hi);
         Lens l = lens(t);
         double* camera = (double*)t[CAMERA_SUMS] + 16L * worker;
-        for (int k = 0; k < 12; ++k) camera[k] = 0;
+        for (int k = 0; k < 16; ++k) camera[k] = 0;
+        bool of_K = t[G_INTRINSICS] != 0;
         V zero = splat(0.0f);
-        V w_sum[12];
-        for (int k = 0; k < 12; ++k) w_sum[k] = zero;
+        V w_sum[16];  // of the rows of w2c, and of fx, fy, cx, cy
+        for (int k = 0; k < 16; ++k) w_sum[k] = zero;
         for (int first = lo; first < hi; first += 16) {
             int lanes = least(16, hi - first);
             V m[10];
@@ -647,19 +648,29 @@ struct Splat {
                     g_r[i][k] = g_ax * g.jx[i] + g_ay * g.jy[i];
                 }
             }
-            V g_ju = zero, g_jv = zero, g_inv_z = zero, g_w[12];
+            V g_ju = zero, g_jv = zero, along_x = zero, along_y = zero, g_w[12];
             V fx = l.fx * g.inv_z, fy = l.fy * g.inv_z;
             for (int k = 0; k < 3; ++k) {
                 g_ju -= fx * g_jx[k] * l.w[2][k];
                 g_jv -= fy * g_jy[k] * l.w[2][k];
-                g_inv_z += l.fx * g_jx[k] * g.cam_x[k] + l.fy * g_jy[k] * g.cam_y[k];
+                along_x += g_jx[k] * g.cam_x[k];
+                along_y += g_jy[k] * g.cam_y[k];
                 g_w[k] = fx * g_jx[k];
                 g_w[4 + k] = fy * g_jy[k];
                 g_w[8 + k] = -(fx * g.ju * g_jx[k] + fy * g.jv * g_jy[k]);
             }
-            V g_u = l.fx * g_x + pick(vabs(g.u) < l.limit_x, g_ju, zero);
-            V g_v = l.fy * g_y + pick(vabs(g.v) < l.limit_y, g_jv, zero);
-            g_inv_z += g_u * g.cam[0] + g_v * g.cam[1];
+            I free_u = vabs(g.u) < l.limit_x, free_v = vabs(g.v) < l.limit_y;
+            V g_u = l.fx * g_x + pick(free_u, g_ju, zero);
+            V g_v = l.fy * g_y + pick(free_v, g_jv, zero);
+            V g_inv_z = l.fx * along_x + l.fy * along_y + g_u * g.cam[0] + g_v * g.cam[1];
+            if (of_K) {  // a slope that is held at +-limit = const / f moves with f
+                V g_fx = g_x * g.u + along_x * g.inv_z - pick(free_u, zero, g_ju * g.ju) / l.fx;
+                V g_fy = g_y * g.v + along_y * g.inv_z - pick(free_v, zero, g_jv * g.jv) / l.fy;
+                w_sum[12] += pick(g.keep, g_fx, zero);
+                w_sum[13] += pick(g.keep, g_fy, zero);
+                w_sum[14] += pick(g.keep, g_x, zero);
+                w_sum[15] += pick(g.keep, g_y, zero);
+            }
             V g_cam[3] = {g_u * g.inv_z, g_v * g.inv_z, m[9] - g_inv_z * g.inv_z * g.inv_z};
             V g_p[3] = {zero, zero, zero};
             for (int i = 0; i < 3; ++i) {
@@ -692,7 +703,7 @@ struct Splat {
             add_rows(f(t, G_OPACITIES), first, lanes, 1, &g_o, add);
             add_rows(f(t, G_COLORS), first, lanes, 3, m + 6, add);
             if ((first - lo) % 1024 == 1008 || first + 16 >= hi)
-                for (int k = 0; k < 12; ++k) {  // short float sums, long double ones
+                for (int k = 0; k < 16; ++k) {  // short float sums, long double ones
                     for (int lane = 0; lane < 16; ++lane) camera[k] += w_sum[k][lane];
                     w_sum[k] = zero;
                 }
@@ -700,11 +711,16 @@ struct Splat {
     }
 
     static void pull_camera(const u64* t, int) {
-        float* out = f(t, G_W2C);
+        float total[16];
         for (int k = 0; k < 16; ++k) {
             double sum = 0;
-            for (int w = 0; w < n(t, WORKERS) && k < 12; ++w) sum += ((double*)t[CAMERA_SUMS])[16L * w + k];
-            out[k] = (float)sum;
+            for (int w = 0; w < n(t, WORKERS); ++w) sum += ((double*)t[CAMERA_SUMS])[16L * w + k];
+            total[k] = (float)sum;
         }
+        for (int k = 0; k < 16; ++k) f(t, G_W2C)[k] = k < 12 ? total[k] : 0.0f;
+        if (!t[G_INTRINSICS]) return;
+        float* K = f(t, G_INTRINSICS);
+        for (int k = 0; k < 9; ++k) K[k] = 0;
+        K[0] = total[12], K[4] = total[13], K[2] = total[14], K[5] = total[15];
     }
 };

@@ -29,7 +29,7 @@ _SLOTS = (
     "MEANS QUATS SCALES OPACITIES COLORS W2C INTRINSICS COUNT WIDTH HEIGHT COLS ROWS WORKERS "
     "NEAR_BITS RECORDS RECTS FLAGS TILE_COUNTS TILE_STARTS NEXT_TILE PAIRS SPARE LONGEST RGB LIGHT "
     "DEPTHS LAST G_RGB G_LIGHT G_DEPTHS ROW_GRADIENTS CAMERA_SUMS ACCUMULATE G_MEANS G_QUATS "
-    "G_SCALES G_OPACITIES G_COLORS G_W2C"
+    "G_SCALES G_OPACITIES G_COLORS G_W2C G_INTRINSICS"
 ).split()
 _SLOT = {name: k for k, name in enumerate(_SLOTS)}
 _NUMBERS = {
@@ -233,6 +233,7 @@ def _backward(
     g_opacities: wp.array(dtype=float, ndim=2),
     g_colors: wp.array(dtype=float, ndim=3),
     g_w2c: wp.array(dtype=float, ndim=4),
+    g_K: wp.array(dtype=float, ndim=4),  # [L,V,3,3], or empty if nobody asks for it
 ) -> None:
     arrays = dict(zip(_INPUTS, (means, quats, scales, opacities, colors, w2c, K), strict=True))
     scenes, views, height, width = light.shape
@@ -254,7 +255,9 @@ def _backward(
                 frame.put(LIGHT=light.ptr + at, LAST=last.ptr + at, G_RGB=g_rgb.ptr + 3 * at,
                           G_LIGHT=g_light.ptr + at, G_DEPTHS=g_depth.ptr + at,
                           ACCUMULATE=int(view > 0),
-                          G_W2C=g_w2c.ptr + 64 * (scene * views + view))  # fmt: skip
+                          G_W2C=g_w2c.ptr + 64 * (scene * views + view),
+                          G_INTRINSICS=g_K.ptr + 36 * (scene * views + view) if g_K.size else 0,
+                          )  # fmt: skip
                 frame.run("backward", frame.workers)
                 frame.run("pull", frame.workers)
                 frame.run("pull_camera", 1)
@@ -264,7 +267,7 @@ def _backward(
 def _callables() -> tuple:
     return (
         wp.jax_callable(_forward, num_outputs=6, vmap_method=None),
-        wp.jax_callable(_backward, num_outputs=6, vmap_method=None),
+        wp.jax_callable(_backward, num_outputs=7, vmap_method=None),
     )
 
 
@@ -284,9 +287,13 @@ def forward(arrays: tuple, near: float, size: tuple[int, int]) -> list[jax.Array
     return _call(_callables()[0], (*arrays, jnp.full(1, near, jnp.float32)), dims)
 
 
-def backward(arrays: tuple, near: float, saved: tuple, cotangents: tuple) -> list[jax.Array]:
-    """Gradients of means, quats, scales, opacities, colors, w2c."""
-    names = ("g_means", "g_quats", "g_scales", "g_opacities", "g_colors", "g_w2c")
-    dims = {k: a.shape for k, a in zip(names, arrays[:6], strict=True)}
+def backward(
+    arrays: tuple, saved: tuple, cotangents: tuple, near: float, of_K: bool
+) -> list[jax.Array]:
+    """Gradients of means, quats, scales, opacities, colors, w2c and, with `of_K`, K."""
+    dims = {f"g_{k}": a.shape for k, a in zip(_INPUTS, arrays, strict=True)}
+    if not of_K:  # an empty output says so to `_backward`
+        dims["g_K"] = (*arrays[6].shape[:2], 0, 3)
     arguments = (*arrays, jnp.full(1, near, jnp.float32), *saved, *cotangents)
-    return _call(_callables()[1], arguments, dims)
+    grads = _call(_callables()[1], arguments, dims)
+    return grads if of_K else grads[:6]

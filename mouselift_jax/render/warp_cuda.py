@@ -317,7 +317,9 @@ def _forward_group(spec: Spec, capacity: int | None, gaussians: tuple, cameras: 
     return visibility.broken.any(0), (*pictures, slabs, pairs)
 
 
-def _backward_group(spec: Spec, capacity: int | None, gaussians: tuple, xs: tuple) -> tuple:
+def _backward_group(
+    spec: Spec, capacity: int | None, gaussians: tuple, xs: tuple, of_K: bool
+) -> tuple:
     cameras, pictures, (g_rgb, g_light, g_depth) = xs
     grid, _, order, table, plan = _prepare(spec, capacity, gaussians, cameras)
     views, n = order.index.shape
@@ -336,14 +338,15 @@ def _backward_group(spec: Spec, capacity: int | None, gaussians: tuple, xs: tupl
     gradients = gradients.reshape(views, -1, 10)
 
     def pull(total: list, view: tuple) -> tuple:
-        index, gradients, w2c, K = view
+        index, gradients, *camera = view
         rank = jnp.zeros(n, jnp.int32).at[index].set(
             jnp.arange(n, dtype=jnp.int32), unique_indices=True
         )  # fmt: skip
         gradients = gradients[rank]
-        _, pull_back = jax.vjp(lambda *a: project(spec, *a, K)[0], *gaussians, w2c)
-        *grads, g_w2c = pull_back(Splats(*(gradients[:, i] for i in range(10))))
-        return [a + b for a, b in zip(total, grads, strict=True)], g_w2c
+        moving, still = (camera, []) if of_K else (camera[:1], camera[1:])
+        _, pull_back = jax.vjp(lambda *a: project(spec, *a, *still)[0], *gaussians, *moving)
+        grads = pull_back(Splats(*(gradients[:, i] for i in range(10))))
+        return [a + b for a, b in zip(total, grads[:5], strict=True)], grads[5:]
 
     zeros = [jnp.where(jnp.isfinite(a), a, 0) * 0 for a in gaussians]
     return lax.scan(pull, zeros, (order.index, gradients, *cameras))

@@ -57,32 +57,76 @@ SIZE = (37, 31)
 CAMERAS = ("w2c", "K")
 
 
+def functional(out):
+    """Weights of a random linear functional of colour, alpha and depth."""
+    rng = np.random.default_rng(7)
+    return [rng.normal(size=v.shape[-4:]).astype(v.dtype) for v in out[:3]]
+
+
 @functools.lru_cache(maxsize=64)
-def differ(implementation, size=SIZE, sh_degree=None):
+def differ(implementation, size=SIZE, sh_degree=None, still=()):
     """Pictures, and gradients of a random linear functional of colour, alpha and depth.
 
     One jitted function for forward and backward, shared by all tests with the same shapes: most of
-    a test's time is compilation.
+    a test's time is compilation. No gradient is asked for the arrays named in `still`.
     """
 
-    def loss(moving, K, background):
+    def loss(moving, fixed, background):
         out = rasterize(
-            **moving, K=K, background=background, width=size[0], height=size[1],
+            **moving, **fixed, background=background, width=size[0], height=size[1],
             sh_degree=sh_degree, implementation=implementation,
         )  # fmt: skip
-        rng = np.random.default_rng(7)
-        shapes = [(v.shape[-4:], v.dtype) for v in out[:3]]
-        weights = [rng.normal(size=s).astype(d) for s, d in shapes]
-        return sum((a * w).sum() for a, w in zip(out[:3], weights, strict=True)), out
+        return sum((a * w).sum() for a, w in zip(out[:3], functional(out), strict=True)), out
 
     grad = jax.jit(jax.grad(loss, has_aux=True))
 
+    def split(arrays):
+        moving = {k: v for k, v in arrays.items() if k not in still}
+        return moving, {k: arrays[k] for k in still}
+
     def run(arrays, background=(0.0, 0.0, 0.0)):
-        moving = {k: v for k, v in arrays.items() if k != "K"}
-        return grad(moving, arrays["K"], jnp.asarray(background, jnp.float32))
+        return grad(*split(arrays), jnp.asarray(background, jnp.float32))
 
     run.programs = grad._cache_size
+    run.draw = jax.jit(lambda arrays, background: loss(arrays, {}, background)[1])
+    run.jaxpr = lambda arrays: jax.make_jaxpr(grad)(*split(arrays), jnp.zeros(3))
     return run
+
+
+INTRINSICS = ("two views", "close-up")
+
+
+def intrinsics_scene(name):
+    """Two views, and one where most Gaussians are far outside a narrow picture but reach into it:
+    there the clamp of the Jacobian, which moves with the focal length, has the larger part."""
+    arrays = scene(n=40, seed=4)
+    if name == "close-up":
+        arrays["scales"] = arrays["scales"] * 2 + 0.1
+        arrays["K"] = arrays["K"] * np.float32([[2.5, 1, 1], [1, 2.5, 1], [1, 1, 1]])
+    return arrays
+
+
+@functools.lru_cache
+def K_by_differences(name):
+    """Gradient to K by differences of the reference in float64; of the loss of `differ`."""
+    arrays = intrinsics_scene(name)
+    with jax.enable_x64(True):
+        run = differ("reference")
+        wide = {k: v.astype(np.float64) for k, v in arrays.items()}
+        golden, step = np.zeros((2, 3, 3)), 1e-6
+
+        def value(K):
+            out = run.draw({**wide, "K": K}, jnp.zeros(3))
+            return sum((np.asarray(a) * w).sum() for a, w in
+                       zip(out[:3], functional(out), strict=True))  # fmt: skip
+
+        for at in np.ndindex(2, 2, 2):  # view, row, focal length or principal point
+            at = (at[0], at[1], at[1] if at[2] == 0 else 2)
+            there, back = (wide["K"].copy() for _ in range(2))
+            there[at] += step
+            back[at] -= step
+            golden[at] = (value(there) - value(back)) / (2 * step)
+    return arrays, golden
 
 
 def assert_close(found, expected, tolerance=1e-5):
@@ -140,6 +184,24 @@ class RasterizerSuite:
         expected, truth = differ("reference", sh_degree=degree)(arrays)
         self.same(out, truth, 1e-5)
         assert_close(gradients, expected, 5e-5)
+
+    @pytest.mark.parametrize("name", INTRINSICS)
+    def test_gradient_to_K_is_that_of_finite_differences(self, name):
+        arrays, golden = K_by_differences(name)
+        gradients, _ = self.gradients(arrays)
+        assert relative_l2(gradients["K"], golden) <= 5e-5
+        assert not np.any(gradients["K"][:, 2]) and not np.any(gradients["K"][:, [0, 1], [1, 0]])
+
+    def test_gradient_to_K_is_made_only_where_it_is_asked_for(self):
+        """The program without it holds less, and says the same of everything else."""
+        arrays, still = scene(), ("K",)
+        short, long = (len(str(differ(self.implementation, still=names).jaxpr(arrays)))
+                       for names in (still, ()))  # fmt: skip
+        assert short < long
+        without, _ = differ(self.implementation, still=still)(arrays)
+        everything, _ = self.gradients(arrays)
+        assert np.any(everything.pop("K")) and without.keys() == everything.keys()
+        assert_close(without, everything, 1e-6)
 
     def test_same_bits_twice(self):
         arrays = scene()
@@ -248,7 +310,8 @@ class RasterizerSuite:
         good = np.setdiff1d(np.arange(60), bad)
         assert_close({k: gradients[k][good] for k in GAUSSIANS},
                      {k: expected[k][good] for k in GAUSSIANS}, 1e-6)  # fmt: skip
-        assert_close({"w2c": gradients["w2c"]}, {"w2c": expected["w2c"]}, 1e-5)
+        cameras = {k: expected[k] for k in CAMERAS}
+        assert_close(gradients, cameras, 1e-5)
 
     @pytest.mark.parametrize("degree", [None, 2])
     @pytest.mark.parametrize("name", CAMERAS)
