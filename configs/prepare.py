@@ -67,6 +67,7 @@ def get_config(name=None):
         # --- colour, work ---
         c.match_gain = False  # equalise the cameras' colours on the animal
         c.cache = ""  # folder to keep decoded frames in and take them from; empty = none
+        c.faults = "stop"  # stop | warn, when a hull misses its masks and `check` finds why
         c.threads = 0  # 0 = one per core
         config.split = s = common.ConfigDict()
         s.by = "time"  # time | recording

@@ -19,10 +19,11 @@ from mouselift_jax.data.check_colour import ColourTest, Fit
 from mouselift_jax.data.check_hypotheses import Geometry, Hypothesis, Verdict, explain, pair_costs
 from mouselift_jax.data.check_motion import SURE, animal_track, jump_findings, stored_track
 from mouselift_jax.data.check_observe import MAX_FRAMES, Observations, observe
-from mouselift_jax.data.check_words import CAUSED_BY, IMPOSSIBLE, SYMPTOMS, describe
+from mouselift_jax.data.check_words import CAUSED_BY, IMPOSSIBLE, NO_SILHOUETTES, SYMPTOMS, describe
 from mouselift_jax.data.findings import SEVERITIES, Finding
 from mouselift_jax.data.hull import hull_cover
 from mouselift_jax.data.layout import inspect_recording
+from mouselift_jax.data.mask_levels import judge_masks
 from mouselift_jax.data.recording import Recording
 from mouselift_jax.geometry.align import reprojection_error, triangulate
 from mouselift_jax.geometry.camera import Camera, stack_cameras
@@ -125,6 +126,7 @@ def check_recording(path: str | Path, *, max_frames: int = MAX_FRAMES) -> CheckR
         worst = int(np.nanargmin(cover))
         found.append(describe("hull_cover", (recording.camera_ids[worst],), {"cover": cover}))
     found += _margin_findings(recording, seen, found)
+    found += judge_masks(seen.facts, recording.camera_ids)
     found += _mask_findings(recording, seen)
     track = tracks or animal_track(recording, seen, outlines, masks_say, keypoints_say)
     found += jump_findings(recording.camera_ids, *track, measures)
@@ -150,13 +152,16 @@ def link(seen: list[Finding], told: list[Finding]) -> list[Finding]:
     # pictures showed, then the symptoms that either may have.
     late = [f for f in seen if f.code in SYMPTOMS]
     early = [f for f in told if f.code in IMPOSSIBLE]
-    middle = [f for f in seen if f not in late] + [f for f in told if f not in early]
+    early += [f for f in seen if f.code in NO_SILHOUETTES]
+    middle = [f for f in [*seen, *told] if f not in late and f not in early]
     line = early + middle + late
     left = []
     for rank, finding in enumerate(line):
         for cause in line[:rank]:
             if _follows(finding, cause):
                 cause.consequences.append(finding)
+                if SEVERITIES.index(finding.severity) < SEVERITIES.index(cause.severity):
+                    cause.severity = finding.severity
                 break
         else:
             left.append(finding)

@@ -15,6 +15,7 @@ import numpy as np
 from mouselift_jax.data.distortion import distort_pixels
 from mouselift_jax.data.findings import Finding
 from mouselift_jax.data.hull import outline
+from mouselift_jax.data.mask_levels import MaskFacts
 from mouselift_jax.data.recording import Recording
 from mouselift_jax.data.video import FrameStream, quiet_decoder
 from mouselift_jax.errors import LayoutError
@@ -45,6 +46,7 @@ class Observations:
         brightest: per camera the brightest each place ever was [h,w], uint8, at the edges' size.
         thumbnails: per camera RGB uint8 [k,h,w,3] of the same frames, mask outline drawn in.
         has_masks: the recording brings masks.
+        facts: what the masks of each camera are (see `mask_levels`).
     """
 
     frames: np.ndarray
@@ -60,6 +62,7 @@ class Observations:
     thumbnails: list[np.ndarray]
     has_masks: bool
     brightest: list[np.ndarray] = dataclasses.field(default_factory=list)
+    facts: list[MaskFacts] = dataclasses.field(default_factory=list)
 
 
 class _Seekable(FrameStream):
@@ -136,6 +139,7 @@ def observe(
         [np.stack(v.thumbnails) if v.thumbnails else np.zeros((0, 1, 1, 3)) for v in views],
         recording.mask_kind != "none",
         [v.brightest for v in views],
+        [v.facts for v in views],
     )
 
 
@@ -156,6 +160,7 @@ class _View:
         self.areas, self.colours = np.full(n, np.nan), np.full(n, np.nan)
         self.edges = np.zeros((n, self.edge_size[1], self.edge_size[0]), np.uint8)
         self.brightest = np.zeros(self.edge_size[::-1], np.uint8)
+        self.facts = MaskFacts()
         self.contours: list[np.ndarray] = [np.zeros((0, 2))] * n
         self.masks: list[np.ndarray] = []
         self.thumbnails: list[np.ndarray] = []
@@ -193,6 +198,7 @@ class _View:
         self.edges[row] = np.minimum(np.sqrt(gx * gx + gy * gy) / 2, 255)
         if mask is not None:
             self.areas[row] = mask.sum()
+            self.facts.add(mask)
             self.outlines[row] = outline(mask)
             self.contours[row] = _contour(mask)
             if mask.shape == picture.shape[:2] and mask.any():

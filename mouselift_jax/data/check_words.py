@@ -9,6 +9,12 @@ from mouselift_jax.data.findings import Finding
 # What an impossible calibration makes of everything that is held against it.
 _DISAGREEMENT = ("keypoints_inconsistent", "masks_inconsistent", "hull_cover", "content_jump")
 
+# What masks that are not of the animal make of pictures and calibrations held against them.
+_OF_PICTURES = (
+    "video_offset", "video_cropped", "video_mirrored", "cameras_swapped", "masks_swapped",
+    "intrinsics_wrong", "translation_units", "rotation_transposed", "extrinsics_convention",
+)  # fmt: skip
+
 # Findings that vanish when their cause is mended.
 CAUSED_BY = {
     "video_offset": (
@@ -30,10 +36,14 @@ CAUSED_BY = {
     "handedness": _DISAGREEMENT,
     "rotation_invalid": _DISAGREEMENT,
     "intrinsics": _DISAGREEMENT,
-    "mask_levels": ("mask_empty",),
+    "mask_levels": ("mask_empty", "mask_flicker", *_DISAGREEMENT),
+    "mask_inverted": (*_DISAGREEMENT, "mask_not_animal", "mask_flicker", *_OF_PICTURES),
+    "mask_not_animal": (*_DISAGREEMENT, "mask_flicker", *_OF_PICTURES),
+    "several_animals": (*_DISAGREEMENT, "mask_flicker", *_OF_PICTURES),
 }
 
 IMPOSSIBLE = ("handedness", "rotation_invalid", "intrinsics", "mask_levels")
+NO_SILHOUETTES = ("mask_inverted", "mask_not_animal", "several_animals")
 SYMPTOMS = ("keypoints_inconsistent", "hull_cover", "masks_inconsistent")
 
 

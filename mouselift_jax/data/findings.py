@@ -48,6 +48,11 @@ class Finding:
         row["consequences"] = [f.to_json() for f in self.consequences]
         return row
 
+    def text(self) -> str:
+        """The finding on one line, with its fix."""
+        place = f"  ({self.where})" if self.where else ""
+        return f"{self.message}{place}" + (f"; {self.fix}" if self.fix else "")
+
     def error(self) -> MouseLiftError:
         """The finding as an exception of the project's family."""
         kind = CalibrationError if self.code in CALIBRATION_CODES else LayoutError

@@ -20,12 +20,13 @@ import numpy as np
 
 from mouselift_jax.data.distortion import undistort_pixels
 from mouselift_jax.data.findings import Finding
+from mouselift_jax.data.mask_levels import MaskLevels, levels_findings
 from mouselift_jax.data.probe import (
     PICTURE_SUFFIXES,
     VIDEO_SUFFIXES,
-    dim_masks,
     list_files,
     probe,
+    probe_masks,
 )
 from mouselift_jax.data.readers import (
     Calibration,
@@ -145,7 +146,7 @@ def inspect_recording(
     if calibration is None or not layout.videos:
         return None, findings
     pairs = _pair(calibration, list(layout.videos), findings, str(calibration.path))
-    videos = {n: _probed(layout.videos[n], n, "picture", findings) for n, _ in pairs}
+    videos = {n: _probed(layout.videos[n], n, findings) for n, _ in pairs}
     masks = _masks(layout, [n for n, _ in pairs], videos, findings)
     good = [
         (n, i) for n, i in pairs if videos[n] is not None and (masks is None or masks.get(n))
@@ -251,6 +252,7 @@ def _masks(
     if not layout.masks:
         return None
     masks: dict[str, Frames | None] = {}
+    levels: dict[str, tuple[MaskLevels, Path]] = {}
     for name in names:
         source = layout.masks.get(name)
         if source is None:
@@ -266,21 +268,9 @@ def _masks(
             )
             masks[name] = None
         else:
-            masks[name] = found = _probed(source, name, "mask", findings)
-            dim = dim_masks(found) if found is not None else None
-            if dim is not None:
-                findings.append(
-                    Finding(
-                        "mask_levels",
-                        "error",
-                        f"the masks of camera {name} are too dark: everything counts as background",
-                        _numbers(name),
-                        "save them with 0 for background and full white for the animal "
-                        "(multiply masks of 0 and 1 by 255)",
-                        {"expected": f"levels 0 and {dim[1]}", "found": f"up to {dim[0]}"},
-                        where=str(found.path),
-                    )
-                )
+            masks[name] = _probed_masks(source, name, findings, levels)
+    rows = [(found, name, _numbers(name), path) for name, (found, path) in levels.items()]
+    findings += levels_findings(rows)
     return masks
 
 
@@ -289,13 +279,24 @@ def _numbers(name: str) -> tuple[int, ...]:
     return tuple(map(int, re.findall(r"\d+", name)[-1:]))
 
 
-def _probed(path: Path, name: str, what: str, findings: list[Finding]) -> Frames | None:
+def _probed(path: Path, name: str, findings: list[Finding]) -> Frames | None:
     try:
         return probe(path)
     except MouseLiftError as error:
-        code = "video_unreadable" if what == "picture" else "mask_unreadable"
-        findings.append(_from_error(code, error, _numbers(name)))
+        findings.append(_from_error("video_unreadable", error, _numbers(name)))
         return None
+
+
+def _probed_masks(
+    path: Path, name: str, findings: list[Finding], levels: dict[str, tuple[MaskLevels, Path]]
+) -> Frames | None:
+    try:
+        frames, found = probe_masks(path)
+    except MouseLiftError as error:
+        findings.append(_from_error("mask_unreadable", error, _numbers(name)))
+        return None
+    levels[name] = (found, frames.path)
+    return frames
 
 
 def _frame_counts(

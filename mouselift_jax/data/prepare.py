@@ -10,17 +10,17 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 
+from mouselift_jax.data.cores import available_cores, single_threaded_opencv
 from mouselift_jax.data.crop import cutout, undistortion_maps
+from mouselift_jax.data.findings import Finding, raise_errors
 from mouselift_jax.data.frame_cache import FrameCache
 from mouselift_jax.data.heading import check_heading, keypoint_heading, mask_heading
 from mouselift_jax.data.masks import (
@@ -35,8 +35,9 @@ from mouselift_jax.data.masks import (
 from mouselift_jax.data.recipes import RECIPES, recipe_views
 from mouselift_jax.data.recording import Recording
 from mouselift_jax.data.sample_checks import (
-    HULL_EVERY,
+    LEAST_COVER,
     MAX_WARP_ERROR_PX,
+    Witness,
     border_contact,
     hull_check,
     keypoint_residuals,
@@ -147,6 +148,7 @@ class Preparer:
         self._masker: MaskMaker | None = None
         self._last: _Place | None = None
         self._noted: collections.deque[_Place] = collections.deque()
+        self.witness = Witness(self.frames, recording.camera_ids)
         check_heading(recording, settings.heading, settings.heading_keypoints)
 
     def manifest_entries(self) -> dict[str, Any]:
@@ -171,6 +173,8 @@ class Preparer:
         threads: int | None = None,
         on_done: Callable[[int], None] | None = None,
         name: str = "",
+        on_finding: Callable[[Finding], None] | None = None,
+        on_doubt: Callable[[], None] | None = None,
     ) -> None:
         """Write every sample that is not there yet.
 
@@ -179,6 +183,13 @@ class Preparer:
             threads: worker threads; None takes one per core.
             on_done: called with the number of samples finished so far in this call.
             name: the recording's name, noted in each sample's row.
+            on_finding: told what the masks are, where they are not one animal's; errors among it
+                stop the run after it.
+            on_doubt: called once, when a hull does not cover its masks.
+
+        Raises:
+            LayoutError: masks or hulls say that these are no pictures of an animal by these
+                cameras.
         """
         todo = {
             f: n
@@ -190,21 +201,26 @@ class Preparer:
         self._masker = make_masker(self.recording, self.settings.masks, self.frames)
         self._last, self._noted = None, self._places(writer)
         threads = threads or available_cores()
-        done = 0
+        witness = self.witness = Witness(sorted(todo), self.recording.camera_ids)
+        done, doubted = 0, False
         located: collections.deque[Future] = collections.deque()
         under_way: collections.deque[Future] = collections.deque()
 
         def finish(most: int) -> None:
-            nonlocal done
+            nonlocal done, doubted
             while len(under_way) > most:
                 under_way.popleft().result()
                 done += 1
                 if on_done:
                     on_done(done)
+            if on_doubt and not doubted and witness.worst_cover() < LEAST_COVER:
+                doubted = True
+                on_doubt()
 
-        with quiet_decoder(), _single_threaded_opencv(), ThreadPoolExecutor(threads) as pool:
+        with quiet_decoder(), single_threaded_opencv(), ThreadPoolExecutor(threads) as pool:
 
             def hand_on(most: int) -> None:
+                self._tell(witness.news(), on_finding)
                 while len(located) > most:
                     one = self._follow(located.popleft().result())
                     under_way.append(pool.submit(self._finish, writer, todo[one.frame], one, name))
@@ -217,12 +233,22 @@ class Preparer:
                     located.append(pool.submit(self._locate, instant))
                     # Not waited for at once: while it runs, the next instant is asked for, and no
                     # thread is without work.
-                    hand_on(1)
+                    hand_on(witness.patience)
+                self._tell(witness.news(final=True), on_finding)
                 hand_on(0)
                 finish(0)
+                no_cover = witness.no_cover()
+                self._tell([no_cover] if no_cover else [], on_finding)
             finally:
                 for future in (*located, *under_way):
                     future.cancel()
+
+    def _tell(self, found: list[Finding], on_finding: Callable[[Finding], None] | None) -> None:
+        for finding in found:
+            finding.where = finding.where or str(self.recording.path)
+            if on_finding and finding.severity != "error":
+                on_finding(finding)
+        raise_errors(f"not a usable recording: {self.recording.path}", found)
 
     # --- steps of one sample -----------------------------------------------------------------
 
@@ -250,6 +276,7 @@ class Preparer:
                 alpha = cv2.remap(alpha, *maps, cv2.INTER_LINEAR)
             pictures.append(picture)
             alphas.append(alpha)
+        self.witness.see(instant.frame, alphas)
         boxes = [mask_box(a) for a in alphas]
         found = [mask_centroid(a, b) for a, b in zip(alphas, boxes, strict=True)]
         areas = np.array([area for _, area in found])
@@ -404,8 +431,10 @@ class Preparer:
                 raise RuntimeError(
                     f"frame {located.frame}: camera and warp differ by {row['warp_error_px']} px"
                 )
-        if number % HULL_EVERY == 0:
+        if located.frame in self.witness.tested:
             row["hull"] = hull_check(alphas, written)
+            if self.settings.is_consistent:
+                self.witness.covers[located.frame] = float(row["hull"]["cover"])
         points = self.recording.keypoints
         if points is not None and located.frame < points.shape[1]:
             residual = keypoint_residuals(points[slots, located.frame], cameras, maps, written)
@@ -462,21 +491,5 @@ class Preparer:
         )
 
 
-def available_cores() -> int:
-    """Cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def _box_middle(box: tuple[int, int, int, int]) -> np.ndarray:
     return np.array([box[0] + box[2], box[1] + box[3]]) / 2.0
-
-
-@contextmanager
-def _single_threaded_opencv() -> Iterator[None]:
-    """OpenCV's own threads off while ours keep the cores busy."""
-    before = cv2.getNumThreads()
-    cv2.setNumThreads(1)
-    try:
-        yield
-    finally:
-        cv2.setNumThreads(before)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mouselift_jax.data.findings import Finding, raise_errors
 from mouselift_jax.geometry.camera import Camera
 
 
@@ -29,6 +30,10 @@ class Frames:
         height: pixels.
         files: the picture files of a `folder`, in frame order.
         has_alpha: the pictures carry an alpha channel.
+        white: level that means full; 0 where samples use the whole range of their type. Cameras
+            write 10, 12 or 14 bits into 16, segmentation tools write labels.
+        channel: of masks: `grey`, `brightest` colour channel, or `alpha` (see `mask_levels`).
+        deep: a video of 16-bit grey samples.
     """
 
     kind: str
@@ -39,6 +44,9 @@ class Frames:
     height: int
     files: tuple[Path, ...] = ()
     has_alpha: bool = False
+    white: int = 0
+    channel: str = "grey"
+    deep: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,6 +74,7 @@ class Recording:
         unit_mm: millimetres per unit of the cameras' translations; 1 where unknown.
         calibration_path: the file the cameras came from.
         notes: remarks for the manifest and the report.
+        findings: warnings and remarks of the look at the folder (errors are raised).
     """
 
     path: Path
@@ -83,6 +92,7 @@ class Recording:
     unit_mm: float
     calibration_path: Path
     notes: tuple[str, ...] = ()
+    findings: tuple[Finding, ...] = ()
 
     @property
     def n_views(self) -> int:
@@ -138,11 +148,10 @@ def open_recording(path: str | Path, *, trim: str = "error", unit: str | None = 
         LayoutError, CalibrationError, ProblemList: everything wrong at once.
         ConfigError: no such `trim` or `unit`.
     """
-    from mouselift_jax.data.findings import raise_errors
     from mouselift_jax.data.layout import inspect_recording  # it imports the types above
 
     recording, findings = inspect_recording(path, trim=trim, unit=unit)
     raise_errors(f"not a usable recording: {path}", findings)
     if recording is None:  # only possible if inspect_recording forgot to say why
         raise RuntimeError(f"no recording and no reason: {path}")
-    return recording
+    return dataclasses.replace(recording, findings=tuple(findings))

@@ -13,7 +13,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from mouselift_jax.data.crop import map_points, shrink_factor
+from mouselift_jax.data.findings import Finding
 from mouselift_jax.data.hull import carve
+from mouselift_jax.data.mask_levels import MaskFacts, judge_masks
 from mouselift_jax.data.scene import EXPORT_BOX, MAX_RAY_OFFSET
 from mouselift_jax.geometry.align import Similarity, reprojection_error, triangulate
 from mouselift_jax.geometry.camera import Camera
@@ -22,6 +24,10 @@ MAX_WARP_ERROR_PX = 0.05
 MIN_CONFIDENCE = 0.25  # below it the lab's own tools treat a keypoint as missing
 N_RANDOM_POINTS = 32
 HULL_EVERY = 20  # samples: one hull costs half the time of a whole sample
+LEAST_TESTS = 6  # of a run, however short
+LEAST_COVER = 0.98  # 0.999 is true, 0.983 is one focal length 5 % off
+NO_COVER = 0.5  # below it pictures and cameras do not belong together, whatever the reason
+_MASKS_SEEN = 3  # instants after which masks that cannot be an animal's are told
 HULL_RAYS = 40  # per view
 
 
@@ -92,6 +98,66 @@ def keypoint_residuals(
     new = reprojection_error(triangulate(carried, written, weights), carried, written) * factor
     total = weights.sum()
     return float((raw * weights).sum() / total), float((new * weights).sum() / total)
+
+
+class Witness:
+    """What the tested samples of one run say together: of the masks, and of hull against masks.
+
+    Tested samples are spread over the whole run, so that a fault that begins half-way is met.
+
+    Args:
+        frames: the run's frames, ascending.
+        camera_ids: numbers of the cameras.
+    """
+
+    def __init__(self, frames: Sequence[int], camera_ids: Sequence[int]) -> None:
+        n = max(min(LEAST_TESTS, len(frames)), -(-len(frames) // HULL_EVERY))
+        rows = np.unique(np.linspace(0, len(frames) - 1, n).astype(int))
+        self.tested = frozenset(int(frames[i]) for i in rows)
+        self.camera_ids = tuple(camera_ids)
+        self.facts = [MaskFacts() for _ in camera_ids]
+        self.covers: dict[int, float] = {}
+        self._told: set[str] = set()
+        self._seen = 0
+
+    @property
+    def patience(self) -> int:
+        """Instants to hold back: the first ones wait until it is known what the masks are."""
+        return 1 if self._seen >= _MASKS_SEEN else _MASKS_SEEN
+
+    def see(self, frame: int, alphas: Sequence[np.ndarray]) -> None:
+        """Note the masks [H,W] uint8 of an instant, if it is one of the first or a tested one."""
+        self._seen += 1
+        if frame in self.tested or self._seen <= _MASKS_SEEN:
+            for facts, alpha in zip(self.facts, alphas, strict=True):
+                facts.add(alpha)
+
+    def news(self, *, final: bool = False) -> list[Finding]:
+        """Findings about the masks that were not told before."""
+        if not final and max((len(f.share) for f in self.facts), default=0) < _MASKS_SEEN:
+            return []
+        found = [f for f in judge_masks(self.facts, self.camera_ids) if f.code not in self._told]
+        self._told |= {f.code for f in found}
+        return found
+
+    def worst_cover(self) -> float:
+        """The smallest hull cover of a tested sample so far; 1 where there is none."""
+        return min(self.covers.values(), default=1.0)
+
+    def no_cover(self) -> Finding | None:
+        """The error that the hull hardly covers the masks, if it does not."""
+        if not self.covers or np.median(list(self.covers.values())) > NO_COVER:
+            return None
+        cover = float(np.median(list(self.covers.values())))
+        return Finding(
+            "hull_cover", "error",
+            f"the visual hull covers only {cover:.3f} of the masks: pictures, masks and "
+            "calibration do not belong together",
+            self.camera_ids,
+            "python -m mouselift_jax check RECORDING tries the likely causes (sizes, order, time, "
+            "units)",
+            {"expected": f"{LEAST_COVER} or more", "found": f"{cover:.3f}"},
+        )  # fmt: skip
 
 
 def hull_check(masks: Sequence[np.ndarray], cameras: Camera) -> dict[str, object]:

@@ -16,6 +16,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from mouselift_jax.data.mask_levels import plane, to_bytes
 from mouselift_jax.data.masks import stretch
 from mouselift_jax.data.recording import Frames
 from mouselift_jax.errors import LayoutError, MouseLiftError, raise_all
@@ -46,7 +47,10 @@ class FrameStream:
         self._capture = _open_video(frames.path) if frames.kind == "video" else None
         self._luma = False
         self._spare: list[np.ndarray] = []  # pictures handed back, to decode into
-        if grey and self._capture is not None and _luma_is_grey(frames.path):
+        plain = grey and not frames.white and frames.channel == "grey"
+        if frames.deep and self._capture is not None:
+            self._capture.set(cv2.CAP_PROP_CONVERT_RGB, 0)
+        elif plain and self._capture is not None and _luma_is_grey(frames.path):
             self._luma = bool(self._capture.set(cv2.CAP_PROP_CONVERT_RGB, 0))
 
     def skip(self, count: int = 1) -> None:
@@ -81,7 +85,11 @@ class FrameStream:
         if self._luma:
             self._spare.append(image)
             return stretch(image, *LUMA_RANGE)
-        return cv2.extractChannel(image, 0) if self.grey and image.ndim == 3 else image
+        if self.grey:
+            return to_bytes(plane(image, self.frames.channel), self.frames.white)
+        if image.dtype != np.uint8:
+            image = self._shallow(image)
+        return cv2.cvtColor(image, cv2.COLOR_GRAY2BGR) if image.ndim == 2 else image
 
     def read_at(self, frame: int) -> np.ndarray:
         """Frame number `frame`, which must not be behind."""
@@ -111,12 +119,9 @@ class FrameStream:
         if self.position >= len(self.frames.files):
             raise self._ended()
         path = self.frames.files[self.position]
-        flag = cv2.IMREAD_GRAYSCALE if self.grey else cv2.IMREAD_UNCHANGED
-        image = cv2.imread(str(path), flag)
+        image = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
         if image is None:
             raise LayoutError("a picture cannot be read", where=path, fix="export it again")
-        if image.dtype == np.uint16:
-            image = (image >> 8).astype(np.uint8)
         if self.frames.has_alpha and not self.grey and image.shape[2:] != (4,):
             raise LayoutError(
                 "a picture has no alpha, though the first one has",
@@ -125,9 +130,30 @@ class FrameStream:
                 found=f"{image.shape[2] if image.ndim == 3 else 1} channel(s)",
                 fix="export all pictures of a camera alike",
             )
-        return (
-            cv2.cvtColor(image, cv2.COLOR_GRAY2BGR) if image.ndim == 2 and not self.grey else image
-        )
+        return image
+
+    def _shallow(self, image: np.ndarray) -> np.ndarray:
+        """Pictures of more than 8 bits as 8 bits."""
+        where = self.frames.files[self.position - 1] if self.frames.files else self.frames.path
+        if image.dtype not in (np.uint8, np.uint16):
+            raise LayoutError(
+                "samples of this kind cannot be read",
+                where=where,
+                expected="8 or 16 bits, unsigned",
+                found=image.dtype,
+                fix="export the pictures as 8- or 16-bit PNG",
+            )
+        white = self.frames.white
+        if white and int(image.max()) > white:
+            raise LayoutError(
+                f"a picture is brighter than {white}, which the first pictures of its camera took "
+                "for white",
+                where=where,
+                expected=f"samples of {white.bit_length()} bits",
+                found=f"up to {int(image.max())}",
+                fix="export the pictures in 8 bits, or left-aligned in 16",
+            )
+        return to_bytes(image, white)
 
     def _ended(self) -> LayoutError:
         declared = self.frames.n_frames
@@ -322,7 +348,7 @@ def quiet_decoder() -> Iterator[None]:
 
 def _open_video(path: Path) -> cv2.VideoCapture:
     # One decoding thread a file: there are many files, and threads of our own keep the cores busy.
-    capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, 1])
+    capture = cv2.VideoCapture(str(path.absolute()), cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, 1])
     if not capture.isOpened():
         size = path.stat().st_size if path.exists() else None
         raise LayoutError(

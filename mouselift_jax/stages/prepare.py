@@ -12,11 +12,15 @@ from typing import Any
 
 import numpy as np
 
+from mouselift_jax.data.check import check_recording
+from mouselift_jax.data.cores import available_cores
+from mouselift_jax.data.findings import raise_errors
 from mouselift_jax.data.frames import choose_frames
 from mouselift_jax.data.grade import grade_samples
 from mouselift_jax.data.masks import MaskSettings
-from mouselift_jax.data.prepare import Preparer, PrepareSettings, available_cores
+from mouselift_jax.data.prepare import Preparer, PrepareSettings
 from mouselift_jax.data.recording import Recording, open_recording
+from mouselift_jax.data.sample_checks import LEAST_COVER
 from mouselift_jax.data.sample_writer import SampleWriter, sample_id
 from mouselift_jax.data.samples import SampleSet
 from mouselift_jax.data.scene import SceneSettings
@@ -31,11 +35,11 @@ NEXT = (
     "--workdir={beside}/gslrm",
 )
 FOLDER = "samples"
+FAULTS = ("stop", "warn")
 BYTES_PER_VIEW_512 = 30_000  # of a cut-out mouse; only for the plan's estimate
 SHEET_SAMPLES = 4
 GRADED_SAMPLES = 6
 MANY_OUT = 0.02  # share of a visual hull outside the export box: hulls are fatter than animals
-LEAST_COVER = 0.98  # 0.999 is true, 0.983 is one focal length 5 % off
 MANY_CUT = 0.02  # share of samples with an animal cut by the border that is worth a warning
 
 
@@ -96,6 +100,9 @@ def run(config: Any, workdir: Workdir) -> None:
     for name, preparer in zip(names, preparers, strict=True):
         for note in preparer.recording.notes:  # what had to be guessed
             log.info("%s: %s", name, note)
+        for finding in preparer.recording.findings:
+            tell = workdir.warn if finding.severity == "warning" else log.info
+            tell(f"{name}: {finding.text()}")
     writer = SampleWriter(workdir / FOLDER, _manifest(config, preparers, names))
     total = sum(len(p.frames) for p in preparers)
     before = len(writer.done)
@@ -115,6 +122,8 @@ def run(config: Any, workdir: Workdir) -> None:
                 threads=config.prepare.threads or None,
                 on_done=lambda _: progress.update(1),
                 name=name,
+                on_finding=lambda f, n=name: workdir.warn(f"{n}: {f.text()}"),
+                on_doubt=lambda p=preparer, n=name: _diagnose(p, n, config, workdir),
             )
         manifest = writer.finish(
             lambda rows: _split(config, preparers, rows),
@@ -150,6 +159,13 @@ def _preparers(config: Any) -> list[Preparer]:
             where="config.prepare.threads",
             found=c.threads,
             fix="--config.prepare.threads=0 takes one per core",
+        )
+    if c.faults not in FAULTS:
+        raise ConfigError(
+            "what to do about faults is stop or warn",
+            where="config.prepare.faults",
+            found=c.faults,
+            fix=nearest(c.faults, FAULTS),
         )
     paths = [p for p in (config.recording or "").split(",") if p] or [None]
     settings = settings_from(config)
@@ -196,7 +212,7 @@ def _names(recordings: Sequence[Recording]) -> list[str]:
 
 def _manifest(config: Any, preparers: Sequence[Preparer], names: Sequence[str]) -> dict[str, Any]:
     c = config.to_dict() if hasattr(config, "to_dict") else dict(config)
-    parameters = {k: v for k, v in c["prepare"].items() if k not in ("threads", "cache")}
+    parameters = {k: v for k, v in c["prepare"].items() if k not in ("threads", "cache", "faults")}
     source = {
         name: {
             "path": str(p.recording.path),
@@ -253,6 +269,22 @@ def _split(config: Any, preparers: Sequence[Preparer], rows: list[dict[str, Any]
             times, val_fraction=s.val_fraction, gap=s.gap_s, n_blocks=s.n_blocks or None
         )
     return labels
+
+
+def _diagnose(preparer: Preparer, name: str, config: Any, workdir: Workdir) -> None:
+    """Hulls that miss their masks have a cause: look for it, and stop or tell."""
+    cover = preparer.witness.worst_cover()
+    log.info("%s: a hull covers only %.3f of its masks: looking for the cause", name, cover)
+    c = config.prepare
+    options = {"trim": c.trim, "unit": c.unit or None}
+    found = check_recording(preparer.recording.path, **options).findings
+    stop = c.faults == "stop"
+    for finding in found:
+        if finding.severity == "warning" or (finding.severity == "error" and not stop):
+            workdir.warn(f"{name}: {finding.text()}")
+    if stop:
+        what = f"{name}: a hull covers only {cover:.3f} of its masks"
+        raise_errors(f"{what} (--config.prepare.faults=warn goes on)", found)
 
 
 # --- results ----------------------------------------------------------------------------------

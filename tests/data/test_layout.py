@@ -4,17 +4,14 @@ import json
 import pickle
 import shutil
 
-import cv2
 import numpy as np
 import pytest
 from PIL import Image
 
-from mouselift_jax.data.check import check_recording
 from mouselift_jax.data.layout import inspect_recording
 from mouselift_jax.data.recording import open_recording
 from mouselift_jax.data.synthetic import write_recording
 from mouselift_jax.data.synthetic_rig import lab_rig
-from mouselift_jax.data.video import read_instants
 from mouselift_jax.errors import (
     CalibrationError,
     ConfigError,
@@ -195,29 +192,6 @@ def test_pictures_in_folders_with_alpha(tmp_path):
     assert recording.mask_kind == "alpha" and recording.masks is None
     assert recording.n_frames == 12 and recording.unit == "unknown"
     assert [p.stem for p in recording.videos[0].files] == [str(t) for t in range(12)]
-
-
-@pytest.mark.parametrize("level, dtype", [(1, np.uint8), (255, np.uint16)])
-def test_masks_of_zeros_and_ones_are_named(clean, tmp_path, level, dtype):
-    """As segmentation tools save them; every frame would count as empty."""
-    path, whole = tmp_path / "rec", open_recording(clean)
-    shutil.copytree(clean, path)
-    shutil.rmtree(path / "simpleclick_undist")
-    for instant in read_instants(whole.masks, None, range(whole.n_frames)):
-        for view, mask in enumerate(instant.pictures):
-            folder = path / "masks" / str(view)
-            folder.mkdir(parents=True, exist_ok=True)
-            white = level if view == 2 else np.iinfo(dtype).max
-            inside = np.where(mask[..., 0] > 127, white, 0).astype(dtype)
-            cv2.imwrite(str(folder / f"{instant.frame}.png"), inside)
-    with pytest.raises(LayoutError, match="masks of camera 2 are too dark") as told:
-        open_recording(path)
-    assert f"up to {level}" in str(told.value)
-    findings = check_recording(path).findings
-    assert [(f.code, f.cameras) for f in findings if f.severity == "error"] == [
-        ("mask_levels", (2,))
-    ]
-    assert "mask_empty" in [f.code for f in findings[0].consequences]
 
 
 def test_no_such_folder_suggests_the_nearest(clean):
