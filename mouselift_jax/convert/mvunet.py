@@ -66,6 +66,10 @@ FIXED = {
     "cd_attention_last": False,
     "addition_downsample": False,
 }
+# Absent or null, these mean to diffusers: no class embedding, convolutions around attention. Both
+# are Stable Diffusion 1 and 2 as published; the networks of this family embed the picture (unCLIP).
+SAID = ("class_embed_type", "use_linear_projection")
+CLASSES = ("UNet2DConditionModel", "UNetMV2DConditionModel")
 # Read below; or without influence on what is computed; or of a training's moving average.
 KNOWN = (
     *("sample_size", "in_channels", "out_channels", "layers_per_block", "up_block_types"),
@@ -88,7 +92,15 @@ def config_from_source(source: Mapping[str, Any]) -> dict[str, Any]:
     """
     where = "unet/config.json"
     needed = ("block_out_channels", "attention_head_dim", "cross_attention_dim", "down_block_types")
-    require(source, FIXED, where, needed, KNOWN)
+    require(source, FIXED, where, needed, KNOWN, SAID)
+    if str(source.get("_class_name", CLASSES[0])) not in CLASSES:
+        raise ConfigError(
+            "This is the config of another class",
+            where=f"{where}: _class_name",
+            expected=" or ".join(CLASSES),
+            found=source["_class_name"],
+            fix=OTHER_MODEL,
+        )
     channels = integers(source, "block_out_channels", where)
     attends = _block_attends(source, len(channels), where)
     heads = integers(source, "attention_head_dim", where, len(channels))

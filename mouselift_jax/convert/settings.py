@@ -17,6 +17,7 @@ def require(
     where: str,
     needed: Sequence[str] = (),
     known: Sequence[str] | None = None,
+    said: Sequence[str] = (),
 ) -> None:
     """Check that a config asks only for what is implemented.
 
@@ -27,6 +28,8 @@ def require(
         needed: keys that must be there.
         known: the other keys that are read or change nothing. When given, any further key with a
             value other than null, false or empty is refused: it may ask for another network.
+        said: keys of `fixed` that must be there with their value, because what absent or null
+            means to the library that wrote the file is another network.
 
     Raises:
         ConfigError: all deviations together.
@@ -40,14 +43,14 @@ def require(
                 )
             )
     for key, value in fixed.items():
-        found = source.get(key, value)
-        if found is not None and found != value:
+        found = source.get(key, None if key in said else value)
+        if (found is not None or key in said) and found != value:
             problems.append(
                 ConfigError(
                     "A setting is not implemented",
                     where=f"{where}: {key}",
                     expected=value,
-                    found=found,
+                    found=found if key in source else "nothing, which stands for another network",
                     fix=OTHER_MODEL,
                 )
             )

@@ -27,6 +27,7 @@ from mouselift_jax.convert.sources import (
     open_file,
     read_json,
 )
+from mouselift_jax.convert.state_dict import state_dict
 from mouselift_jax.errors import CheckpointError, ConfigError, nearest
 from mouselift_jax.pipelines.preprocess import ClipPixels
 from mouselift_jax.pipelines.pretrained import network, param_shapes
@@ -51,9 +52,10 @@ PIPELINE_CONFIGS: dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
     "image_normalizer": clip.image_normalizer_config,
     "text_encoder": clip.text_encoder_config,
 }
+GSLRM_ANCHOR = "patch_embedder.1.weight"
 # A tensor that only this component has.
 SIGNATURES = {
-    "gslrm": r"(module\.)?patch_embedder\.1\.weight",
+    "gslrm": re.escape(GSLRM_ANCHOR),
     "unet": r"time_embedding\.linear_1\.weight",
     "vae": r"post_quant_conv\.weight",
     "image_encoder": r"vision_model\.embeddings\.class_embedding",
@@ -213,41 +215,14 @@ def _upstream_config(request: Request, file: Path) -> tuple[dict[str, Any] | Non
     return value, f"options from {path.name}"
 
 
-def _state_dict(content: Any, file: Path) -> dict[str, Any]:
-    """The weights inside a training checkpoint."""
-    if isinstance(content, Mapping):
-        state = content.get("model", content)
-        if isinstance(state, Mapping) and state:
-            if all(isinstance(k, str) and isinstance(v, LazyTensor) for k, v in state.items()):
-                return dict(state)
-    found = type(content).__name__
-    if isinstance(content, Mapping):
-        found = "a dictionary with " + (", ".join(map(str, list(content)[:12])) or "nothing")
-    raise CheckpointError(
-        "The file holds no state dict",
-        where=file,
-        expected='{"model": {name: tensor}} or {name: tensor}',
-        found=found,
-        fix="give a checkpoint of weights, not one of an optimiser or a whole module",
-    )
-
-
 def _plan_gslrm(request: Request) -> ConversionPlan:
     file = _gslrm_file(request.source)
-    state = _state_dict(open_file(file, request.read_torch), file)
-    names = {key: key.removeprefix("module.") for key in state}
-    if len(set(names.values())) < len(names):
-        raise CheckpointError(
-            "Tensors are there twice, with and without the prefix module.",
-            where=file,
-            found=", ".join(k for k, name in names.items() if k != name and name in state)[:300],
-            fix="it is unclear which were trained: save the state dict of one model only",
-        )
-    state = {names[key]: value for key, value in state.items()}
+    content = open_file(file, request.read_torch)
+    state, origin = state_dict(content, file, request.weights, anchor=GSLRM_ANCHOR)
     _refuse_other("gslrm", Weights(state, (file,)))
     upstream, note = _upstream_config(request, file)
     config = gslrm.config_from_source({k: v.shape for k, v in state.items()}, upstream)
-    parts = [_part("gslrm", config, Weights(state, (file,)), [note])]
+    parts = [_part("gslrm", config, Weights(state, (file,)), [note, *origin])]
     for component, prefix in (
         ("vgg19", "loss_calculator.perceptual_loss_module.net."),
         ("lpips", "loss_calculator.lpips_loss_module."),
@@ -281,7 +256,8 @@ def _diffusers_part(component: str, folder: Path, request: Request) -> Part:
     settings = read_json(folder / "config.json")
     config = PIPELINE_CONFIGS[component](settings)
     weights = open_component(folder, request.read_torch)
-    notes = []
+    state, notes = state_dict(weights.tensors, weights.files[0], request.weights)
+    weights = dataclasses.replace(weights, tensors=state)
     if ".fp16." in weights.files[0].name:
         notes.append("only half-precision weights were there")
     if component == "unet":
@@ -396,7 +372,7 @@ def _plan_lpips(request: Request) -> ConversionPlan:
         )
     tensors: dict[str, Any] = {}
     for file in files:
-        tensors |= vgg.unpack_lpips(_state_dict(open_file(file, request.read_torch), file))
+        tensors |= vgg.unpack_lpips(state_dict(open_file(file, request.read_torch), file)[0])
     part = _part("lpips", {}, Weights(tensors, tuple(files)))
     return ConversionPlan("lpips", request.source, (part,), {})
 
