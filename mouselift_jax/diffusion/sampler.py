@@ -16,6 +16,7 @@ from mouselift_jax.diffusion.schedule import (
     alpha_bars,
     leading_timesteps,
 )
+from mouselift_jax.errors import ConfigError, raise_all
 
 
 class Steps(NamedTuple):
@@ -24,6 +25,52 @@ class Steps(NamedTuple):
     t: Int[Any, " S"]
     alpha_bar: Float[Any, " S"]
     alpha_bar_next: Float[Any, " S"]  # of the step after; the last one's is alpha_bar[0], not 1
+
+
+MAX_GUIDANCE = (
+    100.0  # usual are 1 to 10; far beyond, rounding of the prediction is all that is left
+)
+
+
+def check_sampling(
+    steps: int,
+    guidance: float,
+    eta: float,
+    config: ScheduleConfig = LATENT_NOISE,
+    *,
+    section: str = "",
+) -> None:
+    """Whether the numbers of a sampling run make sense.
+
+    Args:
+        steps: of the sampler.
+        guidance: scale of classifier-free guidance.
+        eta: see `ddim_step`.
+        config: the schedule.
+        section: config section that holds them, to name the keys ("config.generate.").
+
+    Raises:
+        ConfigError: all of them that do not, at once.
+    """
+    key = "--" + section if section else ""
+    most = config.n_steps - config.steps_offset
+    asked = (
+        ("steps", steps, 1, most, "20 to 50 are usual", "20"),
+        ("guidance", guidance, 0, MAX_GUIDANCE, "1 = none, 3 is usual", "3.0"),
+        ("eta", eta, 0, 1, "0 = no fresh noise, 1 = as ancestral sampling", "1.0"),
+    )
+    problems = [
+        ConfigError(
+            f"the sampler's {name} is out of range",
+            where=f"{section}{name}",
+            expected=f"{low} to {high:g} ({usual})",
+            found=value,
+            fix=f"{key}{name}={good}",
+        )
+        for name, value, low, high, usual, good in asked
+        if not low <= value <= high  # what is not a number is outside too
+    ]
+    raise_all("the sampler cannot run with these numbers", problems)
 
 
 def sampling_steps(steps: int, config: ScheduleConfig = LATENT_NOISE) -> Steps:

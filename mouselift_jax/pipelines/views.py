@@ -21,8 +21,8 @@ import numpy as np
 from mouselift_jax.data.crop import resize
 from mouselift_jax.data.rig_file import load_rig
 from mouselift_jax.diffusion import schedule
-from mouselift_jax.diffusion.sampler import Steps, ddim, guide, sampling_steps
-from mouselift_jax.errors import CheckpointError, ConfigError, ShapeError
+from mouselift_jax.diffusion.sampler import Steps, check_sampling, ddim, guide, sampling_steps
+from mouselift_jax.errors import CheckpointError, ConfigError, ShapeError, TrainingError
 from mouselift_jax.geometry.camera import Camera
 from mouselift_jax.geometry.rig import azimuth_elevation
 from mouselift_jax.models.clip import ImageEncoder, ImageNormalizer
@@ -286,8 +286,8 @@ def sample_views(
             the network's it is resized (to the image encoder it goes as it is).
         prompt_embeds: of each view, [V,T,C], or of each picture too, [*B,V,T,C].
         steps: of the sampler.
-        guidance: scale of classifier-free guidance; 1 = none, at half the cost.
-        eta: 1 = as much fresh noise as ancestral sampling, 0 = deterministic.
+        guidance: scale of classifier-free guidance, 0 to 100; 1 = none, at half the cost.
+        eta: 0 to 1; 1 = as much fresh noise as ancestral sampling, 0 = deterministic.
         rng: a key, split per picture; or a key for each picture [*B]; or a seed; None = seed 0.
         draws: {clip_noise [*B,V,D], x_T [*B,V,h,w,4], z [steps,*B,V,h,w,4]}: every random array,
             instead of `rng`.
@@ -300,8 +300,10 @@ def sample_views(
 
     Raises:
         ShapeError: an array of a wrong shape.
-        ConfigError: contradictory arguments.
+        ConfigError: contradictory arguments, or numbers out of their range.
+        TrainingError: the networks put out what is no finite number.
     """
+    check_sampling(steps, guidance, eta, models.networks.latent_noise)
     image = to_uint8(image)
     batch, pictures = image.shape[:-3], image.reshape(-1, *image.shape[-3:])
     prompts = _prompts(models, prompt_embeds, batch)
@@ -318,8 +320,25 @@ def sample_views(
         found = sample_latents(
             models.networks, models.params, known, draws, how, guided=guidance != 1
         )
-        views.append(np.asarray(decode(models.networks, models.params, found), np.float32))
+        made = np.asarray(decode(models.networks, models.params, found), np.float32)
+        _check_finite(np.asarray(found), made, i)
+        views.append(made)
     return np.stack(views).reshape(*batch, *views[0].shape)
+
+
+def _check_finite(latents: np.ndarray, views: np.ndarray, index: int) -> None:
+    """Views that are no numbers would be written as empty pictures."""
+    for what, values in (("latents", latents), ("views", views)):
+        bad = int(np.size(values) - np.isfinite(values).sum())
+        if bad:
+            raise TrainingError(
+                f"the sampled {what} are not finite",
+                where=f"picture {index}",
+                expected=f"{np.size(values):,} finite values",
+                found=f"{bad:,} are not",
+                fix="float32 instead of half precision; else the weights are broken: another run "
+                "or another checkpoint",
+            )
 
 
 def describe(

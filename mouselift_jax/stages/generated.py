@@ -22,7 +22,13 @@ from mouselift_jax.errors import (
     raise_all,
 )
 from mouselift_jax.geometry.camera import Camera
-from mouselift_jax.stages.generating import cut_out, make_generator, off_white, picture_side
+from mouselift_jax.stages.generating import (
+    check_generate,
+    cut_out,
+    make_generator,
+    off_white,
+    picture_side,
+)
 from mouselift_jax.stages.infer import Item, trained_size
 from mouselift_jax.stages.workdir import contents, must_exist
 
@@ -44,6 +50,7 @@ class FromImages:
 
     def __init__(self, config: Any, generator: Any = None, warn: Any = log.warning) -> None:
         path = must_exist(config.image, "image")
+        check_generate(config.generate)
         for key, known in (("place", PLACES), ("background", BACKGROUNDS)):
             if config.generate[key] not in known:
                 raise ConfigError(

@@ -13,6 +13,7 @@ import numpy as np
 
 from mouselift_jax.data.masks import clean_mask
 from mouselift_jax.data.rig_file import WARN_SPREAD_PX, load_rig
+from mouselift_jax.diffusion.sampler import check_sampling
 from mouselift_jax.errors import ConfigError, LayoutError
 from mouselift_jax.geometry.rig_spread import Rig
 from mouselift_jax.pipelines.pretrained import load_pretrained, read_config
@@ -94,6 +95,23 @@ class Generator:
         )
 
 
+def check_generate(generate: Any) -> None:
+    """Whether the numbers of the config section `generate` make sense, before weights are read.
+
+    Raises:
+        ConfigError: one is out of its range.
+    """
+    check_sampling(generate.steps, generate.guidance, generate.eta, section="config.generate.")
+    if not 0 < generate.white <= 1:
+        raise ConfigError(
+            "the brightness from which generated pixels are background is out of range",
+            where="config.generate.white",
+            expected="above 0, up to 1",
+            found=generate.white,
+            fix="--config.generate.white=0.94",
+        )
+
+
 def picture_side(mvdiff: Any) -> int:
     """Pixels along a side of the views that a network makes, without reading its weights."""
     vae = read_config(mvdiff, "vae")
@@ -111,6 +129,7 @@ def make_generator(config: Any, warn: Any = log.warning) -> Generator:
         ConfigError: prompts that do not fit the network.
         LayoutError: no cameras.
     """
+    check_generate(config.generate)
     source = must_exist(config.mvdiff, "mvdiff")
     file = Path(config.cameras or source / "cameras.json")
     if not config.cameras and not file.exists():

@@ -17,6 +17,7 @@ import numpy as np
 
 from mouselift_jax.data.rig_file import save_rig
 from mouselift_jax.data.samples import SampleSet
+from mouselift_jax.diffusion.sampler import check_sampling
 from mouselift_jax.errors import ConfigError, LayoutError, nearest
 from mouselift_jax.files import write_json_atomic
 from mouselift_jax.geometry.rig_spread import Rig
@@ -198,6 +199,9 @@ def check(config: Any, samples: Path) -> SampleSet:
         )
     if config.cache.enabled:
         mvdiff_data.variants(config)
+    e = config.eval
+    for guidance in e.guidances:
+        check_sampling(e.steps, guidance, e.eta, section="config.eval.")
     return sample_set
 
 

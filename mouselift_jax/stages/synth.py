@@ -16,7 +16,7 @@ from mouselift_jax.geometry.camera import Camera
 from mouselift_jax.pipelines.pretrained import find_component
 from mouselift_jax.report.html import Picture, Section, Table, Text, write_report
 from mouselift_jax.report.pictures import contact_sheet, save_png
-from mouselift_jax.stages.generating import Generator, cut_out, make_generator
+from mouselift_jax.stages.generating import Generator, check_generate, cut_out, make_generator
 from mouselift_jax.stages.mvdiff_data import azimuths_of, order_from
 from mouselift_jax.stages.selection import select
 from mouselift_jax.stages.stage import Plan
@@ -64,6 +64,7 @@ def jobs(config: Any, sample_set: SampleSet) -> list[tuple[int, str, int]]:
 
 def plan(config: Any, workdir: Path) -> Plan:
     """What a run would do."""
+    check_generate(config.generate)
     samples = resolve_samples(config.samples)
     folder, kind = find_component(must_exist(config.mvdiff, "mvdiff"), "unet")
     todo = jobs(config, SampleSet.open(samples))

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from mouselift_jax.diffusion import schedule as s
-from mouselift_jax.diffusion.sampler import ddim, ddim_step, guide, sampling_steps
-from mouselift_jax.errors import ConfigError
+from mouselift_jax.diffusion.sampler import check_sampling, ddim, ddim_step, guide, sampling_steps
+from mouselift_jax.errors import ConfigError, MouseLiftError
 from mouselift_jax.models.unet_blocks import sinusoid
 from tests.models.oracle import nhwc, tensors
 
@@ -33,6 +33,15 @@ def test_steps_beyond_the_schedule_are_refused():
     for steps in (0, 1000):  # 1000 would begin at step 1000, for they are shifted by 1
         with pytest.raises(ConfigError, match="out of range"):
             s.leading_timesteps(steps)
+
+
+def test_every_number_of_a_sampling_run_that_is_wrong_is_told_at_once():
+    check_sampling(50, 3.0, 1.0)
+    check_sampling(1, 0.0, 0.0)
+    with pytest.raises(MouseLiftError) as told:
+        check_sampling(0, -1.0, 2.0, section="config.generate.")
+    for key in ("steps", "guidance", "eta"):
+        assert f"--config.generate.{key}=" in str(told.value)
 
 
 @pytest.mark.parametrize("name", ["20.1.0", "50.0.0", "50.1.0"])

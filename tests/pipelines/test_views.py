@@ -12,7 +12,7 @@ import pytest
 from mouselift_jax.convert import clip as clip_table
 from mouselift_jax.convert import mvunet as unet_table
 from mouselift_jax.convert import vae as vae_table
-from mouselift_jax.errors import ConfigError, MouseLiftError
+from mouselift_jax.errors import ConfigError, MouseLiftError, TrainingError
 from mouselift_jax.geometry.rig import rig_from_angles
 from mouselift_jax.models import clip, mvunet, vae
 from mouselift_jax.pipelines import views, views_training
@@ -262,12 +262,24 @@ def test_posed_networks_need_poses():
         ({"prompt_embeds": np.zeros((4, 5, 12))}, "another number of views"),
         ({"prompt_embeds": np.zeros((3, 5, 7))}, "wrong width"),
         ({"draws": {"x_T": np.zeros((3, 8, 8, 4))}}, "does not fit"),
+        ({"eta": 1.5}, "eta is out of range"),
+        ({"eta": -0.1}, "eta is out of range"),
+        ({"eta": float("nan")}, "eta is out of range"),
+        ({"guidance": -1.0}, "guidance is out of range"),
+        ({"guidance": float("inf")}, "guidance is out of range"),
     ],
 )
 def test_messages(tiny, change, words):
     args = {"image": picture(), "prompt_embeds": prompts(), "steps": 1} | change
     with pytest.raises(MouseLiftError, match=words):
         views.sample_views(tiny, **args)
+
+
+def test_views_that_are_not_finite_are_an_error(tiny):
+    broken = jax.tree.map(lambda x: x.at[:].set(jnp.nan), tiny.params["unet"])
+    models = views.Models(tiny.networks, {**tiny.params, "unet": broken})
+    with pytest.raises(TrainingError, match="latents are not finite"):
+        views.sample_views(models, picture(), prompts(), steps=1)
 
 
 def test_dropout_shares():

@@ -125,6 +125,16 @@ def test_samples_that_do_not_fit_the_network_are_told_first(tmp_path, monkeypatc
         run(many, tmp_path / "b", monkeypatch, references="all")
 
 
+@pytest.mark.parametrize(
+    "key, value", [("eta", 1.5), ("guidance", -2.0), ("steps", 0), ("white", 0.0)]
+)
+def test_numbers_without_sense_are_told_by_the_plan(samples, tmp_path, key, value):
+    config = configs.get_config()
+    config.samples, config.generate[key] = str(samples), value
+    with pytest.raises(ConfigError, match=rf"config\.generate\.{key}"):
+        synth.plan(config, tmp_path)
+
+
 @pytest.mark.parametrize("text", ["7", "x", "-1"])
 def test_references_are_checked(text):
     config = configs.get_config()
