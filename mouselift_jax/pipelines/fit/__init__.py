@@ -1,0 +1,16 @@
+"""Gaussians of one instant from the views of it: no weights, no training. Pure functions of arrays.
+
+    views = cut_out(images, masks, cameras, settings)      any sizes, two or more
+    first = fit(views, start(views, settings), settings)
+    later = fit(next_views, first.start, settings, is_next=True)
+    first.gaussians                                        in the cameras' world
+
+One compiled program serves all frames whose padded sizes agree: `settings.bucket` and
+`settings.side_bucket` see to it that they do.
+"""
+
+from mouselift_jax.pipelines.fit.optimise import Fit, fit
+from mouselift_jax.pipelines.fit.settings import FitSettings
+from mouselift_jax.pipelines.fit.start import EmptyHullError, Start, Views, cut_out, start
+
+__all__ = ["EmptyHullError", "Fit", "FitSettings", "Start", "Views", "cut_out", "fit", "start"]
