@@ -12,6 +12,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
+from mouselift_jax.data.distortion import Lens, distort_pixels
 from mouselift_jax.errors import ShapeError
 from mouselift_jax.geometry.camera import Camera
 
@@ -281,12 +282,10 @@ def cutout(
     return out
 
 
-def undistortion_maps(camera: Camera, coefficients: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def undistortion_maps(camera: Camera, lens: Lens) -> tuple[np.ndarray, np.ndarray]:
     """Maps for `cv2.remap` that turn a camera's raw pictures into the pinhole pictures of its K."""
-    from mouselift_jax.data.distortion import distort_pixels
-
     x, y = np.meshgrid(np.arange(camera.width) + 0.5, np.arange(camera.height) + 0.5)
-    raw = distort_pixels(np.stack([x, y], -1), np.asarray(camera.K), coefficients) - 0.5
+    raw = distort_pixels(np.stack([x, y], -1), np.asarray(camera.K), lens) - 0.5
     return cv2.convertMaps(
         raw[..., 0].astype(np.float32), raw[..., 1].astype(np.float32), cv2.CV_16SC2
     )

@@ -348,7 +348,7 @@ def _picture_sizes(
     findings: list[Finding],
 ) -> None:
     for v, ((_, i), frames) in enumerate(zip(good, videos, strict=True)):
-        camera = calibration.cameras[i]
+        camera = calibration.cameras[i].sized(frames.width, frames.height)
         size = (frames.width, frames.height)
         wanted = camera.size or size
         against = "its calibration is for"
@@ -391,6 +391,7 @@ def _assemble(
     findings: list[Finding],
 ) -> Recording:
     models = [calibration.cameras[i] for _, i in good]
+    models = [m.sized(f.width, f.height) for m, f in zip(models, videos, strict=True)]
     cameras = []
     for model, frames in zip(models, videos, strict=True):
         c2w = np.eye(4)
@@ -425,6 +426,7 @@ def _assemble(
         unit=calibration.unit,
         unit_mm=1000.0 if calibration.unit == "m" else 1.0,
         calibration_path=calibration.path,
+        calibration_files=calibration.files,
         notes=tuple(notes),
     )
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mouselift_jax.data.distortion import Lens
 from mouselift_jax.data.findings import Finding, raise_errors
 from mouselift_jax.geometry.camera import Camera
 
@@ -63,7 +64,7 @@ class Recording:
         masks: the silhouettes, or None where the recording has none.
         mask_kind: `files` (own videos or pictures), `alpha` (of the pictures) or `none`.
         distortion: per camera None (the pictures are pinhole pictures already) or OpenCV's
-            coefficients (k1, k2, p1, p2, k3, ...) still to be removed from the pictures, once:
+            coefficients (k1, k2, p1, p2, k3, ...), or a `Fisheye`; still to be removed, once:
             sample picture pixel `distort_pixels(xy, K, coefficients)` for pinhole pixel xy
             (`data/distortion.py`). Masks and colour share them; keypoints here are already free.
         keypoints: [V, F, M, 3] float64 (x, y, confidence), pixel centres at +0.5, NaN where
@@ -72,9 +73,10 @@ class Recording:
         fps: frames per second, 0 where unknown.
         unit: `mm`, `m` or `unknown`.
         unit_mm: millimetres per unit of the cameras' translations; 1 where unknown.
-        calibration_path: the file the cameras came from.
+        calibration_path: the file the cameras came from, or the folder of its several files.
         notes: remarks for the manifest and the report.
         findings: warnings and remarks of the look at the folder (errors are raised).
+        calibration_files: the files the cameras came from; empty = `calibration_path` alone.
     """
 
     path: Path
@@ -84,7 +86,7 @@ class Recording:
     videos: tuple[Frames, ...]
     masks: tuple[Frames, ...] | None
     mask_kind: str
-    distortion: tuple[np.ndarray | None, ...]
+    distortion: tuple[Lens | None, ...]
     keypoints: np.ndarray | None
     n_frames: int
     fps: float
@@ -93,6 +95,7 @@ class Recording:
     calibration_path: Path
     notes: tuple[str, ...] = ()
     findings: tuple[Finding, ...] = ()
+    calibration_files: tuple[Path, ...] = ()
 
     @property
     def n_views(self) -> int:
@@ -103,7 +106,7 @@ class Recording:
         """Every file the recording was read from (folders of pictures: their files)."""
         frames = [*self.videos, *(self.masks or ())]
         found = [p for f in frames for p in (f.files or (f.path,))]
-        return sorted({self.calibration_path, *found})
+        return sorted({*(self.calibration_files or (self.calibration_path,)), *found})
 
     def hashes(self, *, limit_bytes: int = 1 << 20) -> dict[str, str]:
         """SHA-256 of every source file, as {relative path: hex}.

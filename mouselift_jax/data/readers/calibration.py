@@ -8,15 +8,24 @@ be right.
 from __future__ import annotations
 
 import dataclasses
+import reprlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
+from mouselift_jax.data.distortion import Lens
 from mouselift_jax.data.findings import Finding
 from mouselift_jax.errors import LayoutError
 from mouselift_jax.geometry.rig import looked_at
 
-HALF_PIXEL = 0.5  # from "pixel centres at integers" to "pixel centres at +0.5"
+# What is added to a principal point, by where the file's program puts the first pixel's centre.
+AT_ZERO, AT_HALF, AT_ONE = 0.5, 0.0, -0.5  # OpenCV; COLMAP, NeRF and we; MATLAB
+ORIGINS = {
+    AT_ZERO: "pixel centres at integers from 0 in the file: 0.5 added to cx, cy",
+    AT_HALF: "pixel centres at +0.5 in the file, as here",
+    AT_ONE: "pixel centres at integers from 1 in the file (MATLAB): 0.5 taken off cx, cy",
+}
 # A rig for mice: distance of a camera from what it looks at. Outside, the unit is not what it says.
 RIG_MM = (30.0, 20_000.0)
 
@@ -32,8 +41,10 @@ class CameraModel:
         R: world-to-camera rotation [3,3], OpenCV axes.
         T: world-to-camera translation [3], the file's unit.
         size: (width, height) the calibration was made for, or None.
-        distortion: OpenCV coefficients (k1, k2, p1, p2, k3, ...), or None.
+        distortion: OpenCV coefficients (k1, k2, p1, p2, k3, ...), a `Fisheye`, or None.
         picture: picture file the file names for this camera, or None.
+        K_for: K of pictures of (width, height), where the file leaves their size open; K is then
+            that of a picture 1000 pixels wide and high.
     """
 
     number: int
@@ -42,8 +53,16 @@ class CameraModel:
     R: np.ndarray
     T: np.ndarray
     size: tuple[int, int] | None = None
-    distortion: np.ndarray | None = None
+    distortion: Lens | None = None
     picture: str | None = None
+    K_for: Callable[[int, int], np.ndarray] | None = None
+
+    def sized(self, width: int, height: int) -> CameraModel:
+        """The camera of pictures of this size, where the file left the size open; else itself."""
+        if self.K_for is None:
+            return self
+        K = self.K_for(width, height)
+        return dataclasses.replace(self, K=K, size=(width, height), K_for=None)
 
     @property
     def center(self) -> np.ndarray:
@@ -62,6 +81,10 @@ class Calibration:
         unit: `mm` where the format's users write millimetres, else `unknown`.
         notes: what the reader changed or assumed.
         tracks: named 3D tracks found beside the cameras, [F,3] or [F,M,3].
+        pixel_shift: what was added to every cx and cy, a key of `ORIGINS`.
+        files: the files that were read; `path` alone unless it is a folder.
+        keys: the keys that were read, and those that were passed over because they do not change
+            the geometry.
     """
 
     path: Path
@@ -70,6 +93,9 @@ class Calibration:
     unit: str = "mm"
     notes: list[str] = dataclasses.field(default_factory=list)
     tracks: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    pixel_shift: float = AT_ZERO
+    files: tuple[Path, ...] = ()
+    keys: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
 
 
 def matrix3(value: object, what: str, path: Path) -> np.ndarray:
@@ -108,14 +134,14 @@ def numbers(value: object, what: str, path: Path) -> np.ndarray:
     """Finite numbers as float64."""
     try:
         array = np.asarray(value, np.float64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError, MemoryError):
         array = np.full((), np.nan)
     if array.size == 0 or not np.isfinite(array).all():
         raise LayoutError(
             f"{what} is not made of finite numbers",
             where=path,
             expected="real numbers",
-            found=repr(value)[:80],
+            found=reprlib.repr(value),
             fix="export the calibration again",
         )
     return array
@@ -139,11 +165,10 @@ def coefficients(value: object, path: Path) -> np.ndarray | None:
     return array if np.abs(array).max() > 0 else None
 
 
-def opencv_K(K: np.ndarray) -> np.ndarray:
-    """K with the half pixel added that lies between OpenCV's convention and ours."""
+def shifted_K(K: np.ndarray, shift: float = AT_ZERO) -> np.ndarray:
+    """K with the principal point moved from the file's convention (`ORIGINS`) to ours."""
     K = np.array(K, np.float64)
-    K[0, 2] += HALF_PIXEL
-    K[1, 2] += HALF_PIXEL
+    K[:2, 2] += shift
     return K
 
 
@@ -181,7 +206,7 @@ def _examine_one(camera: CameraModel, where: str) -> list[Finding]:
 
     K, R = camera.K, camera.R
     scale = np.abs(K).max()
-    if np.abs(K[2, :2]).max() > 1e-6 * scale and np.abs(K[:2, 2] - HALF_PIXEL).max() < 1.0:
+    if np.abs(K[2, :2]).max() > 1e-6 * scale and np.abs(K[:2, 2]).max() < 1.6:
         add("intrinsics", "K is transposed", "store K with the principal point in the last column")
     elif abs(K[2, 2] - 1) > 1e-6 or np.abs(K[2, :2]).max() > 1e-6:
         add("intrinsics", "K's last row is not (0, 0, 1)", "export K in pixels", found=K.tolist())
@@ -229,7 +254,8 @@ def _units(calibration: Calibration) -> list[Finding]:
     for camera, far, T in zip(calibration.cameras, apart, lengths, strict=True):
         for factor in (1000.0, 0.001):
             off = T / max(length, 1e-12) / factor
-            if 0.1 < off < 10 and (factor < 1 or far > 50 * typical):
+            wrong = far > 50 * typical if factor > 1 else _better_scaled(calibration, camera)
+            if 0.1 < off < 10 and wrong:
                 message = (
                     f"camera {camera.number}: its translation is about {factor:g} times the others'"
                 )
@@ -259,6 +285,27 @@ def _units(calibration: Calibration) -> list[Finding]:
     fix = f"divide T of every camera by {factor:g}, or name the unit (--config.prepare.unit=m)"
     evidence = {"factor": factor, "distance": float(distance), "expected": f"{RIG_MM} mm"}
     return [Finding("translation_units", "error", message, numbers_, fix, evidence, where=where)]
+
+
+def _better_scaled(calibration: Calibration, camera: CameraModel) -> bool:
+    """Whether a camera near the world's origin would stand as the others do with T times 1000.
+
+    Most rigs have their origin in a camera or near one, so a short T alone is no fault: the camera
+    must also look past what the others look at, or stand in it, and no longer do so when moved.
+    """
+    others = [c for c in calibration.cameras if c is not camera]
+    if len(others) < 2:
+        return False
+    point = look_point(dataclasses.replace(calibration, cameras=others))
+    usual = float(np.median([np.linalg.norm(c.center - point) for c in others]))
+
+    def fits(centre: np.ndarray) -> bool:
+        to_point = point - centre
+        distance = float(np.linalg.norm(to_point))
+        angle = float(np.arccos(np.clip(camera.R[2] @ to_point / max(distance, 1e-12), -1, 1)))
+        return 0.2 * usual < distance < 5 * usual and angle < np.radians(25)
+
+    return fits(1000 * camera.center) and not fits(camera.center)
 
 
 def _aim(calibration: Calibration) -> list[Finding]:

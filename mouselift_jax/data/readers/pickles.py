@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import pickle
+import pickletools
 import re
+import reprlib
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +17,14 @@ from mouselift_jax.data.readers.calibration import (
     CameraModel,
     coefficients,
     matrix3,
-    opencv_K,
+    numbers,
+    shifted_K,
     vector3,
 )
-from mouselift_jax.errors import LayoutError, nearest
+from mouselift_jax.data.readers.lenses import fisheye, lens
+from mouselift_jax.data.readers.rows import Row, keys_of
+from mouselift_jax.data.readers.text import natural_key
+from mouselift_jax.errors import LayoutError
 
 _MAX_BYTES = 1 << 30
 # What NumPy needs to rebuild an array, by the names of its versions 1 and 2. Nothing else loads.
@@ -40,11 +46,34 @@ _KEYS = {
 }
 
 
+def _empty_array(*_: object) -> np.ndarray:
+    """What NumPy's `_reconstruct` does for arrays: the state that follows sets shape and values.
+
+    Its own arguments may ask for any shape; a damaged file must not get that memory.
+    """
+    return np.empty(0)
+
+
 class _ArraysOnly(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _ALLOWED:
             raise pickle.UnpicklingError(f"forbidden {module}.{name}")
+        if name == "ndarray":
+            return "ndarray"  # only ever an argument of _reconstruct
+        if name == "_reconstruct":
+            return _empty_array
         return super().find_class(module.replace("numpy.core", "numpy._core"), name)
+
+
+def _check_memo(data: bytes) -> None:
+    """Refuse memo numbers that no pickler writes: Python's unpickler makes a list of that length.
+
+    Raises:
+        ValueError: such a number, or opcodes that cannot be.
+    """
+    for opcode, argument, _ in pickletools.genops(data):
+        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and argument > len(data):
+            raise ValueError(f"memo number {argument} in {len(data)} bytes")
 
 
 def load_arrays(path: str | Path) -> Any:
@@ -57,7 +86,9 @@ def load_arrays(path: str | Path) -> Any:
     if path.stat().st_size > _MAX_BYTES:
         raise LayoutError("pickle larger than 1 GiB", where=path, fix="is it the right file?")
     try:
-        return _ArraysOnly(io.BytesIO(path.read_bytes())).load()
+        data = path.read_bytes()
+        _check_memo(data)
+        return _ArraysOnly(io.BytesIO(data)).load()
     except pickle.UnpicklingError as error:
         if str(error).startswith("forbidden"):
             raise LayoutError(
@@ -69,7 +100,7 @@ def load_arrays(path: str | Path) -> Any:
             ) from error
         raise _damaged(path, error) from error
     except (EOFError, ValueError, KeyError, IndexError, TypeError, AttributeError, ImportError,
-            MemoryError, OverflowError) as error:  # fmt: skip
+            MemoryError, OverflowError, RecursionError, AssertionError) as error:  # fmt: skip
         # All that a stream cut or altered at any byte can make the unpickler raise.
         raise _damaged(path, error) from error
 
@@ -86,24 +117,58 @@ def _damaged(path: Path, error: BaseException) -> LayoutError:
 def read_camera_pickle(path: Path) -> Calibration:
     """A list of {K, R, T}, or a dict of them under integer or text keys."""
     content = load_arrays(path)
-    notes = ["pixel centres at integers in the file: 0.5 added to cx, cy"]
-    rows = _rows(content, path, notes)
-    cameras = []
-    for number, name, row in rows:
-        K = matrix3(_field(row, "K", name, path), f"camera {name}: K", path)
-        R = matrix3(_field(row, "R", name, path), f"camera {name}: R", path)
-        T = vector3(_field(row, "T", name, path), f"camera {name}: T", path)
-        distortion = coefficients(_field(row, "dist", name, path, optional=True), path)
-        cameras.append(CameraModel(number, name, opencv_K(K), R, T, distortion=distortion))
-    return Calibration(path, "pickle", cameras, notes=notes)
+    notes: list[str] = []
+    cameras, rows, left = [], [], []
+    for number, name, content_ in _rows(content, path, notes):
+        row = Row(content_, path, name)
+        K = matrix3(row.need(*_KEYS["K"]), f"camera {name}: K", path)
+        R = matrix3(row.need(*_KEYS["R"]), f"camera {name}: R", path)
+        T = vector3(row.need(*_KEYS["T"]), f"camera {name}: T", path)
+        values = row.get(*_KEYS["dist"])
+        model, flag = row.get("camera_model", "distortion_model"), row.get("fisheye", "is_fisheye")
+        model = "fisheye" if isinstance(flag, (bool, np.bool_, int)) and flag else model
+        if model is None:
+            distortion = coefficients(values, path)
+        else:
+            distortion = lens_of(model, values, path, name)
+        size = _size(row)
+        left.append(row.close())
+        rows.append(row)
+        cameras.append(CameraModel(number, name, shifted_K(K), R, T, size, distortion))
+    return Calibration(path, "pickle", cameras, notes=notes, keys=keys_of(rows, left))
+
+
+def lens_of(model: object, values: object, path: Path, name: str) -> Any:
+    """The lens of a named model whose coefficients come as one list, in OpenCV's order.
+
+    Raises:
+        LayoutError: a model that is not known.
+    """
+    kind = lens(model, {}, path, name)  # refuses what is not known
+    if kind is None:
+        return coefficients(values, path)
+    return fisheye(
+        np.zeros(4) if values is None else numbers(values, "distortion", path), path, name
+    )
+
+
+def _size(row: Row) -> tuple[int, int] | None:
+    size = row.get("size", "image_size", "resolution")
+    sides = [row.get("image_width", "width", "w"), row.get("image_height", "height", "h")]
+    if size is None and None not in sides:
+        size = sides
+    try:
+        array = np.asarray(size, np.float64).reshape(-1)
+    except (TypeError, ValueError):
+        return None
+    if array.size != 2 or not np.isfinite(array).all() or array.min() < 1:
+        return None
+    return int(array[0]), int(array[1])
 
 
 def _rows(content: Any, path: Path, notes: list[str]) -> list[tuple[int, str, dict]]:
-    if isinstance(content, dict) and _find_key(content, "K") and _find_key(content, "R"):
-        keys = {k: _find_key(content, k) for k in ("K", "R", "T")}
-        if all(keys.values()):  # one dict of stacked arrays
-            stacks = {k: list(content[name]) for k, name in keys.items()}
-            content = [dict(zip(stacks, row, strict=True)) for row in zip(*stacks.values())]  # noqa: B905
+    if isinstance(content, dict):
+        content = _unstacked(content, path)
     if isinstance(content, (list, tuple, np.ndarray)):
         rows = [(i, str(i), row) for i, row in enumerate(content)]
     elif isinstance(content, dict):
@@ -123,37 +188,35 @@ def _rows(content: Any, path: Path, notes: list[str]) -> list[tuple[int, str, di
             "the calibration pickle has another form",
             where=path,
             expected="a list (or dict) of dicts with K, R and T",
-            found=f"{type(content).__name__} {repr(content)[:60]}",
+            found=f"{type(content).__name__} {reprlib.repr(content)}"[:80],
             fix="see docs/data_format.md for the layout",
         )
     return rows
 
 
-def natural_key(name: object) -> tuple:
-    """Sort key that puts 2 before 10."""
-    parts = re.split(r"(\d+)", str(name))
-    return tuple((1, int(p)) if p.isdigit() else (0, p.lower()) for p in parts if p)
-
-
-def _find_key(row: dict, field: str) -> Any:
-    for name in _KEYS[field]:
-        for key in row:
-            if str(key) == name or (len(name) > 1 and str(key).lower() == name.lower()):
-                return key
-    return None
-
-
-def _field(row: dict, field: str, name: str, path: Path, *, optional: bool = False) -> Any:
-    key = _find_key(row, field)
-    if key is None and not optional:
+def _unstacked(content: dict, path: Path) -> Any:
+    """One dict of stacked arrays as one dict a camera; every other dict as it is."""
+    row = Row(content, path, "")
+    keys = {row.find(_KEYS[field]) for field in ("K", "R", "T")}
+    if None in keys:
+        return content
+    n = _length(row.content[row.find(_KEYS["K"])])
+    stacks = {k: v for k, v in row.content.items() if _length(v) == n > 0}
+    if not keys <= set(stacks):
         raise LayoutError(
-            f"camera {name} has no {field}",
+            "the calibration's arrays are not stacked alike",
             where=path,
-            expected=f"a key {field}",
-            found=f"keys {sorted(map(str, row))}; {nearest(field, map(str, row))}",
-            fix="export K, R and T of every camera",
+            expected="K [n,3,3], R [n,3,3], T [n,3] of the same n",
+            found={k: _length(row.content[k]) for k in sorted(map(str, keys))},
+            fix="export the calibration again",
         )
-    return None if key is None else row[key]
+    rest = {k: v for k, v in row.content.items() if k not in stacks}
+    return [{**rest, **{k: v[i] for k, v in stacks.items()}} for i in range(n)]
+
+
+def _length(value: Any) -> int:
+    is_list = isinstance(value, (list, tuple)) or (isinstance(value, np.ndarray) and value.ndim)
+    return len(value) if is_list else 0
 
 
 def read_keypoints_pickle(path: Path) -> np.ndarray:

@@ -148,7 +148,8 @@ def test_dannce_mat(tmp_path):
     params = np.empty((6, 1), object)
     for i, c in enumerate(RIG):
         params[i, 0] = {
-            "K": raw_K(c).T, "r": w2c(c)[:3, :3].T, "t": w2c(c)[:3, 3][None],
+            "K": (raw_K(c) + [[0, 0, 1], [0, 0, 1], [0, 0, 0]]).T,  # MATLAB counts from 1
+            "r": w2c(c)[:3, :3].T, "t": w2c(c)[:3, 3][None],
             "RDistort": np.array([[0.1, -0.2, 0.3]]), "TDistort": np.array([[1e-3, 2e-3]]),
         }  # fmt: skip
     path = tmp_path / "label3d_dannce.mat"

@@ -1,0 +1,207 @@
+"""COLMAP's cameras and images, as text or binary: every distinct pose is a camera.
+
+COLMAP puts pixel centres at +0.5, as we do; its poses are world to camera with OpenCV's axes.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from mouselift_jax.data.readers.calibration import AT_HALF, Calibration, CameraModel
+from mouselift_jax.data.readers.json_cameras import number_by_path
+from mouselift_jax.data.readers.lenses import lens
+from mouselift_jax.data.readers.text import natural_key, read_text
+from mouselift_jax.errors import LayoutError
+
+# name -> its parameters, in the order of COLMAP's numbers of models
+MODELS = {
+    "SIMPLE_PINHOLE": "f cx cy",
+    "PINHOLE": "fx fy cx cy",
+    "SIMPLE_RADIAL": "f cx cy k1",
+    "RADIAL": "f cx cy k1 k2",
+    "OPENCV": "fx fy cx cy k1 k2 p1 p2",
+    "OPENCV_FISHEYE": "fx fy cx cy k1 k2 k3 k4",
+    "FULL_OPENCV": "fx fy cx cy k1 k2 p1 p2 k3 k4 k5 k6",
+    "FOV": "fx fy cx cy omega",
+    "SIMPLE_RADIAL_FISHEYE": "f cx cy k1",
+    "RADIAL_FISHEYE": "f cx cy k1 k2",
+    "THIN_PRISM_FISHEYE": "fx fy cx cy k1 k2 p1 p2 k3 k4 sx1 sy1",
+}
+# model, width, height, parameters of a camera; camera's number, wxyz, T, name of a picture
+_Cameras = dict[int, tuple[str, int, int, tuple[float, ...]]]
+_Images = list[tuple[int, np.ndarray, np.ndarray, str]]
+
+
+def model_files(folder: Path) -> tuple[Path, Path] | None:
+    """(cameras, images) of a COLMAP model in this folder, binary before text."""
+    for suffix in (".bin", ".txt"):
+        files = (folder / f"cameras{suffix}", folder / f"images{suffix}")
+        if all(f.is_file() for f in files):
+            return files
+    return None
+
+
+def read_colmap(folder: Path) -> Calibration:
+    """A COLMAP model: cameras.txt and images.txt, or their .bin.
+
+    Raises:
+        LayoutError: damaged, or a camera model that is not supported.
+    """
+    files = model_files(folder)
+    if files is None:
+        raise LayoutError(
+            "no COLMAP model here",
+            where=folder,
+            expected="cameras.txt and images.txt, or cameras.bin and images.bin",
+            fix="give the folder sparse/0 of the reconstruction",
+        )
+    is_text = files[0].suffix == ".txt"
+    readers = (_cameras_text, _images_text) if is_text else (_cameras_binary, _images_binary)
+    cameras, images = (read(f) for read, f in zip(readers, files, strict=True))
+    models: list[CameraModel] = []
+    seen: set[bytes] = set()
+    for number, quat, T, name in sorted(images, key=lambda row: natural_key(row[3])):
+        if number not in cameras:
+            raise _broken(files[1], f"picture {name} is of camera {number}, which is not there")
+        model, width, height, values = cameras[number]
+        R = _rotation(quat, files[1], name)
+        key = np.concatenate([R.ravel(), T, [number]]).round(9).tobytes()
+        if key in seen:
+            continue
+        seen.add(key)
+        given = dict(zip(MODELS[model].split(), values, strict=True))
+        fx = given.get("fx", given.get("f"))
+        K = np.array([[fx, 0, given["cx"]], [0, given.get("fy", fx), given["cy"]], [0, 0, 1.0]])
+        rest = {k: v for k, v in given.items() if k not in ("f", "fx", "fy", "cx", "cy")}
+        distortion = lens(model, rest, files[0], str(number))
+        size = (width, height)
+        models.append(CameraModel(len(models), name, K, R, T, size, distortion, name))
+    if not models:
+        raise _broken(files[1], "no pictures")
+    number_by_path(models)
+    notes = [f"camera models: {', '.join(sorted({c[0] for c in cameras.values()}))}"]
+    return Calibration(
+        folder, "colmap", models, unit="unknown", notes=notes, pixel_shift=AT_HALF, files=files
+    )
+
+
+def _rotation(quat: np.ndarray, path: Path, name: str) -> np.ndarray:
+    from scipy.spatial.transform import Rotation
+
+    if not 1e-6 < np.linalg.norm(quat) < 1e6:
+        raise _broken(path, f"picture {name} has no rotation: {quat.tolist()}")
+    return Rotation.from_quat(np.roll(quat, -1)).as_matrix()
+
+
+def _broken(path: Path, found: str) -> LayoutError:
+    return LayoutError(
+        "not a readable COLMAP model",
+        where=path,
+        found=found[:160],
+        fix="export the model again: colmap model_converter --output_type TXT",
+    )
+
+
+def _camera(path: Path, model: str, width: int, height: int, values: list[float]) -> tuple:
+    if model not in MODELS:
+        raise LayoutError(
+            f"COLMAP's camera model {model[:40]} is not supported",
+            where=path,
+            expected=", ".join(MODELS),
+            fix="undistort the pictures: colmap image_undistorter",
+        )
+    if len(values) != len(MODELS[model].split()) or not np.isfinite(values).all():
+        raise _broken(path, f"{model} with parameters {values}")
+    if not (0 < width <= 1 << 20 and 0 < height <= 1 << 20):
+        raise _broken(path, f"pictures of {width}x{height}")
+    return model, width, height, tuple(values)
+
+
+def _words(path: Path) -> Iterator[list[str]]:
+    for line in read_text(path, 1 << 30).splitlines():
+        if not line.lstrip().startswith("#"):
+            yield line.split()
+
+
+def _cameras_text(path: Path) -> _Cameras:
+    out: _Cameras = {}
+    for words in filter(None, _words(path)):
+        try:
+            number, width, height = int(words[0]), int(words[2]), int(words[3])
+            values = [float(w) for w in words[4:]]
+        except (ValueError, IndexError) as error:
+            raise _broken(path, " ".join(words)) from error
+        out[number] = _camera(path, words[1], width, height, values)
+    return out
+
+
+def _images_text(path: Path) -> _Images:
+    """Two lines a picture; the second, its points, may be empty."""
+    out: _Images = []
+    lines = list(_words(path))
+    while lines and not lines[0]:
+        lines.pop(0)
+    for words in filter(None, lines[::2]):
+        try:
+            pose = np.array([float(w) for w in words[1:8]])
+            number, name = int(words[8]), " ".join(words[9:])
+        except (ValueError, IndexError) as error:
+            raise _broken(path, " ".join(words)) from error
+        if not np.isfinite(pose).all() or not name:
+            raise _broken(path, " ".join(words))
+        out.append((number, pose[:4], pose[4:], name))
+    return out
+
+
+class _Bytes:
+    """A file's bytes, taken from the front."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.data, self.at = path, path.read_bytes(), 0
+
+    def take(self, form: str) -> tuple:
+        form = "<" + form
+        try:
+            values = struct.unpack_from(form, self.data, self.at)
+        except struct.error as error:
+            raise _broken(self.path, f"it ends after {len(self.data)} bytes") from error
+        self.at += struct.calcsize(form)
+        return values
+
+    def text(self) -> str:
+        end = self.data.find(b"\0", self.at)
+        if end < 0:
+            raise _broken(self.path, "a name without an end")
+        text, self.at = self.data[self.at : end].decode("utf-8", "replace"), end + 1
+        return text
+
+
+def _cameras_binary(path: Path) -> _Cameras:
+    data, out = _Bytes(path), {}
+    names = list(MODELS)
+    for _ in range(data.take("Q")[0]):
+        number, model, width, height = data.take("iiQQ")
+        name = names[model] if 0 <= model < len(names) else f"number {model}"
+        n = len(MODELS[name].split()) if name in MODELS else 0
+        out[number] = _camera(path, name, width, height, list(data.take(f"{n}d")))
+    return out
+
+
+def _images_binary(path: Path) -> _Images:
+    data, out = _Bytes(path), []
+    for _ in range(data.take("Q")[0]):
+        data.take("i")
+        pose = np.array(data.take("7d"))
+        (number,), name = data.take("i"), data.text()
+        (points,) = data.take("Q")
+        if data.at + 24 * points > len(data.data):
+            raise _broken(path, f"{points} points after byte {data.at} of {len(data.data)}")
+        data.at += 24 * points
+        if not np.isfinite(pose).all():
+            raise _broken(path, f"picture {name!r} has no pose")
+        out.append((number, pose[:4], pose[4:], name))
+    return out
