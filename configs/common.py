@@ -41,8 +41,13 @@ def training() -> ConfigDict:
     c.picture_every = 250  # steps between pictures of training samples; 0 = never
     c.eval_every = 1000  # steps between evaluations on held-out views; 0 = only at the end
     c.save_every = 500  # steps between checkpoints; one is always written at the end
+    c.log_minutes = 2.0  # and a row after so many minutes without one; 0 = by steps alone
+    c.eval_minutes = 0.0  # likewise of evaluations
+    c.save_minutes = 15.0  # likewise of checkpoints: what a power cut can cost
     c.keep = 3  # newest checkpoints kept
-    c.keep_best = ""  # metric whose best checkpoint is kept besides, e.g. "heldout/psnr"; "" = none
+    # Metric whose best checkpoint is kept besides ("" = none), e.g. "heldout/psnr"; it is what
+    # infer, eval, synth, export and init_from then take.
+    c.keep_best = ""
     c.wandb = False  # mirror the scalars to Weights & Biases; needs `pip install wandb`
     c.on_bad_sample = "stop"  # stop | skip: a sample that cannot be read
     c.optim = optimiser()

@@ -28,6 +28,7 @@ def get_config(variant: str = "base") -> ConfigDict:
     with c.unlocked():
         c.samples = common.path()  # sample set, or the folder of a run that wrote one
         c.gslrm = common.path()  # weights to judge: run or converted
+        c.gslrm_checkpoint = "best"  # best | newest | STEP: of a run, which checkpoint
         c.heldout = common.path()  # folder frame_%06d/ of extra cameras; default: leave one out
         c.split = "val"  # val | train | all
         c.frames = ""  # a:b:step, frame numbers of the recording; "" = all of the split

@@ -84,6 +84,9 @@ def get_config(variant: str = "base") -> ConfigDict:
     with c.unlocked():
         c.samples = common.path()  # sample set, or the folder of a prepare or synth run
         c.init_from = common.path()  # weights to start from: converted, or a gslrm run
+        c.init_checkpoint = (
+            "best"  # best | newest | STEP: where init_from is a run, which checkpoint
+        )
         c.perceptual_from = common.path()  # folder with vgg19 / lpips; default: init_from
         c.overfit = 0  # > 0: train and evaluate on the first so many samples, fixed input views
         c.model = models.gslrm("paper")

@@ -75,6 +75,9 @@ def get_config(variant: str = "base") -> ConfigDict:
     with c.unlocked():
         c.samples = common.path()  # sample set, or the folder of a prepare run
         c.init_from = common.path()  # converted pipeline, or a mvdiff run
+        c.init_checkpoint = (
+            "best"  # best | newest | STEP: where init_from is a run, which checkpoint
+        )
         c.prompt_embeds = common.path()  # folder of prompt embeddings; default: of init_from
         c.perceptual_from = common.path()  # folder with lpips; given: validation reports it too
         c.reference = "fixed"  # fixed: slot 0 | random: any view, the others clockwise from it

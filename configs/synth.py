@@ -30,6 +30,7 @@ def get_config(variant: str = "base") -> ConfigDict:
     c = common.stage("synth")
     with c.unlocked():
         c.mvdiff = common.path()  # a mvdiff run, or a converted pipeline with --config.cameras
+        c.mvdiff_checkpoint = "best"  # best | newest | STEP: of a run, which checkpoint
         c.samples = common.path()  # sample set whose pictures are the references
         c.prompt_embeds = common.path()  # folder of prompt embeddings; default: mvdiff's
         c.cameras = common.path()  # file with the cameras of the views; default: mvdiff's

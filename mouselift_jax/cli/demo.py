@@ -84,6 +84,7 @@ def reconstructor(args: argparse.Namespace) -> Callable[[Path], tuple[np.ndarray
             "mvdiff": args.mvdiff, "gslrm": args.gslrm, "cameras": args.cameras, "image": None,
             "prompt_embeds": args.prompt_embeds, "dtype": args.dtype, "limit": 0, "size": 0,
             "seed": 0, "render": None, "face_box": "",
+            "gslrm_checkpoint": "best", "mvdiff_checkpoint": "best",
             "generate": {
                 "steps": args.steps, "guidance": 3.0, "eta": 1.0, "background": args.background,
                 "place": "animal", "fill": 0.0, "keep_reference": True, "white": 0.94,

@@ -47,6 +47,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--to", default="torch", help=f"format: {', '.join(FORMATS)}")
     parser.add_argument("--component", action="append", metavar="NAME", help="only this network")
     parser.add_argument(
+        "--checkpoint",
+        default="best",
+        metavar="WHICH",
+        help="torch: of a run: best (where it kept one), newest, or the number of a step",
+    )
+    parser.add_argument(
         "--multiview",
         action="store_true",
         help="torch: name FaceLift's own classes in unet/config.json, not diffusers' stock ones",
@@ -86,6 +92,7 @@ def _to_torch(args: argparse.Namespace) -> list[str]:
         components=tuple(args.component) if args.component else None,
         multiview=args.multiview,
         perceptual_from=args.vgg19,
+        checkpoint=args.checkpoint,
     )
     source = Path(args.source)
     if (source / "summary.json").is_file() or (source / "conversion.json").is_file():

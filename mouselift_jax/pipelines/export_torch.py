@@ -125,6 +125,7 @@ def export_torch(
     components: tuple[str, ...] | None = None,
     multiview: bool = False,
     perceptual_from: Any = None,
+    checkpoint: str | int = "best",
 ) -> list[str]:
     """Write the networks of a run or of converted weights in torch's layouts.
 
@@ -135,6 +136,7 @@ def export_torch(
         multiview: name FaceLift's classes in the UNet's config.json.
         perceptual_from: weights of VGG-19 to put beside GS-LRM, as FaceLift's inference expects
             them; None = those that lie beside `source` or beside what it started from, if any.
+        checkpoint: of a run: best | newest | STEP.
 
     Returns:
         Lines that say what was written.
@@ -147,7 +149,7 @@ def export_torch(
         raise CheckpointError("The destination exists", where=out, fix="give a new place")
     lines = []
     for component in own:
-        stored = read_component(source, component)
+        stored = read_component(source, component, checkpoint)
         if component == "gslrm":
             lines += _write_gslrm(source, out, stored, perceptual_from)
         else:

@@ -11,6 +11,7 @@ import dataclasses
 import functools
 import importlib
 import json
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from types import ModuleType
@@ -28,6 +29,7 @@ from mouselift_jax.convert.rules import Entry, flatten, unflatten
 from mouselift_jax.errors import CheckpointError, ConfigError, nearest, raise_all
 from mouselift_jax.files import mark_made, remove_made
 
+log = logging.getLogger("mouselift_jax")
 RECORD = "conversion.json"
 SUMS = "checksums.json"  # written last: a component without it is incomplete
 # Fields of a network's config that say how it computes, not what its weights are.
@@ -321,8 +323,11 @@ class Stored(NamedTuple):
     step: int
 
 
-def read_component(directory: Any, component: str) -> Stored:
-    """A component's config and parameters; of a run those of its newest sound checkpoint."""
+def read_component(directory: Any, component: str, checkpoint: str | int = "best") -> Stored:
+    """A component's config and parameters; of a run those of one of its checkpoints.
+
+    `checkpoint`: best | newest | STEP, see `training.run_params.load_run_params`.
+    """
     folder, kind = find_component(directory, component)
     step = 0
     if kind == "converted":
@@ -330,13 +335,14 @@ def read_component(directory: Any, component: str) -> Stored:
         note = f"{component} from {folder} (converted)"
     else:
         from mouselift_jax.training import lora
-        from mouselift_jax.training.checkpoint import load_run_params
+        from mouselift_jax.training.run_params import load_run_params
 
         config = _read_json(folder / component / "config.json")
-        params, step, averaged = load_run_params(folder / "checkpoints")
-        which = "moving average" if averaged else "weights as trained, no moving average"
-        flat = {path: np.asarray(leaf) for path, leaf in flatten(lora.fold(params)).items()}
-        note = f"{component} from {folder} (run, step {step}, {which})"
+        found = load_run_params(folder / "checkpoints", checkpoint)
+        step = found.step
+        which = "moving average" if found.averaged else "weights as trained, no moving average"
+        flat = {path: np.asarray(leaf) for path, leaf in flatten(lora.fold(found.params)).items()}
+        note = f"{component} from {folder} (run, step {step}, {found.why}; {which})"
     _check_shapes(flat, component, config, folder)
     count = sum(leaf.size for leaf in flat.values())
     return Stored(config, flat, f"{note}: {len(flat)} arrays, {count:,} values", step)
@@ -349,7 +355,7 @@ def read_raw(directory: Any, component: str, dtype: Any) -> dict[str, Any]:
 
 
 def load_pretrained(
-    directory: Any, component: str, *, dtype: Any = jnp.float32
+    directory: Any, component: str, *, dtype: Any = jnp.float32, checkpoint: str | int = "best"
 ) -> tuple[nn.Module | None, Any]:
     """Load a network with its weights.
 
@@ -358,6 +364,7 @@ def load_pretrained(
         component: unet, vae, image_encoder, text_encoder, image_normalizer, gslrm, vgg19, lpips or
             prompt_embeds.
         dtype: of the parameters and of the computation.
+        checkpoint: of a run: best | newest | STEP. Which it was is said in the log.
 
     Returns:
         The module and its parameters, for `module.apply({"params": params}, ...)`; for
@@ -366,7 +373,9 @@ def load_pretrained(
     Raises:
         CheckpointError: the weights are absent, damaged, or do not fit the network.
     """
-    config, flat, *_ = read_component(directory, component)
+    config, flat, note, step = read_component(directory, component, checkpoint)
+    if step:
+        log.info("%s", note)
     # One at a time: each array read is dropped when its copy exists.
     params = {path: jnp.asarray(flat.pop(path), dtype) for path in list(flat)}
     if component == "prompt_embeds":
@@ -403,7 +412,7 @@ def save_component(
 
 
 def load_initial(
-    directory: Any, component: str, expected: Mapping[str, Any]
+    directory: Any, component: str, expected: Mapping[str, Any], checkpoint: str | int = "best"
 ) -> tuple[dict[str, Any], str]:
     """Weights to start a training run from: strict, weights only, float32 on the host.
 
@@ -411,6 +420,7 @@ def load_initial(
         directory: `config.init_from`.
         component: the network that the run trains.
         expected: the run's own network config (`dataclasses.asdict`).
+        checkpoint: where `init_from` is a run: best | newest | STEP.
 
     Returns:
         Nested NumPy parameters and a line for the log: what was loaded from where.
@@ -419,7 +429,7 @@ def load_initial(
         ConfigError: the run's network differs from the one the weights belong to.
         CheckpointError: see `load_pretrained`.
     """
-    config, flat, note, _ = read_component(directory, component)
+    config, flat, note, _ = read_component(directory, component, checkpoint)
     problems = [
         ConfigError(
             "The network differs from the one in init_from",

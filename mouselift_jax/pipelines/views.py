@@ -76,12 +76,15 @@ class Models:
     source: str = ""
 
 
-def load_models(directory: str | Path, *, dtype: Any = jnp.float32) -> Models:
+def load_models(
+    directory: str | Path, *, dtype: Any = jnp.float32, checkpoint: str | int = "best"
+) -> Models:
     """Load networks, schedules and preprocessing of a converted pipeline or of a mvdiff run.
 
     Args:
         directory: the folder.
         dtype: of weights and computation.
+        checkpoint: of a run: best | newest | STEP.
 
     Raises:
         CheckpointError: something is missing.
@@ -92,17 +95,19 @@ def load_models(directory: str | Path, *, dtype: Any = jnp.float32) -> Models:
         raise CheckpointError("There is no such folder", where=root, fix="check the path")
     modules, params = {}, {}
     for name in NETWORKS:
-        modules[name], params[name] = load_network(root, name, dtype)
+        modules[name], params[name] = load_network(root, name, dtype, checkpoint)
     rig = load_rig(root / "cameras.json")[0].cameras if (root / "cameras.json").exists() else None
     return Models(Networks(**modules, **read_settings(root)), params, rig, str(root))
 
 
-def load_network(root: str | Path, name: str, dtype: Any) -> tuple[Any, Any]:
+def load_network(
+    root: str | Path, name: str, dtype: Any, checkpoint: str | int = "best"
+) -> tuple[Any, Any]:
     """A network of a pipeline with its weights, in `dtype`.
 
     The normaliser stays float32: in half precision level 0 has no noise at all.
     """
-    return load_pretrained(root, name, dtype=network_dtype(name, dtype))
+    return load_pretrained(root, name, dtype=network_dtype(name, dtype), checkpoint=checkpoint)
 
 
 def network_dtype(name: str, dtype: Any) -> Any:

@@ -168,7 +168,7 @@ def run(config: Any, workdir: Workdir) -> None:
     folds = Folds(config)
     left = [i for i in folds.ids if not _is_judged(workdir.path, i)]
     if left:
-        model, params = load_pretrained(config.gslrm, "gslrm")
+        model, params = load_pretrained(config.gslrm, "gslrm", checkpoint=config.gslrm_checkpoint)
         model = model.clone(config=dataclasses.replace(model.config, dtype=config.dtype))
         judge = Judge(model, params, baselines=config.baselines, implementation=config.render)
         done = len(folds.ids) - len(left)

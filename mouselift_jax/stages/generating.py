@@ -141,7 +141,7 @@ def make_generator(config: Any, warn: Any = log.warning) -> Generator:
         )
     rig, note = load_rig(file)
     log.info("cameras: %s", note)
-    models = load_models(source, dtype=jnp.dtype(config.dtype))
+    models = load_models(source, dtype=jnp.dtype(config.dtype), checkpoint=config.mvdiff_checkpoint)
     if not config.cameras:
         models = dataclasses.replace(models, rig=rig.cameras)
     networks = models.networks

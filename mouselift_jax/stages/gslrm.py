@@ -13,22 +13,22 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from mouselift_jax.data.loader import Augment, Batch, Views, make_loader
 from mouselift_jax.data.samples import SampleSet
 from mouselift_jax.errors import ConfigError, LayoutError
 from mouselift_jax.files import write_json_atomic
 from mouselift_jax.models import gslrm as network
-from mouselift_jax.models.silhouettes import check_room, room
+from mouselift_jax.models.silhouettes import room
 from mouselift_jax.pipelines import lift as pipeline
 from mouselift_jax.pipelines.pretrained import load_initial, load_pretrained
 from mouselift_jax.report.html import Finding, Picture, Section, Table, Text, write_report
-from mouselift_jax.report.pictures import comparison_rows, contact_sheet
+from mouselift_jax.report.pictures import contact_sheet
 from mouselift_jax.stages import program
+from mouselift_jax.stages.lift_judge import FIGURES, LiftJudge, roomy
 from mouselift_jax.stages.stage import Plan
 from mouselift_jax.stages.workdir import Workdir, must_exist, plain, read_summary, resolve_samples
-from mouselift_jax.training import loop, lora, sharding
+from mouselift_jax.training import loop, lora
 from mouselift_jax.training.losses import LossConfig
 from mouselift_jax.training.trainer import Task, Trainer
 
@@ -39,8 +39,6 @@ NEXT = (
     "python launch.py --config=configs/eval.py{tiny} --config.samples={config.samples} "
     "--config.gslrm={workdir} --workdir={beside}/eval",
 )
-
-FIGURES = ("psnr", "ssim", "iou", "interior_psnr", "mean_color_psnr")
 
 
 # --- what is trained -----------------------------------------------------------------------------
@@ -124,7 +122,9 @@ def loss_networks(config: Any, *, abstract: bool = False) -> dict[str, Any]:
             from mouselift_jax.pipelines import pretrained
 
             module = pretrained.network(component).make({}, config.train.dtype)
-            found[name] = (module, pretrained.param_shapes(component, {}))
+            shapes = pretrained.param_shapes(component, {})
+            kept = functools.partial(jax.ShapeDtypeStruct, dtype=jnp.dtype(config.train.dtype))
+            found[name] = (module, jax.tree.map(lambda x, kept=kept: kept(x.shape), shapes))
             continue
         if not source:
             raise ConfigError(
@@ -133,7 +133,7 @@ def loss_networks(config: Any, *, abstract: bool = False) -> dict[str, Any]:
                 fix=f"--config.perceptual_from=DIR (see docs/checkpoints.md), or "
                 f"--config.loss.{name}=0 --config.loss.ssim=0.2",
             )
-        found[name] = load_pretrained(source, component)
+        found[name] = load_pretrained(source, component, dtype=jnp.dtype(config.train.dtype))
     return found
 
 
@@ -167,120 +167,7 @@ def train_batches(config: Any, samples: Path, rows: tuple[int, int], step: int) 
         workers=d.workers,
         on_bad_sample=t.on_bad_sample,
     )
-    return (_roomy(config, batch) for batch in loader)
-
-
-def _roomy(config: Any, batch: Batch) -> Batch:
-    """The batch, whose input views fit the network."""
-    inputs = batch.images[:, : config.data.n_inputs]
-    check_room(inputs, config.model.patch_size, config.model.animal_share)
-    return batch
-
-
-class Judge:
-    """Evaluation on samples of the validation split, on views the network did not get.
-
-    Every process evaluates its rows; the figures of all samples are gathered and each counts once,
-    so the result does not depend on the mesh.
-    """
-
-    def __init__(self, config: Any, samples: Path, trainer: Trainer) -> None:
-        d = config.data
-        self.config, self.trainer, self.set = config, trainer, SampleSet.open(samples)
-        split = "train" if config.overfit else "val"
-        self.count = min(len(self.set.ids(split)), config.overfit or config.eval_samples)
-        heldout = tuple(int(c) for c in d.heldout_cameras)
-        self.parts = sharding.batch_parts(trainer.mesh)
-        policy = "first" if config.overfit else "random"
-        self.views = Views("all") if heldout else Views(policy, d.n_views, d.n_inputs)
-        self.heldout, self.split = heldout, split
-        model = network.GSLRM(network_config(config))
-        self._eval = jax.jit(
-            functools.partial(
-                pipeline.gslrm_eval,
-                model=model,
-                n_input_views=d.n_inputs,
-                implementation=config.render,
-            ),
-            out_shardings=sharding.replicated(trainer.mesh),
-        )
-        self.pictures: list[np.ndarray] = []
-        self.captions: list[str] = []  # of the pictures
-        self.done = -1  # the step of the last evaluation
-
-    def batches(self) -> Iterator[Batch]:
-        """Validation batches in a fixed order, one sample for each part of the mesh."""
-        if not self.count:
-            return iter(())
-        loader = make_loader(
-            self.set,
-            self.split,
-            batch_size=self.parts,
-            seed=self.config.seed + 1,
-            views=self.views,
-            size=self.config.data.size,
-            shard=self.trainer.rows,
-            shuffle=False,
-            limit=self.count,
-        )
-        steps = -(-self.count // self.parts)
-        return (batch for _, batch in zip(range(steps), loader, strict=False))
-
-    def __call__(self, state: Any, step: int) -> dict[str, float]:
-        """Means over samples and held-out views ("heldout/...") and input views ("val/...")."""
-        from mouselift_jax.training.state import eval_params
-
-        params, rows, self.pictures, self.captions = eval_params(state), {}, [], []
-        ids = self.set.ids(self.split)
-        n_inputs = self.config.data.n_inputs
-        for batch in self.batches():
-            batch = _roomy(self.config, _inputs_first(batch, self.heldout))
-            with sharding.use(self.trainer.mesh):
-                placed = self.trainer.put(batch)
-                out = self._eval(params, placed)
-                # The index travels the same way, so that duplicates of a padded batch are known.
-                index = jax.jit(lambda x: x, out_shardings=sharding.replicated(self.trainer.mesh))(
-                    placed.sample_index
-                )
-            figures = jax.device_get(out.metrics)
-            for i, sample in enumerate(np.asarray(index)):
-                rows[int(sample)] = {k: v[i] for k, v in figures.items()}
-            if len(self.pictures) < 3 and jax.process_count() == 1:
-                self.pictures.append(_compare(batch, jax.device_get(out.rendered), n_inputs))
-                self.captions.append(self.set.caption(ids[int(batch.sample_index[0])]))
-        result = {}
-        for name in FIGURES:
-            for group, part in (("heldout", slice(n_inputs, None)), ("val", slice(0, n_inputs))):
-                values = np.array([row[name][part] for row in rows.values()])
-                if values.size and np.isfinite(values).any():
-                    result[f"{group}/{name}"] = float(np.nanmean(values))
-        self.done = step
-        return result
-
-
-def _inputs_first(batch: Batch, heldout: tuple[int, ...]) -> Batch:
-    """Move the held-out cameras' views behind the others."""
-    if not heldout:
-        return batch
-    order = np.argsort(np.isin(batch.camera_ids[0], heldout), kind="stable")
-    views = {"images", "masks", "K", "c2w", "camera_ids"}
-    return batch._replace(**{k: getattr(batch, k)[:, order] for k in views})
-
-
-def _compare(batch: Batch, rendered: Any, n_inputs: int) -> np.ndarray:
-    v = batch.images.shape[1]
-    labels = [
-        f"camera {c}, {'input' if i < n_inputs else 'held out'}"
-        for i, c in enumerate(batch.camera_ids[0])
-    ]
-    return comparison_rows(
-        batch.images[0],
-        np.clip(rendered.rgb[0], 0, 1),
-        batch.masks[0],
-        rendered.alpha[0],
-        labels=labels[:v],
-        size=max(128, min(256, batch.images.shape[2])),
-    )
+    return (roomy(config, batch) for batch in loader)
 
 
 # --- the stage -----------------------------------------------------------------------------------
@@ -323,7 +210,27 @@ def check(config: Any, samples: Path) -> SampleSet:
             found="pictures alone",
             fix="make the samples with configs/prepare.py; only mvdiff trains without cameras",
         )
+    _check_heldout(config, sample_set)
     return sample_set
+
+
+def _check_heldout(config: Any, sample_set: SampleSet) -> None:
+    """Cameras that are to be held out must be there, and leave enough to be the inputs."""
+    heldout = {int(c) for c in config.data.heldout_cameras}
+    if not heldout:
+        return
+    record = sample_set.camera_file(sample_set.ids("train")[0])
+    there = [f.get("camera", i) for i, f in enumerate(record["frames"])]
+    left = len(there) - len(heldout)
+    if heldout - set(there) or left < config.data.n_inputs:
+        raise ConfigError(
+            "these cameras cannot be held out",
+            where="config.data.heldout_cameras",
+            expected=f"some of the cameras {sorted(there)}, of which n_inputs = "
+            f"{config.data.n_inputs} stay",
+            found=sorted(heldout),
+            fix=f"--config.data.n_inputs={max(left, 1)}, or fewer held-out cameras",
+        )
 
 
 def plan(config: Any, workdir: Path) -> Plan:
@@ -390,13 +297,15 @@ def run(config: Any, workdir: Workdir) -> None:
     trainer = Trainer(task, config.train, seed=config.seed, low_rank=config.lora)
     if workdir.options.primary:
         write_json_atomic(workdir / "gslrm/config.json", dataclasses.asdict(cfg))
-    judge = Judge(config, samples, trainer)
+    judge = LiftJudge(config, samples, trainer, network.GSLRM(cfg))
     started: dict[str, str] = {}
 
     def initial() -> Any:
         if not config.init_from:
             return None
-        params, note = load_initial(config.init_from, "gslrm", dataclasses.asdict(cfg))
+        params, note = load_initial(
+            config.init_from, "gslrm", dataclasses.asdict(cfg), config.init_checkpoint
+        )
         started["note"] = note
         log.info("starting from %s", note)
         return params
@@ -408,9 +317,9 @@ def run(config: Any, workdir: Workdir) -> None:
             initial=initial,
             hooks=loop.Hooks(
                 evaluate=judge if judge.count else None,
-                pictures=functools.partial(_pictures, judge)
-                if config.train.picture_every
-                else None,
+                evaluated=judge.named_pictures,
+                # Several processes hold no whole batch to draw.
+                pictures=judge.draw if judge.count and jax.process_count() == 1 else None,
                 warn=workdir.warn,
                 replay=program.command_line(),
                 texts=_texts(config, sample_set),
@@ -434,16 +343,11 @@ def _texts(config: Any, sample_set: SampleSet) -> dict[str, str]:
     }
 
 
-def _pictures(judge: Judge, state: Any, step: int) -> dict[str, np.ndarray]:
-    judge(state, step)
-    return {f"heldout/{i}": image for i, image in enumerate(judge.pictures)}
-
-
 def finish(
     config: Any,
     workdir: Workdir,
     sample_set: SampleSet,
-    judge: Judge,
+    judge: LiftJudge,
     metrics: dict[str, float],
     skipped: int,
     started: dict[str, str],

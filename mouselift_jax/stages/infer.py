@@ -262,7 +262,7 @@ def make_lifter(config: Any) -> Callable[[Item], tuple[Any, Any]]:
     """`lifter(item) -> (Gaussians, Render of the item's own cameras)`, compiled once per shape."""
     from mouselift_jax.render import render
 
-    model, params = load_pretrained(config.gslrm, "gslrm")
+    model, params = load_pretrained(config.gslrm, "gslrm", checkpoint=config.gslrm_checkpoint)
     model = model.clone(config=dataclasses.replace(model.config, dtype=config.dtype))
 
     @functools.partial(jax.jit, static_argnums=0)

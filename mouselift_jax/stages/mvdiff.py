@@ -289,7 +289,9 @@ def run(config: Any, workdir: Workdir) -> None:
         def fresh() -> Any:
             return jax.jit(lambda: nn.meta.unbox(init_unet(module, jax.random.key(config.seed))))()
 
-        params, started["note"] = initial_unet(config.init_from, module.config, fresh)
+        params, started["note"] = initial_unet(
+            config.init_from, module.config, fresh, config.init_checkpoint
+        )
         log.info("%s", started["note"])
         return params
 

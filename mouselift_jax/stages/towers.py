@@ -325,7 +325,10 @@ def train_toy_vae(
 
 
 def initial_unet(
-    source: str, config: mvunet.MVUNetConfig, fresh: Callable[[], Any]
+    source: str,
+    config: mvunet.MVUNetConfig,
+    fresh: Callable[[], Any],
+    checkpoint: str | int = "best",
 ) -> tuple[dict[str, Any], str]:
     """The weights of a UNet to start from, fitted to this run's network.
 
@@ -337,6 +340,7 @@ def initial_unet(
         source: `config.init_from`.
         config: of this run's network.
         fresh: makes random weights of this run's network; called only where something is added.
+        checkpoint: where the source is a run: best | newest | STEP.
     """
     from mouselift_jax.pipelines.pretrained import load_initial
 
@@ -348,7 +352,7 @@ def initial_unet(
         expected["in_channels"] = 4
     if adds_pose:
         expected["pose_features"] = 0
-    params, note = load_initial(source, "unet", expected)
+    params, note = load_initial(source, "unet", expected, checkpoint)
     if extends:
         kernel = params["conv_in"]["kernel"]
         params["conv_in"]["kernel"] = np.concatenate([kernel, np.zeros_like(kernel)], axis=2)

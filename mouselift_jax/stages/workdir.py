@@ -33,6 +33,7 @@ log = logging.getLogger("mouselift_jax")
 MAY_CHANGE = (
     "train.steps",
     "train.*_every",
+    "train.*_minutes",
     "train.keep",
     "train.keep_best",
     "train.mesh.*",  # a checkpoint restores on any mesh

@@ -64,8 +64,7 @@ class Checkpoints:
         directory: folder that holds them, one sub-folder a step.
         keep: newest ones kept.
         best: metric whose best checkpoint is kept besides ("" = none); its value is given to
-        `save`.
-        best_is_low: whether a lower value is better.
+            `save`. Whether low is good follows from its name, see `low_is_good`.
         read_only: another run's: nothing is made, tidied or moved.
     """
 
@@ -75,14 +74,13 @@ class Checkpoints:
         *,
         keep: int = 3,
         best: str = "",
-        best_is_low: bool = False,
         read_only: bool = False,
     ) -> None:
         from orbax.checkpoint import v1 as ocp
 
         self._ocp = ocp
         self.directory = Path(directory).absolute()
-        self._best = best
+        self.best = best
         self._set_aside_allowed = jax.process_index() == 0
         policies = ocp.training.preservation_policies
         preserve = [policies.LatestN(max(1, keep))]
@@ -90,7 +88,7 @@ class Checkpoints:
             preserve.append(
                 policies.BestN(
                     get_metric_fn=lambda metrics: metrics[best],
-                    reverse=best_is_low,
+                    reverse=low_is_good(best),
                     n=1,
                     keep_checkpoints_without_metrics=False,
                 )
@@ -135,6 +133,26 @@ class Checkpoints:
         """Steps of the complete checkpoints, oldest first."""
         return sorted(int(c.step) for c in self._checkpointer.checkpoints)
 
+    def ranked(self) -> list[tuple[int, str, float]]:
+        """(step, metric, value) of the checkpoints that were saved with one, the best first."""
+        found = [
+            (int(c.step), *next(iter(c.metrics.items())))
+            for c in self._checkpointer.checkpoints
+            if c.metrics
+        ]
+        return sorted(found, key=lambda row: row[2] if low_is_good(row[1]) else -row[2])
+
+    def is_best(self, metrics: Mapping[str, float] | None) -> bool:
+        """Whether these values of `best` are better than those of every checkpoint."""
+        value, before = self._value(metrics), self.ranked()
+        if value is None:
+            return False
+        return not before or (value < before[0][2]) == low_is_good(self.best)
+
+    def _value(self, metrics: Mapping[str, float] | None) -> float | None:
+        value = (metrics or {}).get(self.best) if self.best else None
+        return float(value) if value is not None and np.isfinite(value) else None
+
     def save(
         self, step: int, items: Mapping[str, Any], metrics: Mapping[str, float] | None = None
     ) -> None:
@@ -158,8 +176,8 @@ class Checkpoints:
             k + LAYOUT: _beside(check[k], np.uint32(_layout(_shapes(v)))) for k, v in items.items()
         }
         items = {**items, "check": check}
-        value = (metrics or {}).get(self._best) if self._best else None
-        rank = {self._best: float(value)} if value is not None and np.isfinite(value) else None
+        value = self._value(metrics)
+        rank = None if value is None else {self.best: value}
         try:
             self._pending = self._checkpointer.save_checkpointables_async(
                 step, items, force=True, metrics=rank
@@ -395,41 +413,6 @@ def state_from_items(template: Any, items: Mapping[str, Any]) -> Any:
     )
 
 
-def load_run_params(
-    directory: str | Path, *, step: int | None = None
-) -> tuple[dict[str, Any], int, bool]:
-    """The weights of a run as NumPy arrays in nested dicts, their step, and whether averaged.
-
-    Args:
-        directory: its folder of checkpoints.
-        step: which one; None = the newest sound one.
-
-    Returns:
-        Trained and frozen weights together, the moving average of the trained ones if the run
-        keeps one.
-
-    Raises:
-        CheckpointError: there is none, or none is sound.
-    """
-    from mouselift_jax.training.state import merge
-
-    with Checkpoints(directory, keep=2**30, read_only=True) as checkpoints:
-        steps = checkpoints.steps()
-        for candidate in [step] if step is not None else steps[::-1]:
-            abstract = checkpoints.abstract(candidate, ("params", "frozen", "ema"))
-            if abstract is None:
-                continue
-            if "ema" in abstract:
-                del abstract["params"]
-            found = checkpoints.sound(candidate, abstract)
-            if found is None:
-                continue
-            items = jax.tree.map(np.asarray, found)
-            weights = items.get("ema", items.get("params"))
-            return merge(weights, items.get("frozen", {})), candidate, "ema" in items
-    raise CheckpointError(
-        "no sound checkpoint",
-        where=directory,
-        found=f"steps {steps}" if steps else "none at all",
-        fix="repeat the command of that run: it resumes",
-    )
+def low_is_good(metric: str) -> bool:
+    """Whether a lower value of this metric is better: errors and distances, not scores."""
+    return metric.rsplit("/", 1)[-1].split("_g")[0] in ("loss", "lpips", "mse", "l1", "l2")

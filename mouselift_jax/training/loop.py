@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from mouselift_jax.errors import TrainingError
-from mouselift_jax.training import checkpoint
+from mouselift_jax.training import checkpoint, distributed
 from mouselift_jax.training.checkpoint import Checkpoints
 from mouselift_jax.training.logging import MetricWriter
 from mouselift_jax.training.preempt import Preemption, StopRequested
@@ -26,13 +26,20 @@ WAIT_LIMIT = 0.2  # share of a step spent waiting on data above which the user i
 
 @dataclasses.dataclass
 class Schedule:
-    """When things happen, in steps; 0 = never, but evaluations and saves happen at the end."""
+    """When things happen; 0 = never, but evaluations and saves happen at the end.
+
+    `*_every` count steps. `*_minutes` are of the clock, and make a thing happen besides when it has
+    not happened for so long: steps may take minutes.
+    """
 
     total: int
     log_every: int = 20
     eval_every: int = 0
     picture_every: int = 0
     save_every: int = 500
+    log_minutes: float = 0.0
+    eval_minutes: float = 0.0
+    save_minutes: float = 0.0
 
 
 @dataclasses.dataclass
@@ -61,6 +68,37 @@ class Hooks:
 def due(step: int, every: int, total: int) -> bool:
     """Whether what happens every so many steps, and at the end, happens after this one."""
     return step >= total or (every > 0 and step % every == 0)
+
+
+class _Clock:
+    """What is due by the clock; the first process's counts for all."""
+
+    LOG, EVAL, SAVE = 1, 2, 4
+
+    def __init__(self, schedule: Schedule) -> None:
+        minutes = {
+            self.LOG: schedule.log_minutes,
+            self.EVAL: schedule.eval_minutes,
+            self.SAVE: schedule.save_minutes,
+        }
+        self._seconds = {flag: 60 * m for flag, m in minutes.items() if m > 0}
+        self._last = dict.fromkeys(self._seconds, time.monotonic())
+        self._agreement = distributed.Agreement()
+
+    def due(self) -> int:
+        """Flags of what is due; all processes must ask after every step."""
+        if not self._seconds:
+            return 0
+        found, now = 0, time.monotonic()
+        for flag, seconds in self._seconds.items():
+            if now - self._last[flag] >= seconds and jax.process_index() == 0:
+                found |= flag
+                self._last[flag] = now
+        return self._agreement.exchange(found)
+
+    def happened(self, flag: int) -> None:
+        """It was done, for whatever reason: its time starts anew."""
+        self._last[flag] = time.monotonic()
 
 
 class _Window:
@@ -125,6 +163,7 @@ def train(
     step = int(state.step)
     window, started, waits, first = _Window(), time.monotonic(), 0, True
     previous: Mapping[str, Any] | None = None
+    clock = _Clock(schedule)
     with Preemption() as preemption:
         while step < schedule.total:
             _profile(profile, step, previous)
@@ -150,8 +189,9 @@ def train(
                 window.busy += took - waited
                 window.timed += 1
             stop = preemption.agreed()
-            measured: Mapping[str, float] = {}
-            if due(step, schedule.log_every, schedule.total) or stop:
+            by_clock = clock.due()
+            if due(step, schedule.log_every, schedule.total) or stop or by_clock & clock.LOG:
+                clock.happened(clock.LOG)
                 row = window.row(hooks.flops_per_step)
                 writer.scalars(step, row)
                 waits = _tell_waiting(row, waits, hooks)
@@ -160,20 +200,22 @@ def train(
             else:
                 progress.update(1)
             with progress.pause():
+                measured: Mapping[str, float] = {}
+                judged = due(step, schedule.eval_every, schedule.total) or by_clock & clock.EVAL
+                if hooks.evaluate and judged and not stop:
+                    measured = _evaluate(state, step, writer, hooks, preemption, checkpoints.best)
+                    clock.happened(clock.EVAL)
+                drawn = bool(measured and hooks.evaluated)  # an evaluation brings its own
                 draw = step == 1 or due(step, schedule.picture_every, schedule.total)
-                if hooks.pictures and schedule.picture_every and draw and not stop:
-                    drawn = preemption.attempt(hooks.pictures, state, step)
-                    for name, image in drawn.items():
-                        writer.image(step, name, image)
-                if hooks.evaluate and not stop and due(step, schedule.eval_every, schedule.total):
-                    measured = preemption.attempt(hooks.evaluate, state, step)
-                    if measured:
-                        writer.scalars(step, measured)
-                        for name, image in (hooks.evaluated or dict)().items():
-                            writer.image(step, name, image)
+                if schedule.picture_every and draw and not drawn and not stop:
+                    _draw(state, step, writer, hooks, preemption)
                 stop = stop or preemption.left
-                if stop or due(step, schedule.save_every, schedule.total):
+                save = due(step, schedule.save_every, schedule.total) or by_clock & clock.SAVE
+                if stop or save or checkpoints.is_best(measured):
+                    # A failed update's state has the number of the step before, not this one.
+                    _check_finite(state, metrics, checkpoints, hooks)
                     checkpoints.save(step, checkpoint.state_items(state), measured)
+                    clock.happened(clock.SAVE)
             if stop:
                 checkpoints.wait()
                 raise StopRequested(stop, f"saved at step {step} of {schedule.total}")
@@ -214,6 +256,33 @@ def _tell_waiting(row: Mapping[str, float], waits: int, hooks: Hooks) -> int:
             "config.data.workers, or put the samples on a faster disk"
         )
     return waits
+
+
+def _evaluate(
+    state: Any, step: int, writer: MetricWriter, hooks: Hooks, preemption: Preemption, best: str
+) -> Mapping[str, float]:
+    """Figures of this step, written with their pictures; {} when they were left out."""
+    measured = preemption.attempt(hooks.evaluate, state, step)
+    if not measured:
+        return measured
+    writer.scalars(step, measured)
+    for name, image in (hooks.evaluated or dict)().items():
+        writer.image(step, name, image)
+    if best and best not in measured:
+        hooks.warn(
+            f"no checkpoint is kept as the best: the evaluation has no figure {best!r} "
+            f"(config.train.keep_best), only {', '.join(sorted(measured))}"
+        )
+    return measured
+
+
+def _draw(
+    state: Any, step: int, writer: MetricWriter, hooks: Hooks, preemption: Preemption
+) -> None:
+    if not hooks.pictures:
+        return
+    for name, image in preemption.attempt(hooks.pictures, state, step).items():
+        writer.image(step, name, image)
 
 
 def _profile(

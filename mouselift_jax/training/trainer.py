@@ -260,6 +260,9 @@ class Trainer:
                 eval_every=config.eval_every,
                 picture_every=config.picture_every,
                 save_every=config.save_every,
+                log_minutes=config.log_minutes,
+                eval_minutes=config.eval_minutes,
+                save_minutes=config.save_minutes,
             )
             with (
                 MetricWriter(

@@ -52,9 +52,10 @@ def gslrm(samples, workdir, *flags):
 
 
 def weights(workdir, step=8):
-    from mouselift_jax.training.checkpoint import checksum, load_run_params
+    from mouselift_jax.training.checkpoint import checksum
+    from mouselift_jax.training.run_params import load_run_params
 
-    params, found, _ = load_run_params(workdir / "checkpoints")
+    params, found, *_ = load_run_params(workdir / "checkpoints", "newest")
     assert found == step
     return int(checksum(params))
 

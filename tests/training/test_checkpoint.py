@@ -9,7 +9,8 @@ import pytest
 
 from mouselift_jax.errors import CheckpointError, TrainingError
 from mouselift_jax.training import checkpoint
-from mouselift_jax.training.checkpoint import Checkpoints, abstract_like, checksum, load_run_params
+from mouselift_jax.training.checkpoint import Checkpoints, abstract_like, checksum
+from mouselift_jax.training.run_params import load_run_params
 from tests.training import toy_run
 
 
@@ -80,12 +81,12 @@ def test_others_get_the_newest_sound_weights(tmp_path, caplog, how):
         for step in (1, 2):
             c.save(step, noise(step))
     _damage(tmp_path / "c/2", how)
-    params, step, _ = load_run_params(tmp_path / "c")
+    params, step, *_ = load_run_params(tmp_path / "c")
     assert step == 1 and "checkpoint 2" in caplog.text
     np.testing.assert_array_equal(params["a"], noise(1)["params"]["a"])
     assert (tmp_path / "c/2").is_dir()  # another run's: nothing is moved
     with pytest.raises(CheckpointError, match="no sound"):
-        load_run_params(tmp_path / "c", step=2)
+        load_run_params(tmp_path / "c", 2)
 
 
 def test_damage_in_any_file_is_damage_and_not_another_network(tmp_path, caplog):
@@ -200,7 +201,7 @@ def test_checksum_sees_every_bit_and_place():
 
 def test_weights_of_a_run_for_others(tmp_path):
     _, state, _ = toy_run.run(tmp_path, 6)
-    params, step, averaged = load_run_params(tmp_path / "checkpoints")
+    params, step, averaged, _ = load_run_params(tmp_path / "checkpoints")
     assert step == 6 and averaged and isinstance(params["up"]["kernel"], np.ndarray)
     np.testing.assert_array_equal(params["up"]["kernel"], state.ema["up"]["kernel"])
     before = sorted(os.listdir(tmp_path / "checkpoints"))

@@ -9,10 +9,11 @@ import pytest
 
 from mouselift_jax.errors import ConfigError, TrainingError
 from mouselift_jax.training import loop
-from mouselift_jax.training.checkpoint import checksum, state_items
+from mouselift_jax.training.checkpoint import Checkpoints, checksum, state_items
 from mouselift_jax.training.logging import MetricWriter, read_rows
 from mouselift_jax.training.preempt import StopRequested
 from mouselift_jax.training.progress import Progress
+from mouselift_jax.training.run_params import load_run_params
 from mouselift_jax.training.trainer import Trainer
 from tests.training import toy_run
 
@@ -218,7 +219,7 @@ def test_metrics_of_a_resumed_run_are_told_once(tmp_path):
 
 def test_low_rank_training_changes_only_its_additions(tmp_path):
     from configs import common
-    from mouselift_jax.training.checkpoint import load_run_params
+    from mouselift_jax.training.run_params import load_run_params
     from mouselift_jax.training.state import eval_params
 
     low_rank = common.lora()
@@ -231,8 +232,87 @@ def test_low_rank_training_changes_only_its_additions(tmp_path):
     folded = eval_params(state)
     assert set(folded["up"]) == {"kernel", "bias"}
     assert float(jnp.abs(folded["up"]["kernel"] - fresh.frozen["up"]["kernel"]).max()) > 0
-    stored, _, _ = load_run_params(tmp_path / "checkpoints")
+    stored = load_run_params(tmp_path / "checkpoints").params
     assert "lora_a" in stored["up"]
     plain = jax.device_get(eval_params(fresh))
     again = trainer.create(plain)  # start from weights without additions
     np.testing.assert_array_equal(again.frozen["down"]["kernel"], plain["down"]["kernel"])
+
+
+def test_the_best_is_saved_where_no_save_was_due(tmp_path):
+    figures = {3: 21.0, 6: 25.0, 9: 22.0, 12: 23.0}
+    hooks = loop.Hooks(evaluate=lambda state, step: {"heldout/psnr": figures[step]})
+    config = toy_run.config(12, eval_every=3, save_every=5, keep=1, keep_best="heldout/psnr")
+    Trainer(toy_run.task(), config).fit(tmp_path, toy_run.batches, hooks=hooks, style="none")
+    found = load_run_params(tmp_path / "checkpoints")
+    assert found.step == 6
+    assert sorted(int(p.name) for p in (tmp_path / "checkpoints").iterdir()) == [6, 12]
+
+
+def test_a_best_that_the_evaluation_does_not_know_is_told_once(tmp_path):
+    said = []
+    hooks = loop.Hooks(
+        evaluate=lambda state, step: {"heldout/psnr": 1.0},
+        warn=lambda text: said.append(text),
+    )
+    config = toy_run.config(2, eval_every=0, keep_best="heldout/pnsr")
+    Trainer(toy_run.task(), config).fit(tmp_path, toy_run.batches, hooks=hooks, style="none")
+    assert len(said) == 1 and "heldout/pnsr" in said[0] and "only heldout/psnr" in said[0]
+
+
+def test_the_clock_saves_judges_and_logs_besides_the_steps(tmp_path, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(loop.time, "monotonic", lambda: now[0])
+    saved, judged = [], []
+    save = Checkpoints.save
+    monkeypatch.setattr(
+        Checkpoints, "save", lambda self, step, *a: (saved.append(step), save(self, step, *a))
+    )
+
+    def slow(step):
+        for batch in toy_run.batches(step):
+            now[0] += 60.0  # a step takes a minute
+            yield batch
+
+    config = toy_run.config(
+        12, save_every=0, log_every=0, save_minutes=5, eval_minutes=4, log_minutes=3
+    )
+    hooks = loop.Hooks(evaluate=lambda state, step: judged.append(step) or {"a": 1.0})
+    Trainer(toy_run.task(), config).fit(tmp_path, slow, hooks=hooks, style="none")
+    assert saved == [5, 10, 12] and judged == [4, 8, 12]
+    rows = [r["step"] for r in read_rows(tmp_path / "metrics.jsonl") if "train/loss" in r]
+    assert rows == [3, 6, 9, 12]
+
+
+def test_without_minutes_the_clock_does_nothing(tmp_path, monkeypatch):
+    clock = loop._Clock(loop.Schedule(10))
+    monkeypatch.setattr(loop.time, "monotonic", lambda: 1e9)
+    assert clock.due() == 0
+
+
+def test_a_failed_update_is_not_saved_under_the_next_number(tmp_path):
+    """Update 3 fails where a save is due: its folder must not be taken by the state of step 2."""
+
+    def feed(step):
+        for batch in toy_run.batches(step):
+            if step == 2:
+                batch["x"][:] = np.nan
+            step += 1
+            yield batch
+
+    config = toy_run.config(6, save_every=3)
+    with pytest.raises(TrainingError, match="not finite at step 2"):
+        Trainer(toy_run.task(), config).fit(tmp_path, feed, style="none")
+    assert sorted(int(p.name) for p in (tmp_path / "checkpoints").iterdir()) == [2]
+
+
+def test_an_evaluation_brings_its_own_pictures(tmp_path):
+    judged, drawn = [], []
+    hooks = loop.Hooks(
+        evaluate=lambda state, step: judged.append(step) or {"a": 1.0},
+        evaluated=dict,
+        pictures=lambda state, step: drawn.append(step) or {},
+    )
+    config = toy_run.config(4, picture_every=2, eval_every=4)
+    Trainer(toy_run.task(), config).fit(tmp_path, toy_run.batches, hooks=hooks, style="none")
+    assert judged == [4] and drawn == [1, 2]
