@@ -16,14 +16,15 @@ from typing import Any
 import numpy as np
 
 from mouselift_jax.data.check_colour import ColourTest, Fit
-from mouselift_jax.data.check_hypotheses import Geometry, Hypothesis, Verdict, explain, pair_costs
+from mouselift_jax.data.check_hypotheses import Geometry, Hypothesis, pair_costs
 from mouselift_jax.data.check_motion import SURE, animal_track, jump_findings, stored_track
 from mouselift_jax.data.check_observe import MAX_FRAMES, Observations, observe
+from mouselift_jax.data.check_pictures import picture_findings
+from mouselift_jax.data.check_search import Verdict, explain
 from mouselift_jax.data.check_words import CAUSED_BY, IMPOSSIBLE, NO_SILHOUETTES, SYMPTOMS, describe
 from mouselift_jax.data.findings import SEVERITIES, Finding
 from mouselift_jax.data.hull import hull_cover
 from mouselift_jax.data.layout import inspect_recording
-from mouselift_jax.data.mask_levels import judge_masks
 from mouselift_jax.data.recording import Recording
 from mouselift_jax.geometry.align import reprojection_error, triangulate
 from mouselift_jax.geometry.camera import Camera, stack_cameras
@@ -35,9 +36,6 @@ OUTLINE_FLOOR, KEYPOINT_FLOOR = (1.0, 0.8), (4.0, 1.5)
 UNEXPLAINED = 6.0  # silhouette misfit without a cause, from which on it is reported
 COVER_LIMIT = 0.97  # hull cover below which the same holds
 _MAX_FAULTS = 3
-_BLACK = 10  # grey level of a margin; undistortion leaves curved ones narrower than _MARGIN
-_MARGIN = 0.04  # share of the side
-_FLICKER = 0.15  # change of a mask's area from one frame to the next and back
 
 
 @dataclasses.dataclass
@@ -124,10 +122,9 @@ def check_recording(path: str | Path, *, max_frames: int = MAX_FRAMES) -> CheckR
     cover = measures.get("hull_cover_mean")
     if masks_say and not found and cover is not None and np.fmin.reduce(cover) < COVER_LIMIT:
         worst = int(np.nanargmin(cover))
-        found.append(describe("hull_cover", (recording.camera_ids[worst],), {"cover": cover}))
-    found += _margin_findings(recording, seen, found)
-    found += judge_masks(seen.facts, recording.camera_ids)
-    found += _mask_findings(recording, seen)
+        evidence = {"cover": cover, "least": float(cover[worst]), "expected": COVER_LIMIT}
+        found.append(describe("hull_cover", (recording.camera_ids[worst],), evidence))
+    found += picture_findings(recording, seen, found)
     track = tracks or animal_track(recording, seen, outlines, masks_say, keypoints_say)
     found += jump_findings(recording.camera_ids, *track, measures)
     return CheckResult(
@@ -151,7 +148,7 @@ def link(seen: list[Finding], told: list[Finding]) -> list[Finding]:
     # A cause stands before what follows from it: an impossible calibration first, then what the
     # pictures showed, then the symptoms that either may have.
     late = [f for f in seen if f.code in SYMPTOMS]
-    early = [f for f in told if f.code in IMPOSSIBLE]
+    early = [f for f in told if f.code in IMPOSSIBLE and f.severity == "error"]
     early += [f for f in seen if f.code in NO_SILHOUETTES]
     middle = [f for f in [*seen, *told] if f not in late and f not in early]
     line = early + middle + late
@@ -210,12 +207,12 @@ def _geometries(
         for v, frames in enumerate(recording.masks or ()):
             # Where pictures and masks differ in size, outlines live in the mask's pixels.
             cameras[v] = dataclasses.replace(cameras[v], width=frames.width, height=frames.height)
-        outlines = Geometry("outlines", seen.outlines, tuple(cameras), seen.window)
+        outlines = Geometry("outlines", seen.outlines, tuple(cameras), seen.window, seen.frames)
     if recording.keypoints is not None:
         rows = recording.keypoints[:, seen.frames]
         xy = np.where(rows[..., 2:] > SURE, rows[..., :2], np.nan)
         if np.isfinite(xy).any():
-            keypoints = Geometry("keypoints", xy, recording.cameras, seen.window)
+            keypoints = Geometry("keypoints", xy, recording.cameras, seen.window, seen.frames)
     return outlines, keypoints
 
 
@@ -259,7 +256,7 @@ def _conclude(
         if verdict.best is not None:
             found.append(_fault(recording, verdict, keypoints_say, colour, fits))
             explained |= set(verdict.best.cameras)
-    found += _colour_findings(recording, fits, explained)
+    found += _colour_findings(recording, colour, fits, explained)
     if masks_say and masks_say[-1].best is None:
         left = masks_say[-1]
         limit = UNEXPLAINED * np.median([c.width for c in recording.cameras]) / 1152.0
@@ -291,7 +288,9 @@ def _fault(
     elif best.family == "pixels" and len(best.cameras) == 1 and fits:
         if fits[best.cameras[0]].code == code:
             altered = "masks"
-    parameters = best.parameters
+    parameters = dict(best.parameters)
+    if "row" in parameters:
+        parameters["at"] = int(verdict.corrected.instants[round(parameters.pop("row"))])
     cropped = code == "video_cropped" and altered != "masks"
     if cropped and _calibration_is_odd(recording, best, keypoints_say):
         code, altered = "intrinsics_wrong", "calibration"
@@ -349,8 +348,11 @@ def _tried(verdict: Verdict) -> list[dict[str, Any]]:
     ]
 
 
-def _colour_findings(recording: Recording, fits: list[Fit], explained: set[int]) -> list[Finding]:
+def _colour_findings(
+    recording: Recording, colour: ColourTest | None, fits: list[Fit], explained: set[int]
+) -> list[Finding]:
     found, done = [], set(explained)
+    frames = colour.seen.frames if colour else ()
     for v, fit in enumerate(fits):
         if not fit.code or v in done:
             continue
@@ -359,8 +361,11 @@ def _colour_findings(recording: Recording, fits: list[Fit], explained: set[int])
         if fit.partner >= 0:
             numbers.append(recording.camera_ids[fit.partner])
             done.add(fit.partner)
+        parameters = _from_picture(fit.parameters)
+        if "row" in parameters:
+            parameters["at"] = int(frames[round(parameters.pop("row"))])
         evidence = {
-            **_from_picture(fit.parameters),
+            **parameters,
             "altered": "pictures",
             "edge_strength_before": fit.before,
             "edge_strength_after": fit.after,
@@ -447,51 +452,3 @@ def _reprojection(recording: Recording, seen: Observations) -> list[float]:
         error = np.asarray(reprojection_error(points, flat[..., :2], cameras))
     error = np.where(weights > 0, error, np.nan)
     return [float(np.nanmedian(e)) if np.isfinite(e).any() else float("nan") for e in error]
-
-
-def _margin_findings(
-    recording: Recording, seen: Observations, found: list[Finding]
-) -> list[Finding]:
-    """Straight black margins that only few cameras have: cut out and filled up again."""
-    margins = []
-    for picture in seen.brightest:
-        lit = picture > _BLACK
-        rows, columns = np.flatnonzero(lit.any(1)), np.flatnonzero(lit.any(0))
-        height, width = lit.shape
-        whole = len(rows) and len(columns)
-        sides = (columns[0], width - 1 - columns[-1], rows[0], height - 1 - rows[-1])
-        margins.append(np.array(sides) / [width, width, height, height] if whole else np.zeros(4))
-    wide = [v for v, m in enumerate(margins) if m.max() > _MARGIN]
-    known = {c for f in found if f.code == "video_cropped" for c in f.cameras}
-    out = []
-    if len(wide) <= len(margins) // 2:  # all alike: that is how the rig's pictures are
-        for v in wide:
-            number = recording.camera_ids[v]
-            if number not in known:
-                sides = dict(zip(("left", "right", "top", "bottom"), margins[v], strict=True))
-                out.append(describe("video_cropped", (number,), {"black_margin": sides}))
-    return out
-
-
-def _mask_findings(recording: Recording, seen: Observations) -> list[Finding]:
-    if not seen.has_masks:
-        return [describe("masks_absent", recording.camera_ids, {})]
-    found = []
-    for v, number in enumerate(recording.camera_ids):
-        areas = seen.areas[v]
-        empty = seen.frames[areas < 16]
-        if len(empty):
-            share = len(empty) / len(areas)
-            evidence = {"frames": empty[:50], "count": len(empty), "share": share}
-            found.append(describe("mask_empty", (number,), evidence))
-            if share > 0.5:
-                found[-1].severity = "error"
-        # A flicker is a mask whose area differs from the frames on both sides.
-        middle = 0.5 * (areas[:-2] + areas[2:])
-        with np.errstate(invalid="ignore", divide="ignore"):
-            wobble = np.abs(areas[1:-1] - middle) / middle - np.abs(areas[2:] - areas[:-2]) / middle
-        flickers = seen.frames[1:-1][(wobble > _FLICKER) & (middle > 16) & (areas[1:-1] >= 16)]
-        if len(flickers):
-            evidence = {"frames": flickers[:50], "count": len(flickers)}
-            found.append(describe("mask_flicker", (number,), evidence))
-    return found

@@ -15,11 +15,13 @@ import numpy as np
 
 from mouselift_jax.data.check_hypotheses import MAX_OFFSET
 from mouselift_jax.data.check_observe import Observations
+from mouselift_jax.data.check_time import cheapest_path, segments, steps_hypothesis
 
 # A correction must raise the edge strength by this factor to count, and reach this share of what
 # the recording's good cameras have (measured: the right one reaches over 0.9, wrong ones 0.2-0.7).
 _GAIN, _TYPICAL = 1.12, 0.6
 _OFFSET_GAIN = 1.05  # one frame of a slow animal changes little, but in every frame
+_STEP_PRICE = 2.5  # frames' worth of edges: what a change of offset on the way must save
 _FIT_FRAMES = 10
 _SCALES = np.exp(np.linspace(-0.36, 0.36, 25))
 
@@ -63,7 +65,7 @@ class ColourTest:
         offset: int = 0,
         scale: np.ndarray | float = 1.0,
         shift: np.ndarray | float = 0.0,
-        mirror: int | None = None,
+        mirror: int | tuple[int, ...] | None = None,
     ) -> np.ndarray:
         """Relative edge strength [T] of mask v laid on pictures, NaN where there is no outline.
 
@@ -73,7 +75,7 @@ class ColourTest:
             offset: the pictures `offset` frames later.
             scale: of mask pixels (x, y) before they are laid on the picture.
             shift: in picture pixels, after that.
-            mirror: axis (0 or 1) along which the outline is mirrored.
+            mirror: axis (0 or 1), or both, along which the outline is mirrored.
         """
         p = v if picture_of is None else picture_of
         seen, edges = self.seen, self.edges[p]
@@ -86,7 +88,8 @@ class ColourTest:
                 continue
             if mirror is not None:
                 points = points.copy()
-                points[:, mirror] = size[mirror] - points[:, mirror]
+                axes = np.atleast_1d(mirror)
+                points[:, axes] = size[axes] - points[:, axes]
             xy = ((points * scale + shift) * seen.edge_scale[p]).astype(int)
             inside = ((xy >= 0) & (xy < [w, h])).all(1)
             if inside.sum() < 0.5 * len(points):
@@ -122,6 +125,8 @@ class ColourTest:
             Fit("video_mirrored", {name: 1.0}, -1, before, _mean(self.strength(v, mirror=axis)))
             for axis, name in ((0, "horizontal"), (1, "vertical"))
         ]
+        turned = _mean(self.strength(v, mirror=(0, 1)))
+        tried.append(Fit("video_turned", {"degrees": 180.0}, -1, before, turned))
         tried += [
             Fit("cameras_swapped", {}, j, before, _mean(self.strength(v, picture_of=j)))
             for j in range(len(self.edges))
@@ -139,10 +144,13 @@ class ColourTest:
         return best if good else none
 
     def _best_offset(self, v: int, before: float) -> Fit | None:
-        """The shift in time that lays the masks on edges best, if it does so in most frames."""
+        """The shift in time that lays the masks on edges best, if it does so in most frames.
+
+        Or the shifts, where they change on the way.
+        """
         base, best, gain = self.strength(v), None, _OFFSET_GAIN
-        for d in (d for d in range(-MAX_OFFSET, MAX_OFFSET + 1) if d):
-            moved = self.strength(v, offset=d)
+        table = {d: self.strength(v, offset=d) for d in range(-MAX_OFFSET, MAX_OFFSET + 1) if d}
+        for d, moved in table.items():
             both = np.isfinite(moved) & np.isfinite(base)  # judged on the same frames
             if both.sum() < 4:
                 continue
@@ -151,7 +159,23 @@ class ColourTest:
                 # Later pictures fit: they run behind, which counts as negative.
                 gain, parameters = ratio, {"frames": -float(d)}
                 best = Fit("video_offset", parameters, -1, before, before * ratio)
-        return best
+        return self._steps({**table, 0: base}, before, gain) or best
+
+    def _steps(self, table: dict[int, np.ndarray], before: float, gain: float) -> Fit | None:
+        """Offsets that change on the way, if they fit clearly better than a constant one."""
+        offsets = sorted(table)
+        strength = np.stack([table[d] for d in offsets], 1)
+        level = float(np.nanmedian(np.nanmax(np.where(np.isfinite(strength), strength, 0), 1)))
+        path = cheapest_path(-strength / max(level, 1e-6), _STEP_PRICE, -0.8)
+        taken = strength[np.arange(len(path)), path]
+        known = np.isfinite(taken) & np.isfinite(table[0])
+        if len(segments(path)) < 2 or known.sum() < 8:
+            return None
+        ratio = float(taken[known].mean() / max(table[0][known].mean(), 1e-6))
+        if ratio < max(_OFFSET_GAIN, 1.0 + 1.3 * (gain - 1.0)):
+            return None
+        h = steps_hypothesis(0, -np.array(offsets)[path])
+        return Fit(h.code, h.parameters, -1, before, before * ratio)
 
     def _crop(self, v: int) -> tuple[np.ndarray, np.ndarray, float] | None:
         """Scale and shift that lay mask outlines on the pictures' edges, by correlation."""

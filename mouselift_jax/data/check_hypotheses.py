@@ -42,12 +42,19 @@ class Geometry:
         xy: the measurements, NaN where missing; pixel centres at +0.5.
         cameras: one each.
         window: number of the run of consecutive frames each instant belongs to [T].
+        frames: frame number of each instant [T]; None counts from 0.
     """
 
     kind: str
     xy: np.ndarray
     cameras: tuple[Camera, ...]
     window: np.ndarray
+    frames: np.ndarray | None = None
+
+    @property
+    def instants(self) -> np.ndarray:
+        """Frame numbers [T]."""
+        return np.arange(self.xy.shape[1]) if self.frames is None else self.frames
 
     @property
     def n_views(self) -> int:
@@ -57,7 +64,10 @@ class Geometry:
     def thinned(self, n: int) -> Geometry:
         """At most about n instants, evenly chosen; for fits, not for offsets in time."""
         step = max(1, -(-self.xy.shape[1] // n))
-        return dataclasses.replace(self, xy=self.xy[:, ::step], window=self.window[::step])
+        frames = self.instants[::step]
+        return dataclasses.replace(
+            self, xy=self.xy[:, ::step], window=self.window[::step], frames=frames
+        )
 
     def pair(self, i: int, j: int) -> np.ndarray:
         """Misfits of two cameras [T,n] in pixels, NaN where nothing can be compared."""
@@ -367,129 +377,3 @@ def _predicted_shift(geometry: Geometry, v: int) -> np.ndarray | None:
     expected, depth = geometry.cameras[v].project(points)
     gap = np.where(depth[:, None] > 0, expected - centre[v], np.nan)
     return np.nanmedian(gap, 0) if np.isfinite(gap).all(-1).any() else None
-
-
-# --- the search -----------------------------------------------------------------------------------
-
-
-@dataclasses.dataclass
-class Verdict:
-    """What a search found.
-
-    Attributes:
-        before: cost of the geometry as given, pixels.
-        after: cost with the best correction.
-        best: the best hypothesis, None if none helps enough.
-        others: (hypothesis, cost) of the runners-up.
-        pairs: pair costs as given [V,V].
-        corrected: the geometry with the best correction applied.
-    """
-
-    before: float
-    after: float
-    best: Hypothesis | None
-    others: list[tuple[Hypothesis, float]]
-    pairs: np.ndarray
-    corrected: Geometry
-
-    def correct(self, geometry: Geometry) -> Geometry:
-        """The best correction applied to other measurements of the same cameras."""
-        return geometry if self.best is None else self.best.apply(geometry)
-
-
-def suspects_of(pairs: np.ndarray) -> list[int]:
-    """Cameras in order of suspicion: how much better the rest fits without each."""
-    n = len(pairs)
-    gain = [
-        np.nanmean(pairs[i]) - (np.nanmean(np.delete(np.delete(pairs, i, 0), i, 1)) if n > 2 else 0)
-        for i in range(n)
-    ]
-    return [int(i) for i in np.argsort(-np.nan_to_num(np.array(gain), nan=-1e9))]
-
-
-def _with_lost(pairs: np.ndarray) -> np.ndarray:
-    """Pairs of a camera that can be compared with hardly any other count as wholly wrong.
-
-    A misplaced camera can see all others inside its silhouettes, where there is no tangent.
-    """
-    n = len(pairs)
-    known = np.isfinite(pairs)
-    lost = known.sum(1) * 2 < n - 1
-    if n < 4 or lost.sum() > n // 2:
-        return pairs
-    filled = np.where(~known & (lost[:, None] | lost[None]), CLIP, pairs)
-    np.fill_diagonal(filled, np.nan)
-    return filled
-
-
-def _own_share(h: Hypothesis, geometry: Geometry, pairs: np.ndarray) -> float:
-    """What a correction leaves of the misfit of the pairs it touches."""
-    rows = list(h.cameras)
-    new = _costs_after(h, geometry, pairs)
-    return float(np.nanmean(new[rows]) / max(np.nanmean(pairs[rows]), 1e-9))
-
-
-def _least(tried: list[tuple[Hypothesis, float]]) -> float:
-    return min((c for _, c in tried), default=np.inf)
-
-
-def _costs_after(h: Hypothesis, geometry: Geometry, pairs: np.ndarray) -> np.ndarray:
-    """Pair costs with a correction applied; pairs it does not touch are taken from `pairs`."""
-    corrected = h.apply(geometry)
-    if len(h.cameras) > 1:
-        return pair_costs(corrected)
-    v = h.cameras[0]
-    new = pairs.copy()
-    row = pair_costs(corrected, only=v)
-    new[v], new[:, v] = row[v], row[v]
-    return new
-
-
-def explain(
-    geometry: Geometry, *, floor: float, families: tuple[str, ...] = ("pixels", "calibration")
-) -> Verdict:
-    """Find the one fault whose correction makes the geometry fit.
-
-    Args:
-        geometry: measurements and cameras.
-        floor: misfit in pixels that honest measurements have; below, nothing is looked for.
-        families: which kinds of fault to consider (`either` is always considered).
-    """
-    pairs = _with_lost(pair_costs(geometry))
-    before = float(np.nanmean(pairs)) if np.isfinite(pairs).any() else float("nan")
-    none = Verdict(before, before, None, [], pairs, geometry)
-    if not np.isfinite(before) or np.nanmax(pairs) <= floor:
-        return none
-    known = np.isfinite(pairs).sum()
-    suspects = suspects_of(pairs)[: max(3, geometry.n_views // 2)]
-    tried: list[tuple[Hypothesis, float]] = []
-
-    def attempt(hypotheses: Iterator[Hypothesis]) -> None:
-        for h in hypotheses:
-            if h.family != "either" and h.family not in families:
-                continue
-            new = _costs_after(h, geometry, pairs)
-            if np.isfinite(new).sum() >= 0.7 * known:
-                tried.append((h, float(np.nanmean(new))))
-
-    enough = max(0.5 * floor, 0.15 * before)
-    attempt(discrete_hypotheses(geometry, suspects))
-    thin = geometry.thinned(_FIT_INSTANTS)
-    if "calibration" in families and _least(tried) > enough:
-        attempt(iter([common_focal_hypothesis(thin)]))
-    for v in suspects[:2]:
-        if _least(tried) > enough:
-            attempt(continuous_hypotheses(thin, v, families))
-    if not tried:
-        return none
-    tried.sort(key=lambda item: item[1])
-    least = tried[0][1]
-    # Among those that explain about as much, the simplest.
-    limit = min(1.2 * least + 0.1 * floor, before - 0.85 * (before - least))
-    close = [t for t in tried if t[1] <= limit]
-    best, after = min(close, key=lambda item: (item[0].complexity, item[1]))
-    others = [t for t in tried if t[0] is not best and t[1] < 0.8 * before][:4]
-    if _own_share(best, geometry, pairs) > _CONVINCING or before - after < 0.1 * floor:
-        none.others = tried[:4]
-        return none
-    return Verdict(before, after, best, others, pairs, best.apply(geometry))

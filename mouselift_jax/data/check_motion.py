@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from mouselift_jax.data.check_hypotheses import Geometry, Verdict
+from mouselift_jax.data.check_hypotheses import Geometry
 from mouselift_jax.data.check_observe import Observations
+from mouselift_jax.data.check_search import Verdict
 from mouselift_jax.data.check_words import describe
 from mouselift_jax.data.findings import Finding
 from mouselift_jax.data.jumps import content_jumps

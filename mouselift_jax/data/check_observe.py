@@ -46,6 +46,8 @@ class Observations:
         brightest: per camera the brightest each place ever was [h,w], uint8, at the edges' size.
         thumbnails: per camera RGB uint8 [k,h,w,3] of the same frames, mask outline drawn in.
         has_masks: the recording brings masks.
+        changes: mean change of each picture against the one before it [V,T], grey levels, NaN
+            where there is none before it.
         facts: what the masks of each camera are (see `mask_levels`).
     """
 
@@ -63,6 +65,7 @@ class Observations:
     has_masks: bool
     brightest: list[np.ndarray] = dataclasses.field(default_factory=list)
     facts: list[MaskFacts] = dataclasses.field(default_factory=list)
+    changes: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros((0, 0)))
 
 
 class _Seekable(FrameStream):
@@ -140,6 +143,7 @@ def observe(
         recording.mask_kind != "none",
         [v.brightest for v in views],
         [v.facts for v in views],
+        np.stack([v.changes for v in views]),
     )
 
 
@@ -160,7 +164,8 @@ class _View:
         self.areas, self.colours = np.full(n, np.nan), np.full(n, np.nan)
         self.edges = np.zeros((n, self.edge_size[1], self.edge_size[0]), np.uint8)
         self.brightest = np.zeros(self.edge_size[::-1], np.uint8)
-        self.facts = MaskFacts()
+        self.facts, self.changes = MaskFacts(), np.full(n, np.nan)
+        self._before: np.ndarray | None = None
         self.contours: list[np.ndarray] = [np.zeros((0, 2))] * n
         self.masks: list[np.ndarray] = []
         self.thumbnails: list[np.ndarray] = []
@@ -193,6 +198,9 @@ class _View:
         grey = cv2.resize(
             cv2.cvtColor(picture, cv2.COLOR_BGR2GRAY), self.edge_size, interpolation=cv2.INTER_AREA
         ).astype(np.float32)
+        if self._before is not None and self.window[row] == self.window[row - 1]:
+            self.changes[row] = float(cv2.absdiff(grey, self._before).mean())
+        self._before = grey
         np.maximum(self.brightest, grey.astype(np.uint8), out=self.brightest)
         gx, gy = cv2.Sobel(grey, cv2.CV_32F, 1, 0), cv2.Sobel(grey, cv2.CV_32F, 0, 1)
         self.edges[row] = np.minimum(np.sqrt(gx * gx + gy * gy) / 2, 255)

@@ -9,6 +9,12 @@ from mouselift_jax.data.findings import Finding
 # What an impossible calibration makes of everything that is held against it.
 _DISAGREEMENT = ("keypoints_inconsistent", "masks_inconsistent", "hull_cover", "content_jump")
 
+# What a camera that runs out of time makes of the rest.
+_TIMELY = (
+    "frame_count", "frame_rate", "keypoints_inconsistent", "mask_flicker", "hull_cover",
+    "frames_doubled",
+)  # fmt: skip
+
 # What masks that are not of the animal make of pictures and calibrations held against them.
 _OF_PICTURES = (
     "video_offset", "video_cropped", "video_mirrored", "cameras_swapped", "masks_swapped",
@@ -23,7 +29,16 @@ CAUSED_BY = {
         "keypoints_inconsistent",
         "mask_flicker",
         "mask_empty",
+        "frames_doubled",
     ),
+    "frames_lost": _TIMELY,
+    "frames_doubled": _TIMELY,
+    "clock_drift": _TIMELY,
+    "pieces_exchanged": (*_TIMELY, "content_jump"),
+    "frame_rate": ("frame_count", "video_offset", *_TIMELY),
+    "picture_resized": ("picture_size", "intrinsics", "looks_away", *_DISAGREEMENT),
+    "video_turned": ("picture_size", "intrinsics", *_DISAGREEMENT),
+    "principal_points": ("keypoints_inconsistent",),
     "video_cropped": ("picture_size", "intrinsics", "keypoints_inconsistent"),
     "video_mirrored": ("keypoints_inconsistent",),
     "cameras_swapped": ("keypoints_inconsistent", "picture_size", "intrinsics", "looks_away"),
@@ -163,6 +178,92 @@ def _intrinsics(cameras: tuple[int, ...], e: dict[str, Any]) -> tuple[str, str, 
     return "error", message, fix
 
 
+def _what(e: dict[str, Any]) -> str:
+    return {"pictures": "the pictures", "masks": "the masks"}.get(e.get("altered"), "the videos")
+
+
+def _lost(cameras: tuple[int, ...], e: dict[str, Any]) -> tuple[str, str, str]:
+    n, at = round(e["frames"]), e.get("at", 0)
+    before, after = round(e.get("before", 0)), round(e.get("after", 0))
+    more = f" ({round(e['steps'])} such steps)" if e.get("steps", 1) > 1 else ""
+    where = f"at about frame {at}{more}: before it they run {before}, after it {after} ahead"
+    message = f"{_what(e)} of {_names(cameras)} lost {n} frame(s) {where}{_gain(e)}"
+    fix = f"export this camera again, or use only the frames before: --config.prepare.frames=0:{at}"
+    return "error", message, fix
+
+
+def _doubled(cameras: tuple[int, ...], e: dict[str, Any]) -> tuple[str, str, str]:
+    if "repeats" in e:
+        message = (
+            f"the videos of {_names(cameras)} repeat {e['repeats']} picture(s) "
+            f"({e['share']:.0%} of those looked at) while the other cameras go on, first at frame "
+            f"{e['at']}"
+        )
+        if e["share"] > 0.3:
+            message += ": it recorded at a lower rate, and pictures were repeated to fill up"
+        return (
+            "error" if e["share"] > 0.3 else "warning", message,
+            "leave these frames out (--config.prepare.exclude=...), or export the camera again",
+        )  # fmt: skip
+    n, at = round(e["frames"]), e.get("at", 0)
+    before, after = round(e.get("before", 0)), round(e.get("after", 0))
+    more = f" ({round(e['steps'])} such steps)" if e.get("steps", 1) > 1 else ""
+    message = (
+        f"{_what(e)} of {_names(cameras)} hold {n} frame(s) too many at about frame {at}{more}: "
+        f"before it they run {-before}, after it {-after} behind{_gain(e)}"
+    )
+    fix = f"export this camera again, or use only the frames before: --config.prepare.frames=0:{at}"
+    return "error", message, fix
+
+
+def _drift(cameras: tuple[int, ...], e: dict[str, Any]) -> tuple[str, str, str]:
+    rate = 1.0 / max(1.0 - e["rate"], 1e-6)
+    message = (
+        f"{_what(e)} of {_names(cameras)} run at another rate than the others: one of their frames "
+        f"lasts {rate:.4g} of the others', {abs(e['frames']):.1f} frames over those looked at"
+        f"{_gain(e)}"
+    )
+    fix = (
+        "record with one trigger, or resample this camera to the others' rate (ffmpeg -vf "
+        "setpts, -r); trim=shortest does not help"
+    )
+    return "error", message, fix
+
+
+def _exchanged(cameras: tuple[int, ...], e: dict[str, Any]) -> tuple[str, str, str]:
+    message = (
+        f"two pieces of {_what(e)} of {_names(cameras)} are exchanged: what begins at frame "
+        f"{e.get('at', 0)} belongs at the start{_gain(e)}"
+    )
+    return "error", message, "join the pieces again in the order of their names' numbers"
+
+
+def _resized(cameras: tuple[int, ...], e: dict[str, Any]) -> tuple[str, str, str]:
+    fx, fy = e["factor_x"], e["factor_y"]
+    by = f"{fx:.4g}" if abs(fx - fy) < 1e-3 else f"{fx:.4g} (across) and {fy:.4g} (down)"
+    message = f"the pictures of {_names(cameras)} are {by} times the size of their calibration"
+    fix = (
+        f"export the pictures at their own size, or multiply fx, cx by {fx:.4g}, fy, cy by {fy:.4g}"
+    )
+    return "error", message + _gain(e), fix
+
+
+def _turned(cameras: tuple[int, ...], e: dict[str, Any]) -> tuple[str, str, str]:
+    degrees = round(e["degrees"])
+    message = f"{_what(e)} of {_names(cameras)} are turned by {degrees} degrees{_gain(e)}"
+    way = {180: "hflip,vflip", 90: "transpose=2", 270: "transpose=1"}[degrees]
+    return "error", message, f"export without turning (ffmpeg -vf {way} turns back)"
+
+
+def _points(cameras: tuple[int, ...], e: dict[str, Any]) -> tuple[str, str, str]:
+    message = (
+        f"the principal points of all cameras are off by the same ({e['x']:.2f}, {e['y']:.2f}) px"
+        f"{_gain(e)}: they are counted from another origin, as MATLAB's pixels are counted from 1"
+    )
+    fix = f"take ({e['x']:.2f}, {e['y']:.2f}) off cx, cy of every camera"
+    return "warning" if max(abs(e["x"]), abs(e["y"])) < 3 else "error", message, fix
+
+
 def _inconsistent(cameras: tuple[int, ...], e: dict[str, Any]) -> tuple[str, str, str]:
     message = (
         f"silhouettes and calibration disagree by {e['tangent_px']:.1f} px, most in "
@@ -172,6 +273,14 @@ def _inconsistent(cameras: tuple[int, ...], e: dict[str, Any]) -> tuple[str, str
 
 
 def _hull(cameras: tuple[int, ...], e: dict[str, Any]) -> tuple[str, str, str]:
+    cover = e.get("least")
+    if cover is not None and cover < 0.5:
+        message = (
+            f"the other cameras' visual hull covers only {cover:.3f} of the mask of "
+            f"{_names(cameras)}: pictures and calibration do not belong together"
+        )
+        fix = "compare the size of the pictures with the calibration's, the cameras' order, units"
+        return "error", message, fix
     message = (
         f"the other cameras' visual hull leaves part of the mask of {_names(cameras)} uncovered"
     )
@@ -216,6 +325,13 @@ _WORDS = {
     "video_mirrored": _mirrored,
     "video_cropped": _cropped,
     "intrinsics_wrong": _intrinsics,
+    "frames_lost": _lost,
+    "frames_doubled": _doubled,
+    "clock_drift": _drift,
+    "pieces_exchanged": _exchanged,
+    "picture_resized": _resized,
+    "video_turned": _turned,
+    "principal_points": _points,
     "masks_inconsistent": _inconsistent,
     "hull_cover": _hull,
     "keypoints_inconsistent": _keypoints,

@@ -42,6 +42,7 @@ from mouselift_jax.geometry.camera import Camera
 
 VIDEO_FOLDERS = ("videos_undist", "videos", "video", "images", "rgb")
 MASK_FOLDERS = ("simpleclick_undist", "masks", "mask", "masks_undist", "silhouettes")
+_RATE_TOLERANCE = 0.002  # 29.97 beside 30 is how the same camera may be declared
 TRIMS, UNITS = ("error", "shortest"), ("mm", "m")
 KEYPOINT_FOLDERS = ("keypoints2d_undist", "keypoints2d", "keypoints")
 
@@ -312,6 +313,7 @@ def _frame_counts(
     counts = np.array([f.n_frames for _, _, f in rows])
     values, times = np.unique(counts, return_counts=True)
     usual = int(values[np.argmax(times)])
+    _frame_rates(rows, usual, findings)
     for number, what, frames in rows:
         if frames.n_frames != usual:
             findings.append(
@@ -326,18 +328,37 @@ def _frame_counts(
                     where=str(frames.path),
                 )
             )
-    rates = {round(f.fps, 3) for _, what, f in rows if f.fps > 0 and not what}
-    if len(rates) > 1:
-        findings.append(
-            Finding(
-                "frame_rate",
-                "warning",
-                f"the videos declare different frame rates: {sorted(rates)}",
-                fix="frames are matched by number; make sure the cameras were triggered together",
-                evidence={"fps": sorted(rates)},
-            )
-        )
     return int(counts.min())
+
+
+def _frame_rates(rows: list[tuple[int, str, Frames]], usual: int, findings: list[Finding]) -> None:
+    """Cameras that declare unlike rates: told, and an error where their counts differ as well."""
+    rates = {n: round(f.fps, 3) for n, what, f in rows if f.fps > 0 and not what}
+    if len(set(rates.values())) < 2:
+        return
+    values, times = np.unique(list(rates.values()), return_counts=True)
+    common = float(values[np.argmax(times)])
+    odd = [n for n, rate in rates.items() if rate != common]
+    counts = {n: f.n_frames for n, what, f in rows if not what}
+    apart = max(abs(np.log(rates[n] / common)) for n in odd) > _RATE_TOLERANCE
+    real = apart and any(counts[n] != usual for n in odd)
+    told = ", ".join(f"camera {n}: {rates[n]:g} fps, {counts[n]:,} frames" for n in odd)
+    message = f"the videos declare different frame rates: {told}; the others {common:g} fps"
+    if real:
+        message += ": frames are matched by number, so these cameras would run away from the others"
+    findings.append(
+        Finding(
+            "frame_rate",
+            "error" if real else "warning",
+            message,
+            tuple(odd),
+            f"resample these cameras to {common:g} fps (ffmpeg -i IN -vf fps={common:g} OUT), masks "
+            "too; trim=shortest does not help"
+            if real
+            else "frames are matched by number; make sure the cameras were triggered together",
+            {"expected": f"{common:g} fps", "found": told, "fps": sorted(set(rates.values()))},
+        )
+    )
 
 
 def _picture_sizes(

@@ -7,6 +7,7 @@ import pytest
 
 from mouselift_jax.data import check_corrections as cc
 from mouselift_jax.data import check_hypotheses as ch
+from mouselift_jax.data import check_search as cs
 from mouselift_jax.data.synthetic import Scene
 from mouselift_jax.data.synthetic_rig import lab_rig
 
@@ -70,7 +71,7 @@ FAULTS = {
 @pytest.mark.parametrize("name", FAULTS)
 def test_each_fault_is_named(clean, name):
     plant, code, cameras, numbers = FAULTS[name]
-    verdict = ch.explain(plant(clean), floor=4.0)
+    verdict = cs.explain(plant(clean), floor=4.0)
     assert verdict.best is not None
     assert (verdict.best.code, set(verdict.best.cameras)) == (code, cameras)
     for key, value in numbers.items():
@@ -79,19 +80,19 @@ def test_each_fault_is_named(clean, name):
 
 
 def test_clean_measurements_raise_nothing(clean):
-    verdict = ch.explain(clean, floor=4.0)
+    verdict = cs.explain(clean, floor=4.0)
     assert verdict.best is None and verdict.before < 1.5
 
 
 def test_noise_is_not_explained_away(clean):
     """Sloppy measurements of all cameras have no single cause, and none is invented."""
     xy = clean.xy + np.random.default_rng(1).normal(0, 12.0, clean.xy.shape)
-    assert ch.explain(dataclasses.replace(clean, xy=xy), floor=4.0).best is None
+    assert cs.explain(dataclasses.replace(clean, xy=xy), floor=4.0).best is None
 
 
 def test_calibration_is_not_blamed_when_ruled_out(clean):
     plant = FAULTS["K 5 %"][0]
-    verdict = ch.explain(plant(clean), floor=4.0, families=("pixels",))
+    verdict = cs.explain(plant(clean), floor=4.0, families=("pixels",))
     assert verdict.best.code == "video_cropped"
 
 
