@@ -352,8 +352,8 @@ def _frame_rates(rows: list[tuple[int, str, Frames]], usual: int, findings: list
             "error" if real else "warning",
             message,
             tuple(odd),
-            f"resample these cameras to {common:g} fps (ffmpeg -i IN -vf fps={common:g} OUT), masks "
-            "too; trim=shortest does not help"
+            f"resample these cameras to {common:g} fps (ffmpeg -i IN -vf fps={common:g} OUT), and "
+            "their masks; trim=shortest does not help"
             if real
             else "frames are matched by number; make sure the cameras were triggered together",
             {"expected": f"{common:g} fps", "found": told, "fps": sorted(set(rates.values()))},
