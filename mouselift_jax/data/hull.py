@@ -209,17 +209,10 @@ def tangent_residuals(
         empty, where an outline touches the picture's border at the tangent, or where the other
         camera's centre is seen inside or close to the silhouette, so that there is no tangent.
     """
-    angle_a, reach_a = _axis_angles(outline_a, camera_a, camera_b.center, flip=False)
-    angle_b, reach_b = _axis_angles(outline_b, camera_b, camera_a.center, flip=True)
-    # One common reference direction per instant, so that no interval is cut at +-pi.
-    with np.errstate(invalid="ignore"):
-        middle = np.angle(np.exp(1j * angle_a).mean(1) + np.exp(1j * angle_b).mean(1))
-    angle_a = np.angle(np.exp(1j * (angle_a - middle[:, None])))
-    angle_b = np.angle(np.exp(1j * (angle_b - middle[:, None])))
+    angle_a, reach_a, angle_b, reach_b, valid = _tangent_angles(
+        outline_a, outline_b, camera_a, camera_b
+    )
     out = np.full((len(angle_a), 2), np.nan)
-    valid = np.isfinite(angle_a).all(1) & np.isfinite(angle_b).all(1)
-    # A silhouette that spans more than this contains (or nearly contains) the epipole.
-    valid &= (np.ptp(np.nan_to_num(angle_a), 1) < 2.0) & (np.ptp(np.nan_to_num(angle_b), 1) < 2.0)
     rows = np.flatnonzero(valid)
     for k, pick in enumerate((np.argmin, np.argmax)):
         ia, ib = pick(angle_a[rows], 1), pick(angle_b[rows], 1)
@@ -228,6 +221,42 @@ def tangent_residuals(
         clear = _clear(outline_a[rows, ia], camera_a) & _clear(outline_b[rows, ib], camera_b)
         out[rows, k] = np.where(clear, pixels, np.nan)
     return out
+
+
+def tangent_contacts(
+    outline_a: np.ndarray, outline_b: np.ndarray, camera_a: Camera, camera_b: Camera
+) -> np.ndarray:
+    """Which points of the outlines the two epipolar tangents touch.
+
+    Returns:
+        Indices [2,T,2] of points in both outlines [T,P,2], by outline, instant and tangent; -1
+        where `tangent_residuals` is NaN. A right pair of cameras sees one point of space there.
+    """
+    angle_a, _, angle_b, _, valid = _tangent_angles(outline_a, outline_b, camera_a, camera_b)
+    out = np.full((2, len(angle_a), 2), -1)
+    rows = np.flatnonzero(valid)
+    for k, pick in enumerate((np.argmin, np.argmax)):
+        ia, ib = pick(angle_a[rows], 1), pick(angle_b[rows], 1)
+        clear = _clear(outline_a[rows, ia], camera_a) & _clear(outline_b[rows, ib], camera_b)
+        out[0, rows, k], out[1, rows, k] = np.where(clear, ia, -1), np.where(clear, ib, -1)
+    return out
+
+
+def _tangent_angles(
+    outline_a: np.ndarray, outline_b: np.ndarray, camera_a: Camera, camera_b: Camera
+) -> tuple[np.ndarray, ...]:
+    """`_axis_angles` of both outlines about their baseline, and where they can be compared."""
+    angle_a, reach_a = _axis_angles(outline_a, camera_a, camera_b.center, flip=False)
+    angle_b, reach_b = _axis_angles(outline_b, camera_b, camera_a.center, flip=True)
+    # One common reference direction per instant, so that no interval is cut at +-pi.
+    with np.errstate(invalid="ignore"):
+        middle = np.angle(np.exp(1j * angle_a).mean(1) + np.exp(1j * angle_b).mean(1))
+    angle_a = np.angle(np.exp(1j * (angle_a - middle[:, None])))
+    angle_b = np.angle(np.exp(1j * (angle_b - middle[:, None])))
+    valid = np.isfinite(angle_a).all(1) & np.isfinite(angle_b).all(1)
+    # A silhouette that spans more than this contains (or nearly contains) the epipole.
+    valid &= (np.ptp(np.nan_to_num(angle_a), 1) < 2.0) & (np.ptp(np.nan_to_num(angle_b), 1) < 2.0)
+    return angle_a, reach_a, angle_b, reach_b, valid
 
 
 def _clear(points: np.ndarray, camera: Camera) -> np.ndarray:

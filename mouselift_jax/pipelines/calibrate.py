@@ -1,0 +1,438 @@
+"""Cameras made right by what they saw: which frames, which unknowns, and is it better?
+
+`calibrate` fits the cameras (`geometry.bundle`) to sightings of the frames that train, leaves as
+given what these do not tell, and judges on sightings it did not use: the point is found by the
+other cameras, and the distance in the camera left out is what counts. Outlines of silhouettes take
+part as points that two cameras see: where a plane through both centres touches the animal.
+
+V cameras, F frames, M keypoints, N points, P parameters (`bundle.PARAMETERS`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from mouselift_jax.data.distortion import undistort_pixels
+from mouselift_jax.data.hull import tangent_contacts
+from mouselift_jax.errors import CalibrationError, ConfigError, nearest
+from mouselift_jax.geometry.bundle import (
+    PARAMETERS,
+    POSE,
+    Rig,
+    Sightings,
+    Solution,
+    adjust,
+    located,
+    project,
+)
+from mouselift_jax.geometry.camera import Camera
+
+FREE = {
+    "pose": tuple(range(6)),
+    "focal": (6,),
+    "aspect": (7,),
+    "centre": (8, 9),
+    "distortion": (10, 11),
+    "time": (12,),
+}
+# A standard error above this is no knowledge: the number stays as given. Moves in shares of the
+# distance to the animal, principal points in pixels, the rest in the parameters' units.
+_KNOWN = np.array([*(0.035,) * 3, *(0.05,) * 3, 0.02, 0.02, 20.0, 20.0, 0.05, 0.2, 0.5])
+_ROUNDS = 6  # outlines touch elsewhere once the cameras have moved
+_MOST_TURN_DEG, _MOST_MOVE = 20.0, 0.3  # beyond (share of the distance) it is no correction
+_MOST_PX = 15.0  # sightings that still disagree so much belong to no cameras like these
+_LEAST_POINTS = 20
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """How to calibrate.
+
+    Attributes:
+        free: what may change, of FREE: pose, focal, aspect, centre, distortion, time.
+        sigmas: a gain on unused frames counts from so many of its standard errors.
+        least_gain: and from this share of the misfit.
+    """
+
+    free: tuple[str, ...] = ("pose", "focal")
+    sigmas: float = 2.0
+    least_gain: float = 0.01
+
+    def columns(self) -> np.ndarray:
+        """Which parameters of a camera are free [P].
+
+        Raises:
+            ConfigError: an unknown word, or nothing to do.
+        """
+        for word in self.free:
+            if word not in FREE:
+                raise ConfigError(
+                    "no such part of a camera",
+                    where="config.calibrate.free",
+                    expected=" | ".join(FREE),
+                    found=word,
+                    fix=nearest(word, tuple(FREE)),
+                )
+        if not self.free:
+            raise ConfigError(
+                "nothing may change",
+                where="config.calibrate.free",
+                expected=" | ".join(FREE),
+                fix="--config.calibrate.free=\"('pose','focal')\"",
+            )
+        free = np.zeros(len(PARAMETERS), bool)
+        for word in self.free:
+            free[list(FREE[word])] = True
+        return free
+
+
+@dataclasses.dataclass(frozen=True)
+class Outlines:
+    """Convex outlines of silhouettes.
+
+    Attributes:
+        xy: raw pixels [V,T,Q,2], NaN where there is none.
+        frame: frame numbers [T].
+        sizes: picture sizes (width, height) [V,2]; an outline cut by the border does not count.
+    """
+
+    xy: np.ndarray
+    frame: np.ndarray
+    sizes: np.ndarray
+
+    def of(self, frames: np.ndarray) -> Outlines:
+        """Those of some frames."""
+        keep = np.isin(self.frame, frames)
+        return Outlines(self.xy[:, keep], self.frame[keep], self.sizes)
+
+
+@dataclasses.dataclass(frozen=True)
+class Evidence:
+    """What the cameras saw: points, outlines or both (at least one)."""
+
+    points: Sightings | None = None
+    outlines: Outlines | None = None
+
+    def of(self, frames: np.ndarray) -> Evidence:
+        """That of some frames."""
+        points, outlines = self.points, self.outlines
+        return Evidence(
+            None if points is None else points.chosen(np.isin(points.frame, frames)),
+            None if outlines is None else outlines.of(frames),
+        )
+
+    def sightings(self, rig: Rig) -> Sightings:
+        """All as points, the outlines' as they touch for these cameras."""
+        parts = [] if self.points is None else [self.points]
+        if self.outlines is not None:
+            parts.append(touching(self.outlines, rig))
+        return Sightings.joined(parts)
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What came out.
+
+    Attributes:
+        verdict: `improved`, `already right` (no gain on unused frames: `rig` is the given one).
+        rig: the cameras to use.
+        fitted: what the fit found, used or not.
+        undetermined: (camera's place, parts of it) that stayed as given.
+        before, after: misfit of every unused sighting [V,n], px; NaN where there is none.
+        sightings: the unused sightings, for pictures.
+        gain: mean gain per unused frame, px, and its standard error.
+    """
+
+    verdict: str
+    rig: Rig
+    given: Rig
+    fitted: Solution
+    undetermined: tuple[tuple[int, tuple[str, ...]], ...]
+    before: np.ndarray
+    after: np.ndarray
+    sightings: Sightings
+    gain: tuple[float, float]
+
+
+def keypoint_sightings(keypoints: np.ndarray, frames: np.ndarray, *, least: float) -> Sightings:
+    """Sightings of keypoints [V,F,M,3] (x, y, confidence; raw pixels) in some frames.
+
+    Args:
+        keypoints: of all frames, for the velocities; NaN where missing.
+        frames: frame numbers to take.
+        least: keypoints of less confidence do not count.
+    """
+    seen = np.isfinite(keypoints[..., :2]).all(-1) & (keypoints[..., 2] >= least)
+    xy = np.where(seen[..., None], keypoints[..., :2], np.nan)
+    speed = velocities(xy)
+    V, _, M = seen.shape
+    pick = np.asarray(frames)
+    return Sightings(
+        np.nan_to_num(xy[:, pick]).reshape(V, -1, 2),
+        seen[:, pick].astype(np.float64).reshape(V, -1),
+        np.nan_to_num(speed[:, pick]).reshape(V, -1, 2),
+        np.zeros(len(pick) * M, int),
+        np.repeat(pick, M),
+    )
+
+
+def velocities(xy: np.ndarray) -> np.ndarray:
+    """Pixels a frame [V,F,M,2] of tracks, a line through up to five frames; NaN where unknown."""
+    total, weight = np.zeros_like(xy), np.zeros(xy.shape[:-1])
+    for k in (1, 2):
+        ahead, back = np.full_like(xy, np.nan), np.full_like(xy, np.nan)
+        ahead[:, :-k], back[:, k:] = xy[:, k:], xy[:, :-k]
+        step = ahead - back
+        known = np.isfinite(step).all(-1)
+        total += k * np.where(known[..., None], step, 0.0)
+        weight += 2 * k * k * known
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(weight[..., None] > 0, total / weight[..., None], np.nan)
+
+
+def touching(outlines: Outlines, rig: Rig) -> Sightings:
+    """The points where planes through two cameras' centres touch the animal, as sightings."""
+    V, T = outlines.xy.shape[:2]
+    flat = outlines.xy.copy()
+    for v in range(V):
+        if np.any(rig.coefficients[v]):
+            flat[v] = undistort_pixels(flat[v], rig.K[v], rig.coefficients[v])
+    cameras = _cameras(rig, outlines.sizes)
+    pairs = [(i, j) for i in range(V) for j in range(i + 1, V)]
+    xy = np.zeros((V, len(pairs) * 2 * T, 2))
+    seen = np.zeros(xy.shape[:2])
+    for k, (i, j) in enumerate(pairs):
+        rows = slice(2 * T * k, 2 * T * (k + 1))
+        picks = tangent_contacts(flat[i], flat[j], cameras[i], cameras[j])
+        valid = (picks >= 0).all(0)  # [T,2]
+        for v, pick in ((i, picks[0]), (j, picks[1])):
+            raw = np.take_along_axis(outlines.xy[v], np.maximum(pick, 0)[..., None], 1)
+            xy[v, rows] = np.where(valid[..., None], raw, 0.0).reshape(-1, 2)
+            seen[v, rows] = valid.ravel()
+    frame = np.tile(np.repeat(outlines.frame, 2), len(pairs))
+    return Sightings(xy, seen, np.zeros_like(xy), np.ones(len(frame), int), frame)
+
+
+def _cameras(rig: Rig, sizes: np.ndarray) -> list[Camera]:
+    out = []
+    for K, R, centre, (width, height) in zip(rig.K, rig.R, rig.centres, sizes, strict=True):
+        c2w = np.eye(4)
+        c2w[:3, :3], c2w[:3, 3] = R.T, centre
+        out.append(Camera(K, c2w, int(width), int(height)))
+    return out
+
+
+def spread_frames(places: np.ndarray, n: int) -> np.ndarray:
+    """Rows [<= n] of places [F,3] (NaN = unusable) spread as far apart as can be, ascending."""
+    usable = np.flatnonzero(np.isfinite(places).all(-1))
+    if len(usable) <= n:
+        return usable
+    X = places[usable]
+    far = np.linalg.norm(X - np.median(X, 0), axis=-1)
+    chosen = [int(np.argmin(far))]
+    distance = np.linalg.norm(X - X[chosen[0]], axis=-1)
+    distance[chosen[0]] = -np.inf
+    # Ties (an animal at rest) are broken by time, so that noise is not what chooses.
+    apart = np.ptp(usable) or 1
+    alone = np.full(len(usable), np.inf)
+    for _ in range(n - 1):
+        alone = np.minimum(alone, np.abs(usable - usable[chosen[-1]]) / apart)
+        chosen.append(int(np.argmax(distance + 1e-3 * far.mean() * alone)))
+        distance = np.minimum(distance, np.linalg.norm(X - X[chosen[-1]], axis=-1))
+        distance[chosen[-1]] = -np.inf
+    return np.sort(usable[chosen])
+
+
+def misfits(rig: Rig, sightings: Sightings) -> np.ndarray:
+    """How far each sighting is from where the other cameras expect it [V,N], px.
+
+    Points that only two cameras see have one number to miss by: the distance from the other
+    camera's epipolar line.
+    """
+    seen = sightings.seen > 0
+    out = np.full(seen.shape, np.nan)
+    for v in range(len(seen)):
+        others = sightings.seen.copy()
+        others[v] = 0
+        rows = seen[v] & ((others > 0).sum(0) >= 2)
+        if rows.any():
+            s = dataclasses.replace(sightings, seen=others).chosen(rows)
+            out[v, rows] = _distances(rig, located(rig, s), s, [v])[0]
+    pairs = seen.sum(0) == 2
+    if pairs.any():
+        s = sightings.chosen(pairs)
+        distance = _distances(rig, located(rig, s), s, range(len(seen)))
+        # Fitted to both, the point halves the gap.
+        out[:, pairs] = np.where(s.seen > 0, 2 * distance, np.nan)
+    return out
+
+
+def _distances(rig: Rig, points: np.ndarray, s: Sightings, views: object) -> np.ndarray:
+    pixels, depth, _, _ = project(rig, points, s.velocity)
+    distance = np.linalg.norm(s.xy - pixels, axis=-1)
+    return np.where(depth > 0, distance, _MOST_PX * 10)[list(views)]
+
+
+def calibrate(given: Rig, train: Evidence, unused: Evidence, settings: Settings) -> Outcome:
+    """Fit the cameras and judge them on what the fit did not use.
+
+    Raises:
+        CalibrationError: too little was seen by two cameras at once, or the sightings fit no
+            cameras near the given ones.
+        ConfigError: unknown parts in `settings.free`.
+    """
+    free = np.tile(settings.columns(), (len(given.R), 1))
+    enough(given, train, unused)
+    fitted, left = determined(given, train, free)
+    first, sightings = unused.sightings(given), unused.sightings(fitted.rig)
+    start, end = misfits(given, first), misfits(fitted.rig, sightings)
+    plausible(given, fitted, end)
+    gain, error = gain_of(start, first.frame, end, sightings.frame)
+    better = gain > settings.sigmas * error and gain > settings.least_gain * np.nanmedian(start)
+    if not better:
+        return Outcome("already right", given, given, fitted, left, start, start, first,
+                       (gain, error))  # fmt: skip
+    return Outcome("improved", fitted.rig, given, fitted, left, start, end, sightings,
+                   (gain, error))  # fmt: skip
+
+
+def gain_of(
+    before: np.ndarray, frames_before: np.ndarray, after: np.ndarray, frames_after: np.ndarray
+) -> tuple[float, float]:
+    """Mean gain of the frames' median misfits, px, and its standard error."""
+    gains = []
+    for f in np.unique(frames_before):
+        pair = before[:, frames_before == f], after[:, frames_after == f]
+        if all(np.isfinite(p).any() for p in pair):
+            gains.append(np.nanmedian(pair[0]) - np.nanmedian(pair[1]))
+    if not gains:
+        return 0.0, np.inf
+    error = np.std(gains, ddof=1) / np.sqrt(len(gains)) if len(gains) > 1 else np.inf
+    return float(np.mean(gains)), float(error)
+
+
+def determined(
+    given: Rig, train: Evidence, free: np.ndarray
+) -> tuple[Solution, tuple[tuple[int, tuple[str, ...]], ...]]:
+    """Fit, and fit again without what turned out not to be told, least basic parts first."""
+    free = free.copy()
+    wanted = free.copy()
+    seen = train.sightings(given).seen > 0
+    free[~(seen & (seen.sum(0) >= 2)).any(1)] = False
+    while True:
+        fitted = _fit(given, train, free)
+        distance = _distance(fitted)
+        limit = np.where(np.arange(len(PARAMETERS)) // 3 == 1, distance, 1.0) * _KNOWN
+        unknown = free & ~(fitted.error <= limit)
+        if not unknown.any():
+            break
+        column = int(np.flatnonzero(unknown.any(0)).max())
+        if column >= POSE.stop:
+            free[unknown[:, column], column] = False
+            continue
+        share = np.where(unknown, fitted.error / limit, 0.0)[:, POSE].max(1)
+        free[int(np.argmax(share)), POSE] = False
+    left = []
+    for v in np.flatnonzero((wanted & ~free).any(1)):
+        parts = [w for w, columns in FREE.items() if (wanted & ~free)[v, list(columns)].any()]
+        left.append((int(v), tuple(parts)))
+    return fitted, tuple(left)
+
+
+def _fit(given: Rig, train: Evidence, free: np.ndarray) -> Solution:
+    sightings = train.sightings(given)
+    fitted = adjust(given, located(given, sightings), sightings, free)
+    for _ in range(_ROUNDS - 1 if train.outlines is not None else 0):
+        old, rig = sightings, fitted.rig
+        sightings = train.sightings(rig)
+        fitted = adjust(rig, located(rig, sightings), sightings, free)
+        if np.array_equal(old.xy, sightings.xy):
+            break
+    # Small steps each kept the gauge only to first order: the size of what remains is set right.
+    return dataclasses.replace(fitted, rig=_regauged(fitted.rig, given, free, _distance(fitted)))
+
+
+def _distance(fitted: Solution) -> float:
+    """Median distance of cameras and points, world units."""
+    points = fitted.points[np.isfinite(fitted.points).all(-1)]
+    if not len(points):
+        return 1.0
+    return float(np.median(np.linalg.norm(fitted.rig.centres[:, None] - points, axis=-1)))
+
+
+def _regauged(rig: Rig, given: Rig, free: np.ndarray, distance: float) -> Rig:
+    """The rig moved as a whole, which no picture shows, until it is nearest the given one."""
+    rows = free[:, POSE].all(1)
+    if not rows.any() or not free[:, POSE].any(1).all():
+        return rig  # a camera that stayed as given holds the world
+    here, there = (_anchors(r, distance) for r in (rig, given))
+    scale, R, shift = similarity_between(here[rows].reshape(-1, 3), there[rows].reshape(-1, 3))
+    return rig.moved(scale, R, shift)
+
+
+def _anchors(rig: Rig, distance: float) -> np.ndarray:
+    """Each camera's centre, and points at `distance` along its axes (the rows of R) [V,4,3]."""
+    centre = rig.centres[:, None]
+    return np.concatenate([centre, centre + distance * rig.R], 1)
+
+
+def similarity_between(x: np.ndarray, y: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
+    """scale, R [3,3] and shift [3] with y = scale R x + shift, least squares (Umeyama)."""
+    mx, my = x.mean(0), y.mean(0)
+    U, S, Vt = np.linalg.svd((y - my).T @ (x - mx))
+    sign = np.array([1.0, 1.0, np.sign(np.linalg.det(U @ Vt))])
+    R = (U * sign) @ Vt
+    scale = float((S * sign).sum() / ((x - mx) ** 2).sum())
+    return scale, R, my - scale * R @ mx
+
+
+def changes(old: Rig, new: Rig) -> tuple[np.ndarray, np.ndarray]:
+    """Turn in degrees [V] and distance moved in world units [V] of each camera."""
+    cosine = (np.einsum("vij,vij->v", old.R, new.R) - 1) / 2
+    turn = np.degrees(np.arccos(np.clip(cosine, -1, 1)))
+    return turn, np.linalg.norm(new.centres - old.centres, axis=-1)
+
+
+def enough(given: Rig, train: Evidence, unused: Evidence) -> None:
+    """Is anything seen by two cameras at once, to fit and to judge by?
+
+    Raises:
+        CalibrationError: no.
+    """
+    for what, evidence in (("to fit", train), ("to judge by", unused)):
+        count = int(((evidence.sightings(given).seen > 0).sum(0) >= 2).sum())
+        if count < _LEAST_POINTS:
+            raise CalibrationError(
+                f"too little was seen by two cameras at once {what}",
+                expected=f"{_LEAST_POINTS} points or more that two cameras see in one frame",
+                found=count,
+                fix="give more frames, keypoints of all cameras, or a lower "
+                "config.calibrate.least_confidence",
+            )
+
+
+def plausible(given: Rig, fitted: Solution, misfit: np.ndarray) -> None:
+    """Is the result still a correction of the given cameras?
+
+    Raises:
+        CalibrationError: cameras turned or moved too far, or the sightings still disagree: the
+            data are of other cameras, or the calibration has a fault of another kind.
+    """
+    turn, move = changes(given, fitted.rig)
+    share = move / _distance(fitted)
+    worst = int(np.argmax(np.maximum(turn / _MOST_TURN_DEG, share / _MOST_MOVE)))
+    left = float(np.nanmedian(misfit))
+    far = turn[worst] > _MOST_TURN_DEG or share[worst] > _MOST_MOVE
+    if far or left > _MOST_PX:
+        found = f"cameras would turn by up to {turn[worst]:.0f} degrees and move by up to "
+        found += f"{100 * share[worst]:.0f} % of their distance, and {left:.1f} px remain"
+        raise CalibrationError(
+            "the sightings fit no cameras near the given ones",
+            expected=f"turns below {_MOST_TURN_DEG:.0f} degrees, moves below "
+            f"{100 * _MOST_MOVE:.0f} %, less than {_MOST_PX:.0f} px left on unused frames",
+            found=found,
+            fix="python -m mouselift_jax check RECORDING finds faults of another kind: cameras "
+            "exchanged, other units, an offset in time",
+        )
