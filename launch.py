@@ -17,7 +17,7 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from mouselift_jax.errors import MouseLiftError
-from mouselift_jax.stages import command
+from mouselift_jax.stages.harness import command
 from mouselift_jax.training.preempt import AGAIN, INTERRUPTED
 
 CONFIG = config_flags.DEFINE_config_file("config", help_string="configs/<stage>.py[:variant]")

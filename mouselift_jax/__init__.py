@@ -13,9 +13,18 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "Camera": "mouselift_jax.geometry.camera",
     "Gaussians": "mouselift_jax.splats.gaussians",
-    "load_pretrained": "mouselift_jax.pipelines.pretrained",
+    "load_pretrained": "mouselift_jax.weights.pretrained",
 }
-_SUBPACKAGES = ("data", "diffusion", "geometry", "models", "pipelines", "render", "splats")
+_SUBPACKAGES = (
+    "data",
+    "diffusion",
+    "geometry",
+    "models",
+    "pipelines",
+    "render",
+    "splats",
+    "weights",
+)
 
 __all__ = ["__version__", *_PUBLIC, *_SUBPACKAGES]
 

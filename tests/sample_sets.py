@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mouselift_jax.data.sample_writer import SampleWriter
+from mouselift_jax.data.samples.writer import SampleWriter
 from mouselift_jax.geometry.rays import camera_rays
 from mouselift_jax.geometry.rig import rig_from_angles
 

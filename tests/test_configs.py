@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from ml_collections import ConfigDict
 
-from mouselift_jax.data.rig_file import load_rig
-from mouselift_jax.stages.stage import STAGES
-from mouselift_jax.stages.workdir import flatten, plain
+from mouselift_jax.data.samples.rig_file import load_rig
+from mouselift_jax.runs.record import flatten, plain
+from mouselift_jax.stages.harness.plan import STAGES
 
 ROOT = Path(__file__).resolve().parents[1]
 CODE = "\n".join(p.read_text() for p in (ROOT / "mouselift_jax").rglob("*.py"))
@@ -61,7 +61,7 @@ def test_files_that_a_config_names_are_found_from_anywhere(tmp_path, monkeypatch
 @pytest.fixture(scope="session")
 def inputs(tmp_path_factory) -> dict[str, Path]:
     """One tiny input of each kind that a stage reads."""
-    from mouselift_jax.data.synthetic import write_recording
+    from mouselift_jax.data.synthetic.recording import write_recording
     from tests.sample_sets import write_samples
 
     root = tmp_path_factory.mktemp("inputs")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from mouselift_jax.__main__ import build_parser, verbs
+from mouselift_jax.cli._verbs import build_parser, verbs
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = [*sorted((ROOT / "docs").glob("*.md")), ROOT / "README.md", ROOT / "SECURITY.md"]

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from mouselift_jax.convert.rules import expected_keys, flatten
-from mouselift_jax.pipelines.pretrained import network, param_shapes
+from mouselift_jax.weights.networks import network, param_shapes
+from mouselift_jax.weights.rules import expected_keys, flatten
 
 GSLRM = {
     "width": 128,
@@ -137,7 +137,7 @@ def random_state(shapes: Mapping[str, tuple[int, ...]], seed: int = 0) -> dict[s
 
 def component_state(component: str, settings: Mapping | None = None) -> dict[str, np.ndarray]:
     """Random weights of a component of the tiny pipeline."""
-    from mouselift_jax.pipelines.conversion_kinds import PIPELINE_CONFIGS
+    from mouselift_jax.weights.kinds import PIPELINE_CONFIGS
 
     config = PIPELINE_CONFIGS[component](settings or SETTINGS[component])
     return random_state(torch_shapes(component, config), seed=len(component))

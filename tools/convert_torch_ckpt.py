@@ -14,18 +14,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from mouselift_jax.errors import MouseLiftError  # noqa: E402
-from mouselift_jax.pipelines.conversion import (  # noqa: E402
-    DTYPES,
-    check_destination,
-    convert,
-    verify_conversion,
-)
-from mouselift_jax.pipelines.conversion_kinds import (  # noqa: E402
-    KINDS,
-    LICENCES,
-    Request,
-    plan_conversion,
-)
+from mouselift_jax.weights.convert import DTYPES, check_destination, convert, verify_conversion  # noqa: E402
+from mouselift_jax.weights.kinds import KINDS, LICENCES, Request, plan_conversion  # noqa: E402
 from tools.torch_reader import read_torch  # noqa: E402
 
 

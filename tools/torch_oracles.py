@@ -17,12 +17,12 @@ import torch
 import torch.nn.functional as F
 from etils import epath
 
-from mouselift_jax.convert import store
-from mouselift_jax.convert.rules import unflatten
 from mouselift_jax.errors import CheckpointError
 from mouselift_jax.geometry.rig import turntable
-from mouselift_jax.pipelines.conversion_kinds import Part
-from mouselift_jax.pipelines.pretrained import network
+from mouselift_jax.weights import store
+from mouselift_jax.weights.kinds import Part
+from mouselift_jax.weights.networks import network
+from mouselift_jax.weights.rules import unflatten
 
 TOLERANCE = 1e-4  # relative, float32
 

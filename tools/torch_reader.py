@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from mouselift_jax.convert.sources import LazyTensor
 from mouselift_jax.errors import CheckpointError, MissingExtraError
+from mouselift_jax.weights.torch_sources import LazyTensor
 
 
 def read_torch(path: Path) -> Any:

@@ -18,10 +18,10 @@ from pathlib import Path
 
 import numpy as np
 
-from mouselift_jax.data.check import CheckResult, check_recording
-from mouselift_jax.data.check_samples import check_samples
-from mouselift_jax.data.grade import grade_table
-from mouselift_jax.data.samples import is_sample_set
+from mouselift_jax.data.check.recording import CheckResult, check_recording
+from mouselift_jax.data.check.samples import check_samples
+from mouselift_jax.data.samples.grade import grade_table
+from mouselift_jax.data.samples.sample_set import is_sample_set
 from mouselift_jax.errors import ConfigError
 from mouselift_jax.files import write_json_atomic
 from mouselift_jax.report.grades import grade_plot

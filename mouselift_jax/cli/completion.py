@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the script."""
-    from mouselift_jax.__main__ import build_parser, verbs
+    from mouselift_jax.cli._verbs import build_parser, verbs
 
     cases = ""
     for verb in verbs():

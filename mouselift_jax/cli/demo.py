@@ -77,7 +77,7 @@ def reconstructor(args: argparse.Namespace) -> Callable[[Path], tuple[np.ndarray
     from mouselift_jax.splats.filters import RECIPES, apply_filters
     from mouselift_jax.splats.ply import save_ply
     from mouselift_jax.stages import infer
-    from mouselift_jax.stages.generated import FromImages
+    from mouselift_jax.stages.items.from_photos import FromImages
 
     config = ConfigDict(
         {

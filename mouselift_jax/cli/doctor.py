@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
 
 def block(facts: list[Fact]) -> str:
     """The facts as text, one line each, the fix below."""
-    from mouselift_jax.__main__ import coloured
+    from mouselift_jax.cli._verbs import coloured
 
     lines = []
     for fact in facts:

@@ -34,8 +34,9 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from mouselift_jax.cli import _export_splats
 from mouselift_jax.errors import MouseLiftError, nearest
+from mouselift_jax.exports import splats as _export_splats
+from mouselift_jax.exports.transforms import to_transforms
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -83,8 +84,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _to_torch(args: argparse.Namespace) -> list[str]:
-    from mouselift_jax.pipelines.export_torch import export_torch
-    from mouselift_jax.report.model_card import write_model_card
+    from mouselift_jax.exports.model_card import write_model_card
+    from mouselift_jax.weights.export_torch import export_torch
 
     lines = export_torch(
         args.source,
@@ -122,6 +123,6 @@ FORMATS: dict[str, Callable[[argparse.Namespace], list[str]]] = {
     "splat": _export_splats.to_splat,
     "html": _export_splats.to_html,
     "mesh": _export_splats.to_mesh,
-    "transforms": _export_splats.to_transforms,
+    "transforms": to_transforms,
     "card": _export_splats.to_card,
 }

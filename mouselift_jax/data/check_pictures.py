@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from mouselift_jax.data.check_observe import Observations
+from mouselift_jax.data.check.observe import Observations
+from mouselift_jax.data.check.words import describe
 from mouselift_jax.data.check_time import repeated
-from mouselift_jax.data.check_words import describe
 from mouselift_jax.data.findings import Finding
 from mouselift_jax.data.mask_levels import judge_masks
-from mouselift_jax.data.recording import Recording
+from mouselift_jax.data.recordings.recording import Recording
 
 _BLACK = 10  # grey level of a margin; undistortion leaves curved ones narrower than _MARGIN
 _MARGIN = 0.04  # share of the side

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from mouselift_jax.data.check_hypotheses import (
+from mouselift_jax.data.check.hypotheses import (
     CLIP,
     Geometry,
     Hypothesis,

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from mouselift_jax.data.check_hypotheses import Geometry, Hypothesis, cost
+from mouselift_jax.data.check.hypotheses import Geometry, Hypothesis, cost
 from mouselift_jax.geometry.camera import Camera
 
 FACTORS = (0.5, 2.0, 0.25, 4.0, 1 / 3, 3.0, 2 / 3, 1.5, 0.75, 4 / 3, 0.8, 1.25, 0.625, 1.6)

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from mouselift_jax.data.check_hypotheses import CLIP, MAX_OFFSET, Geometry, Hypothesis, shifted
+from mouselift_jax.data.check.hypotheses import CLIP, MAX_OFFSET, Geometry, Hypothesis, shifted
 
 _STEP_PRICE = 4.0  # times the floor, pixels x frames: what one change of offset must save
 _RUN = 9  # instants of a running mean

@@ -14,8 +14,8 @@ import dataclasses
 
 import numpy as np
 
-from mouselift_jax.geometry.align import triangulate
 from mouselift_jax.geometry.camera import Camera
+from mouselift_jax.geometry.triangulate import triangulate
 
 # What may change in a camera, least basic last. Turns (rad) are about the camera's own centre and
 # moves (world units) shift what it sees, both along its axes; focal and aspect (fy / fx) are

@@ -17,8 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from mouselift_jax.errors import ShapeError
-from mouselift_jax.geometry.align import Similarity, array_namespace
 from mouselift_jax.geometry.precise import matmul, transform
+from mouselift_jax.geometry.similarity import Similarity, array_namespace
 
 Array = Any  # a numpy or a jax array: geometry computes with whichever it is given
 

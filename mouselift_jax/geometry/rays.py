@@ -6,8 +6,8 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
-from mouselift_jax.geometry.align import array_namespace
 from mouselift_jax.geometry.precise import matmul
+from mouselift_jax.geometry.similarity import array_namespace
 
 Array = jax.Array | np.ndarray
 

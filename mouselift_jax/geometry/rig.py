@@ -110,3 +110,24 @@ def azimuth_elevation(c2w: ArrayLike, target: ArrayLike = (0, 0, 0)) -> tuple[np
     azimuth = np.degrees(np.arctan2(offset[..., 1], offset[..., 0])) % 360.0
     elevation = np.degrees(np.arctan2(offset[..., 2], np.hypot(offset[..., 0], offset[..., 1])))
     return azimuth, elevation
+
+
+def axes_meeting_point(centers: np.ndarray, axes: np.ndarray) -> np.ndarray:
+    """The point [3] nearest all lines through centers [V,3] along unit axes [V,3]."""
+    away = np.eye(3) - axes[:, :, None] * axes[:, None, :]
+    return np.linalg.solve(away.sum(0), (away @ centers[..., None]).sum(0)[:, 0])
+
+
+def clockwise(centers: np.ndarray, about: np.ndarray, front_deg: float) -> tuple[int, ...]:
+    """Indices of centers [V,3] by decreasing azimuth about a point.
+
+    Args:
+        centers: camera centres.
+        about: the point they stand around.
+        front_deg: the order starts with the camera nearest this azimuth.
+    """
+    offset = centers - about
+    azimuth = np.degrees(np.arctan2(offset[:, 1], offset[:, 0]))
+    first = int(np.argmin(np.abs((azimuth - front_deg + 180.0) % 360.0 - 180.0)))
+    behind = (azimuth[first] - azimuth + 1e-9) % 360.0
+    return tuple(int(i) for i in np.argsort(behind, kind="stable"))

@@ -15,7 +15,6 @@ import dataclasses
 import numpy as np
 
 from mouselift_jax.data.distortion import undistort_pixels
-from mouselift_jax.data.hull import tangent_contacts
 from mouselift_jax.errors import CalibrationError, ConfigError, nearest
 from mouselift_jax.geometry.bundle import (
     PARAMETERS,
@@ -28,6 +27,7 @@ from mouselift_jax.geometry.bundle import (
     project,
 )
 from mouselift_jax.geometry.camera import Camera
+from mouselift_jax.geometry.hull import tangent_contacts
 
 FREE = {
     "pose": tuple(range(6)),

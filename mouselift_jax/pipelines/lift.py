@@ -1,8 +1,9 @@
 """Posed views to Gaussians, and the loss that teaches it: pure functions of arrays.
 
-A *batch* is anything with the fields of `mouselift_jax.data.loader.Batch`: images [B,V,H,W,3] on
-white, masks [B,V,H,W,1], K [B,V,3,3], c2w [B,V,4,4]. The first `n_input_views` views go into the
-network; views behind them are seen by the loss or the evaluation alone.
+A *batch* is anything with the fields of `mouselift_jax.data.batches.loader.Batch`:
+images [B,V,H,W,3] on white, masks [B,V,H,W,1], K [B,V,3,3], c2w [B,V,4,4]. The first
+`n_input_views` views go into the network; views behind them are seen by the loss or the evaluation
+alone.
 """
 
 from __future__ import annotations

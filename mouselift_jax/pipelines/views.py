@@ -19,18 +19,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from mouselift_jax.data.crop import resize
-from mouselift_jax.data.rig_file import load_rig
+from mouselift_jax.data.samples.rig_file import load_rig
 from mouselift_jax.diffusion import schedule
 from mouselift_jax.diffusion.sampler import Steps, check_sampling, ddim, guide, sampling_steps
 from mouselift_jax.errors import CheckpointError, ConfigError, ShapeError, TrainingError
 from mouselift_jax.geometry.camera import Camera
 from mouselift_jax.geometry.rig import azimuth_elevation
 from mouselift_jax.models.clip import ImageEncoder, ImageNormalizer
+from mouselift_jax.models.clip_pixels import ClipPixels, clip_pixels, to_uint8
 from mouselift_jax.models.mvunet import MVUNet
 from mouselift_jax.models.unet_blocks import sinusoid
 from mouselift_jax.models.vae import VAE
-from mouselift_jax.pipelines.preprocess import ClipPixels, clip_pixels, to_uint8
-from mouselift_jax.pipelines.pretrained import load_pretrained
+from mouselift_jax.weights.pretrained import load_pretrained
 
 NETWORKS = ("unet", "vae", "image_encoder", "image_normalizer")
 NOISE_LEVEL = 0  # of the image embedding; the released model knows no other
@@ -490,3 +490,10 @@ def picture_keys(rng: Any, batch: tuple[int, ...]) -> jax.Array:
             fix="jax.random.key(seed)",
         )
     return jax.random.split(rng, n)
+
+
+SETTINGS = (
+    "scheduler/scheduler_config.json",
+    "image_noising_scheduler/scheduler_config.json",
+    "feature_extractor/preprocessor_config.json",
+)

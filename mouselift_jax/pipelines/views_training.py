@@ -17,8 +17,8 @@ import jax.numpy as jnp
 
 from mouselift_jax.diffusion import schedule
 from mouselift_jax.models import vae as autoencoder
+from mouselift_jax.models.clip_pixels import clip_pixels_float
 from mouselift_jax.models.layers import constrain
-from mouselift_jax.pipelines.preprocess import clip_pixels_float
 from mouselift_jax.pipelines.views import Networks, class_labels
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from mouselift_jax.data.samples import is_sample_set
+from mouselift_jax.data.samples.sample_set import is_sample_set
 from mouselift_jax.errors import LayoutError
 from mouselift_jax.geometry.camera import Camera
 from mouselift_jax.report.pictures import to_uint8
@@ -113,7 +113,7 @@ def _inside(folder: Path, name: Any) -> Path:
 
 
 def _splat_scene(title: str, files: list[Path], samples: str | Path | None) -> Scene:
-    from mouselift_jax.data.samples import SampleSet
+    from mouselift_jax.data.samples.sample_set import SampleSet
 
     known: dict[str, Any] = {}
     scale = None
@@ -135,7 +135,7 @@ def _splat_scene(title: str, files: list[Path], samples: str | Path | None) -> S
 
 
 def _sample_scene(path: Path) -> Scene:
-    from mouselift_jax.data.samples import SampleSet
+    from mouselift_jax.data.samples.sample_set import SampleSet
 
     source = SampleSet.open(path)
     moments = [Moment(Path(i).name, None, _sample_views(source, i)) for i in source.ids()]
@@ -158,12 +158,12 @@ def _sample_views(source: Any, sample_id: str) -> Callable:
 
 
 def _recording_scene(path: Path) -> Scene:
-    from mouselift_jax.data.recording import open_recording
+    from mouselift_jax.data.recordings.inspection import open_recording
 
     recording = open_recording(path)
 
     def read() -> tuple[Camera, list[np.ndarray], list[str]]:
-        from mouselift_jax.data.video import FrameStream
+        from mouselift_jax.data.recordings.video import FrameStream
 
         pictures = []
         for video in recording.videos:

@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from mouselift_jax.errors import ShapeError
-from mouselift_jax.geometry.align import Similarity, array_namespace
 from mouselift_jax.geometry.precise import transform
+from mouselift_jax.geometry.similarity import Similarity, array_namespace
 from mouselift_jax.splats.sh import sh_transform
 
 Array = Any

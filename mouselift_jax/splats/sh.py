@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from mouselift_jax.errors import ShapeError
-from mouselift_jax.geometry.align import array_namespace
+from mouselift_jax.geometry.similarity import array_namespace
 
 Array = jax.Array | np.ndarray
 

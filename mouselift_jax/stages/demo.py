@@ -11,14 +11,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mouselift_jax.data.camera_file import parse_cameras
-from mouselift_jax.data.loader import composite
+from mouselift_jax.data.batches.pictures import composite
 from mouselift_jax.data.png import read_picture
-from mouselift_jax.data.samples import SampleSet
-from mouselift_jax.data.synthetic import write_recording
+from mouselift_jax.data.samples.camera_file import parse_cameras
+from mouselift_jax.data.samples.sample_set import SampleSet
+from mouselift_jax.data.synthetic.recording import write_recording
 from mouselift_jax.files import write_bytes_atomic
-from mouselift_jax.geometry.align import Similarity
 from mouselift_jax.geometry.camera import Camera
+from mouselift_jax.geometry.similarity import Similarity
 from mouselift_jax.report.html import (
     Finding,
     Picture,
@@ -30,9 +30,10 @@ from mouselift_jax.report.html import (
     write_report,
 )
 from mouselift_jax.report.pictures import comparison_rows
+from mouselift_jax.runs.folder import Workdir
+from mouselift_jax.runs.record import read_json, read_summary
 from mouselift_jax.stages import gslrm, infer, mvdiff, prepare, synth
-from mouselift_jax.stages.stage import Plan
-from mouselift_jax.stages.workdir import Workdir, read_json, read_summary
+from mouselift_jax.stages.harness.plan import Plan
 from mouselift_jax.training import metrics as metric
 
 log = logging.getLogger("mouselift_jax")

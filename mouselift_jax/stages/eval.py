@@ -12,20 +12,22 @@ from typing import Any
 
 import numpy as np
 
-from mouselift_jax.data.loader import composite, resized
-from mouselift_jax.data.samples import Sample, SampleSet
+from mouselift_jax.data.batches.pictures import composite, resized
+from mouselift_jax.data.inputs import must_exist, resolve_samples
+from mouselift_jax.data.samples.sample_set import Sample, SampleSet
 from mouselift_jax.errors import ConfigError, LayoutError
 from mouselift_jax.files import write_json_atomic, write_text_atomic
-from mouselift_jax.geometry.align import Similarity
+from mouselift_jax.geometry.similarity import Similarity
 from mouselift_jax.pipelines.judge import NETWORK, Judge, Judged, View
-from mouselift_jax.pipelines.pretrained import find_component, load_pretrained
 from mouselift_jax.report.html import Picture, Section, Table, Text, write_report
 from mouselift_jax.report.pictures import comparison_rows, save_png
 from mouselift_jax.report.statistics import mean_interval
-from mouselift_jax.stages.selection import check_sides, frame_times, select, stored_sides
-from mouselift_jax.stages.stage import Plan
-from mouselift_jax.stages.workdir import Workdir, must_exist, read_json, resolve_samples
-from mouselift_jax.training.progress import Progress
+from mouselift_jax.runs.folder import Workdir
+from mouselift_jax.runs.progress import Progress
+from mouselift_jax.runs.record import read_json
+from mouselift_jax.stages.harness.plan import Plan
+from mouselift_jax.stages.harness.selection import check_sides, frame_times, select, stored_sides
+from mouselift_jax.weights.pretrained import find_component, load_pretrained
 
 NEXT = (
     "python launch.py --config=configs/infer.py{tiny} --config.samples={config.samples} "

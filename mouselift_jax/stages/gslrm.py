@@ -14,23 +14,26 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from mouselift_jax.data.loader import Augment, Batch, Views, make_loader
-from mouselift_jax.data.samples import SampleSet
+from mouselift_jax.data.batches.loader import Batch, Views, make_loader
+from mouselift_jax.data.batches.pictures import Augment
+from mouselift_jax.data.inputs import must_exist, resolve_samples
+from mouselift_jax.data.samples.sample_set import SampleSet
 from mouselift_jax.errors import ConfigError, LayoutError
 from mouselift_jax.files import write_json_atomic
 from mouselift_jax.models import gslrm as network
 from mouselift_jax.models.silhouettes import room
 from mouselift_jax.pipelines import lift as pipeline
-from mouselift_jax.pipelines.pretrained import load_initial, load_pretrained
 from mouselift_jax.report.html import Finding, Picture, Section, Table, Text, write_report
 from mouselift_jax.report.pictures import contact_sheet
-from mouselift_jax.stages import program
+from mouselift_jax.runs.folder import Workdir
+from mouselift_jax.runs.record import command_line, plain, read_summary
+from mouselift_jax.stages.harness import cost as program
+from mouselift_jax.stages.harness.plan import Plan
 from mouselift_jax.stages.lift_judge import FIGURES, LiftJudge, roomy
-from mouselift_jax.stages.stage import Plan
-from mouselift_jax.stages.workdir import Workdir, must_exist, plain, read_summary, resolve_samples
 from mouselift_jax.training import loop, lora
 from mouselift_jax.training.losses import LossConfig
 from mouselift_jax.training.trainer import Task, Trainer
+from mouselift_jax.weights.pretrained import load_initial, load_pretrained
 
 log = logging.getLogger("mouselift_jax")
 NEXT = (
@@ -39,9 +42,6 @@ NEXT = (
     "python launch.py --config=configs/eval.py{tiny} --config.samples={config.samples} "
     "--config.gslrm={workdir} --workdir={beside}/eval",
 )
-
-
-# --- what is trained -----------------------------------------------------------------------------
 
 
 def network_config(config: Any) -> network.GSLRMConfig:
@@ -119,7 +119,7 @@ def loss_networks(config: Any, *, abstract: bool = False) -> dict[str, Any]:
         component = {"perceptual": "vgg19", "lpips": "lpips"}[name]
         source = config.perceptual_from or config.init_from
         if abstract:
-            from mouselift_jax.pipelines import pretrained
+            from mouselift_jax.weights import pretrained
 
             module = pretrained.network(component).make({}, config.train.dtype)
             shapes = pretrained.param_shapes(component, {})
@@ -321,7 +321,7 @@ def run(config: Any, workdir: Workdir) -> None:
                 # Several processes hold no whole batch to draw.
                 pictures=judge.draw if judge.count and jax.process_count() == 1 else None,
                 warn=workdir.warn,
-                replay=program.command_line(),
+                replay=command_line(),
                 texts=_texts(config, sample_set),
             ),
             style=workdir.options.progress,

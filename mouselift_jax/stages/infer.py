@@ -8,42 +8,37 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import importlib
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mouselift_jax.data.loader import composite, resized
-from mouselift_jax.data.samples import SampleSet
+from mouselift_jax.data.inputs import looks_like_recording, must_exist, prepare_command
 from mouselift_jax.errors import ConfigError, LayoutError
 from mouselift_jax.files import write_json_atomic
 from mouselift_jax.geometry.camera import Camera
 from mouselift_jax.pipelines.lift import lift, with_room
-from mouselift_jax.pipelines.pretrained import find_component, load_pretrained
 from mouselift_jax.report.html import Picture, Section, Splats, Table, Text, Video, write_report
 from mouselift_jax.report.pictures import comparison_rows, fit, save_png
 from mouselift_jax.report.turntable import write_turntable
+from mouselift_jax.runs.folder import Workdir
+from mouselift_jax.runs.progress import Progress
+from mouselift_jax.runs.record import is_whole as folder_is_whole
+from mouselift_jax.runs.record import read_json
 from mouselift_jax.splats.filters import RECIPES, apply_filters
 from mouselift_jax.splats.ply import save_ply
-from mouselift_jax.stages import sequence
-from mouselift_jax.stages import workdir as workdirs
-from mouselift_jax.stages.selection import check_sides, select, stored_sides
-from mouselift_jax.stages.stage import Plan
-from mouselift_jax.stages.workdir import (
-    Workdir,
-    looks_like_recording,
-    must_exist,
-    prepare_command,
-    read_json,
-    resolve_samples,
-)
+from mouselift_jax.stages.harness.plan import Plan
+from mouselift_jax.stages.harness.selection import check_sides
+from mouselift_jax.stages.items import sequence
+from mouselift_jax.stages.items.from_photos import FromImages
+from mouselift_jax.stages.items.from_samples import FromSamples
+from mouselift_jax.stages.items.item import Item, Source
 from mouselift_jax.training import metrics as metric
-from mouselift_jax.training.progress import Progress
+from mouselift_jax.weights.pretrained import find_component, load_pretrained
 
 log = logging.getLogger("mouselift_jax")
 NEXT = ("python -m mouselift_jax view {workdir}",)
@@ -51,122 +46,6 @@ NEXT = ("python -m mouselift_jax view {workdir}",)
 PHOTO, PHOTO_SIDE = "photo.png", 384  # what views were generated from, shrunk to so many pixels
 DONE = "item.json"  # written last: an item with it is whole
 SHOWN = 3  # items in the report: the worst, the middle and the best
-
-
-@dataclasses.dataclass
-class Item:
-    """Posed views to lift.
-
-    Attributes:
-        id: name, unique in the run.
-        images: [V,H,W,3] in [0,1] on white.
-        masks: [V,H,W,1], None where unknown.
-        cameras: [V].
-        labels: one for each view.
-        scene_scale: scene units per millimetre, None where unknown.
-        about: what goes into item.json besides.
-        photo: [H,W,3] uint8, what the views were generated from; None when they are real.
-    """
-
-    id: str
-    images: np.ndarray
-    masks: np.ndarray | None
-    cameras: Camera
-    labels: list[str]
-    scene_scale: float | None = None
-    about: dict[str, Any] = dataclasses.field(default_factory=dict)
-    photo: np.ndarray | None = None
-
-
-class Source(Protocol):
-    """Where items come from.
-
-    Attributes:
-        ids: all items of the run, in order.
-        reads: paths it reads, for the plan.
-        sides: of the pictures that it loads, pixels.
-    """
-
-    ids: list[str]
-    reads: list[str]
-    sides: tuple[int, ...]
-
-    def load(self, item_id: str) -> Item:
-        """Read or make one item."""
-        ...
-
-
-class FromSamples:
-    """Items that are samples of a set."""
-
-    def __init__(self, config: Any) -> None:
-        path = resolve_samples(config.samples)
-        self._set, self._config = SampleSet.open(path), config
-        self.reads = [str(path)]
-        self.ids = select(self._set, config.split, config.frames)[: config.limit or None]
-        self._size = config.size or trained_size(config.gslrm)
-        self.sides = (self._size,) if self._size else stored_sides(self._set, self.ids[0])
-
-    @property
-    def sample_set(self) -> SampleSet:
-        """Where the items come from."""
-        return self._set
-
-    def is_film(self) -> bool:
-        """Whether the items are frames of one recording."""
-        return sequence.is_film(self._set, self.ids)
-
-    def load(self, item_id: str) -> Item:
-        """Read one sample; its pictures are resized with their cameras."""
-        slots = self._slots(item_id)
-        sample = self._set.load(item_id, slots)
-        if sample.cameras is None:
-            raise _without_cameras(item_id)
-        rgba, cameras = resized(sample.images_rgba, sample.cameras, self._size or None)
-        images, masks = composite(rgba, np.ones(3, np.float32))
-        return Item(
-            item_id,
-            images,
-            masks if sample.has_alpha else None,
-            cameras,
-            [f"camera {c}" for c in sample.camera_ids],
-            sample.info.get("scene_scale") or self._set.scene_scale,  # recordings may differ
-            {"frame": sample.frame, "cameras": [int(c) for c in sample.camera_ids]},
-        )
-
-    def _slots(self, item_id: str) -> list[int] | None:
-        wanted = [int(v) for v in self._config.views]
-        if not wanted:
-            return None
-        record = self._set.camera_file(item_id)
-        if record is None:
-            raise _without_cameras(item_id)
-        numbers = [f.get("camera", i) for i, f in enumerate(record["frames"])]
-        missing = [v for v in wanted if v not in numbers]
-        if missing:
-            raise ConfigError(
-                "the sample has no such camera",
-                where="config.views",
-                expected=f"some of {numbers}",
-                found=missing,
-                fix=f"--config.views={tuple(v for v in wanted if v in numbers) or tuple(numbers)}",
-            )
-        return [numbers.index(v) for v in wanted]
-
-
-def _without_cameras(item_id: str) -> LayoutError:
-    return LayoutError(
-        "a sample without cameras cannot be lifted",
-        where=item_id,
-        expected="opencv_cameras.json",
-        fix="make the samples with configs/prepare.py",
-    )
-
-
-def trained_size(gslrm: str | None) -> int:
-    """The picture size a run was trained on, 0 for converted weights (they take any)."""
-    record = read_json(Path(gslrm) / "config.json") if gslrm else None
-    return int(((record or {}).get("data") or {}).get("size") or 0)
 
 
 def source(config: Any, warn: Callable[[str], None] = log.warning) -> Source:
@@ -199,7 +78,7 @@ def source(config: Any, warn: Callable[[str], None] = log.warning) -> Source:
             where="config.mvdiff",
             fix="--config.mvdiff=DIR: a converted pipeline, or the folder of an mvdiff run",
         )
-    return importlib.import_module("mouselift_jax.stages.generated").FromImages(config, warn=warn)
+    return FromImages(config, warn=warn)
 
 
 # --- the stage -----------------------------------------------------------------------------------
@@ -253,7 +132,7 @@ def run(config: Any, workdir: Workdir) -> None:
                 progress.update()
     else:
         log.info("nothing left to do: %d item(s) are done", len(items.ids))
-        if workdirs.is_whole(workdir.path):  # a film's videos take long to draw
+        if folder_is_whole(workdir.path):  # a film's videos take long to draw
             return
     finish(config, workdir, items, places, alone)
 

@@ -11,8 +11,8 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from mouselift_jax.data.loader import Batch, Views, make_loader
-from mouselift_jax.data.samples import SampleSet
+from mouselift_jax.data.batches.loader import Batch, Views, make_loader
+from mouselift_jax.data.samples.sample_set import SampleSet
 from mouselift_jax.models.silhouettes import check_room
 from mouselift_jax.pipelines import lift as pipeline
 from mouselift_jax.report.pictures import comparison_rows

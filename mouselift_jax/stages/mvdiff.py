@@ -15,12 +15,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mouselift_jax.data.rig_file import save_rig
-from mouselift_jax.data.samples import SampleSet
+from mouselift_jax.data.inputs import must_exist, resolve_samples
+from mouselift_jax.data.samples.rig_file import save_rig
+from mouselift_jax.data.samples.sample_set import SampleSet
 from mouselift_jax.diffusion.sampler import check_sampling
 from mouselift_jax.errors import ConfigError, LayoutError, nearest
 from mouselift_jax.files import write_json_atomic
-from mouselift_jax.geometry.rig_spread import Rig
+from mouselift_jax.geometry.median_rig import Rig
 from mouselift_jax.models import mvunet
 from mouselift_jax.pipelines import views_cost
 from mouselift_jax.pipelines.views import Networks
@@ -33,10 +34,13 @@ from mouselift_jax.pipelines.views_training import (
     encode,
 )
 from mouselift_jax.report.html import Finding, Picture, Section, Table, Text, write_report
-from mouselift_jax.stages import mvdiff_data, program
-from mouselift_jax.stages.mvdiff_judge import Judge
-from mouselift_jax.stages.stage import Plan
-from mouselift_jax.stages.towers import (
+from mouselift_jax.runs.folder import Workdir
+from mouselift_jax.runs.record import command_line, read_summary
+from mouselift_jax.stages.harness import cost as program
+from mouselift_jax.stages.harness.plan import Plan
+from mouselift_jax.stages.multiview import batches as mvdiff_data
+from mouselift_jax.stages.multiview.encodings import Cache, variants
+from mouselift_jax.stages.multiview.frozen import (
     Towers,
     abstract_towers,
     downscale_of,
@@ -45,10 +49,17 @@ from mouselift_jax.stages.towers import (
     low_rank,
     uses_toys,
 )
-from mouselift_jax.stages.workdir import Workdir, must_exist, read_summary, resolve_samples
+from mouselift_jax.stages.multiview.judge import Judge
+from mouselift_jax.stages.multiview.order import azimuths_of
+from mouselift_jax.stages.multiview.rig import (
+    measure_rig,
+    spread_advice,
+    stacked_cameras,
+    subject_place,
+)
+from mouselift_jax.stages.multiview.watchdogs import Alarm, check_order, check_prompts
 from mouselift_jax.training import distributed, loop, lora
 from mouselift_jax.training.trainer import Task, Trainer
-from mouselift_jax.training.watchdogs import Alarm, check_order, check_prompts
 
 log = logging.getLogger("mouselift_jax")
 NEXT = (
@@ -198,7 +209,7 @@ def check(config: Any, samples: Path) -> SampleSet:
             fix=f"--config.model.n_views={first} (unlike the released one's), or more cameras",
         )
     if config.cache.enabled:
-        mvdiff_data.variants(config)
+        variants(config)
     e = config.eval
     for guidance in e.guidances:
         check_sampling(e.steps, guidance, e.eta, section="config.eval.")
@@ -225,7 +236,7 @@ def plan(config: Any, workdir: Path) -> Plan:
     if toys:
         notes.append("toy networks: the run makes its own autoencoder; no use beyond testing")
     if config.cache.enabled:
-        count = len(sample_set.ids("train")) * len(mvdiff_data.variants(config))
+        count = len(sample_set.ids("train")) * len(variants(config))
         side = module.config.sample_size
         size = count * (2 * config.model.n_views * side**2 * 4 + config.model.class_dim) * 4
         notes.append(f"cache of {count} encodings, {size / 2**30:.2f} GiB of disk")
@@ -304,7 +315,7 @@ def run(config: Any, workdir: Workdir) -> None:
                 evaluate=judge if judge.count and alone else None,
                 evaluated=judge.named_pictures,
                 warn=workdir.warn,
-                replay=program.command_line(),
+                replay=command_line(),
             ),
             style=workdir.options.progress,
             profile=workdir.options.profile,
@@ -325,16 +336,16 @@ def early_alarms(config: Any, sample_set: SampleSet, towers: Towers) -> list[Ala
             raise ConfigError(
                 alarm.what, where="config.prompt_embeds", found=alarm.cause, fix=alarm.remedy
             )
-    found = mvdiff_data.stacked_cameras(sample_set, sample_set.ids("train"), config)
+    found = stacked_cameras(sample_set, sample_set.ids("train"), config)
     if found is not None:
-        wrong = [check_order(mvdiff_data.azimuths_of(c2w), towers.turns) for c2w in found[1]]
+        wrong = [check_order(azimuths_of(c2w), towers.turns) for c2w in found[1]]
         alarms += next((a for a in wrong if a), [])
     return alarms
 
 
 def keep_rig(config: Any, workdir: Workdir, sample_set: SampleSet) -> Rig | None:
     """Write cameras.json and say whether one rig can stand for all samples."""
-    rig = mvdiff_data.measure_rig(config, sample_set)
+    rig = measure_rig(config, sample_set)
     if rig is None:
         workdir.warn(
             "the samples have no cameras: there will be no cameras.json, and synth and infer will "
@@ -343,9 +354,9 @@ def keep_rig(config: Any, workdir: Workdir, sample_set: SampleSet) -> Rig | None
         return None
     if workdir.options.primary:
         path = workdir / "cameras.json"
-        place = mvdiff_data.subject_place(sample_set)
+        place = subject_place(sample_set)
         save_rig(path, rig, source=str(sample_set.path), **place)
-    advice = mvdiff_data.spread_advice(config, sample_set, rig, workdir.path)
+    advice = spread_advice(config, sample_set, rig, workdir.path)
     if advice:
         workdir.warn(advice)
     return rig
@@ -368,7 +379,7 @@ def training_batches(
         for name, params in towers.params.items()
         if name != "image_normalizer"
     }
-    cache = mvdiff_data.Cache(config, samples, root, json.loads(json.dumps(identity)))
+    cache = Cache(config, samples, root, json.loads(json.dumps(identity)))
 
     references = cache.n_references
 

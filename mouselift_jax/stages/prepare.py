@@ -12,22 +12,24 @@ from typing import Any
 
 import numpy as np
 
-from mouselift_jax.data.check import check_recording
+from mouselift_jax.data.check.recording import check_recording
 from mouselift_jax.data.cores import available_cores
 from mouselift_jax.data.findings import raise_errors
-from mouselift_jax.data.frames import choose_frames
-from mouselift_jax.data.grade import grade_samples
-from mouselift_jax.data.masks import MaskSettings
-from mouselift_jax.data.prepare import Preparer, PrepareSettings
-from mouselift_jax.data.recording import Recording, open_recording
-from mouselift_jax.data.sample_checks import LEAST_COVER
-from mouselift_jax.data.sample_writer import SampleWriter, sample_id
-from mouselift_jax.data.samples import SampleSet
-from mouselift_jax.data.scene import SceneSettings
-from mouselift_jax.data.split import split_blocks, split_by_recording
+from mouselift_jax.data.inputs import must_exist
+from mouselift_jax.data.preparation.frames import choose_frames
+from mouselift_jax.data.preparation.placement import SceneSettings
+from mouselift_jax.data.preparation.preparer import Preparer, PrepareSettings
+from mouselift_jax.data.preparation.proofs import LEAST_COVER
+from mouselift_jax.data.recordings.inspection import open_recording
+from mouselift_jax.data.recordings.mask_sources import MaskSettings
+from mouselift_jax.data.recordings.recording import Recording
+from mouselift_jax.data.samples.grade import grade_samples
+from mouselift_jax.data.samples.sample_set import SampleSet
+from mouselift_jax.data.samples.split import split_blocks, split_by_recording
+from mouselift_jax.data.samples.writer import SampleWriter, sample_id
 from mouselift_jax.errors import ConfigError, MouseLiftError, nearest, raise_all
-from mouselift_jax.stages.stage import Plan
-from mouselift_jax.stages.workdir import Workdir, must_exist
+from mouselift_jax.runs.folder import Workdir
+from mouselift_jax.stages.harness.plan import Plan
 
 log = logging.getLogger("mouselift_jax")
 NEXT = (
@@ -91,7 +93,7 @@ def plan(config: Any, workdir: Path) -> Plan:
 
 def run(config: Any, workdir: Workdir) -> None:
     """Write the sample set, its report and the summary."""
-    from mouselift_jax.training.progress import Progress
+    from mouselift_jax.runs.progress import Progress
 
     started = time.monotonic()
     preparers = _preparers(config)

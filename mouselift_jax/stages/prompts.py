@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 
+from mouselift_jax.data.inputs import must_exist, resolve_samples
 from mouselift_jax.data.prompts import STYLES_FILE, pick_style, view_prompts, view_turns
-from mouselift_jax.data.samples import SampleSet
+from mouselift_jax.data.samples.sample_set import SampleSet
 from mouselift_jax.errors import CheckpointError
 from mouselift_jax.geometry.camera import Camera
 from mouselift_jax.pipelines.prompts import cosines, encode_prompts, load_tokenizer, tokenize
-from mouselift_jax.stages.stage import Plan
-from mouselift_jax.stages.workdir import Workdir, must_exist, resolve_samples
+from mouselift_jax.runs.folder import Workdir
+from mouselift_jax.stages.harness.plan import Plan
 
 log = logging.getLogger("mouselift_jax")
 NEXT = (
@@ -44,8 +45,8 @@ def plan(config: Any, workdir: Path) -> Plan:
 
 def run(config: Any, workdir: Workdir) -> None:
     """Encode and write the embeddings with their texts."""
-    from mouselift_jax.pipelines.pretrained import load_pretrained, save_component
     from mouselift_jax.report.html import Finding, Section, Table, write_report
+    from mouselift_jax.weights.pretrained import load_pretrained, save_component
 
     source = must_exist(config.init_from, "init_from")
     cameras = _cameras(config)

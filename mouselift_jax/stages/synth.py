@@ -7,22 +7,25 @@ from typing import Any
 
 import numpy as np
 
-from mouselift_jax.data.loader import composite, resized
-from mouselift_jax.data.sample_writer import SampleWriter, sample_id
-from mouselift_jax.data.samples import Sample, SampleSet
+from mouselift_jax.data.batches.pictures import composite, resized
+from mouselift_jax.data.inputs import must_exist, resolve_samples
+from mouselift_jax.data.photos.cutout import cut_out
+from mouselift_jax.data.samples.sample_set import Sample, SampleSet
+from mouselift_jax.data.samples.writer import SampleWriter, sample_id
 from mouselift_jax.errors import ConfigError, LayoutError
 from mouselift_jax.files import write_bytes_atomic
 from mouselift_jax.geometry.camera import Camera
-from mouselift_jax.pipelines.pretrained import find_component
 from mouselift_jax.report.html import Picture, Section, Table, Text, write_report
 from mouselift_jax.report.pictures import contact_sheet, save_png
-from mouselift_jax.stages.generating import Generator, check_generate, cut_out, make_generator
-from mouselift_jax.stages.mvdiff_data import azimuths_of, order_from
-from mouselift_jax.stages.selection import select
-from mouselift_jax.stages.stage import Plan
-from mouselift_jax.stages.workdir import Workdir, must_exist, plain, resolve_samples
+from mouselift_jax.runs.folder import Workdir
+from mouselift_jax.runs.progress import Progress
+from mouselift_jax.runs.record import plain
+from mouselift_jax.stages.harness.plan import Plan
+from mouselift_jax.stages.harness.selection import select
+from mouselift_jax.stages.multiview.generator import Generator, check_generate, make_generator
+from mouselift_jax.stages.multiview.order import azimuths_of, order_from
 from mouselift_jax.training import metrics as metric
-from mouselift_jax.training.progress import Progress
+from mouselift_jax.weights.pretrained import find_component
 
 NEXT = (
     "python launch.py --config=configs/gslrm.py{tiny} --config.samples={workdir} "

@@ -13,11 +13,11 @@ import jax
 import numpy as np
 
 from mouselift_jax.errors import TrainingError
+from mouselift_jax.runs.progress import Progress, duration
+from mouselift_jax.runs.rows import MetricWriter
 from mouselift_jax.training import checkpoint, distributed
 from mouselift_jax.training.checkpoint import Checkpoints
-from mouselift_jax.training.logging import MetricWriter
 from mouselift_jax.training.preempt import Preemption, StopRequested
-from mouselift_jax.training.progress import Progress, duration
 
 log = logging.getLogger("mouselift_jax")
 

@@ -19,11 +19,11 @@ import jax
 import numpy as np
 
 from mouselift_jax.errors import CheckpointError
+from mouselift_jax.runs.progress import Progress
+from mouselift_jax.runs.rows import MetricWriter
 from mouselift_jax.training import checkpoint, loop, lora, optim, sharding
 from mouselift_jax.training import state as states
 from mouselift_jax.training.checkpoint import Checkpoints
-from mouselift_jax.training.logging import MetricWriter
-from mouselift_jax.training.progress import Progress
 
 
 @dataclasses.dataclass

@@ -18,9 +18,10 @@ from pathlib import Path
 
 import numpy as np
 
-from mouselift_jax.data.loader import composite, make_loader
-from mouselift_jax.data.sample_writer import SampleWriter
-from mouselift_jax.data.samples import SampleSet
+from mouselift_jax.data.batches.loader import make_loader
+from mouselift_jax.data.batches.pictures import composite
+from mouselift_jax.data.samples.sample_set import SampleSet
+from mouselift_jax.data.samples.writer import SampleWriter
 from mouselift_jax.geometry.rig import rig_from_angles
 from tests.benchmarks import report
 

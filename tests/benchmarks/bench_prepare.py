@@ -34,10 +34,10 @@ LOOPS = 20
 
 def prepare(recording: Path, out: Path, *, mode: str = "look_at", frames: int = 0, size: int = 512):
     """Run the preparation as the stage does; returns the manifest."""
-    from mouselift_jax.data.prepare import Preparer, PrepareSettings
-    from mouselift_jax.data.recording import open_recording
-    from mouselift_jax.data.sample_writer import SampleWriter
-    from mouselift_jax.data.scene import SceneSettings
+    from mouselift_jax.data.preparation.placement import SceneSettings
+    from mouselift_jax.data.preparation.preparer import Preparer, PrepareSettings
+    from mouselift_jax.data.recordings.inspection import open_recording
+    from mouselift_jax.data.samples.writer import SampleWriter
 
     mode, _, fov = mode.partition(":")
     settings = PrepareSettings(
@@ -54,8 +54,8 @@ def prepare(recording: Path, out: Path, *, mode: str = "look_at", frames: int = 
 
 def geometry(recording: Path) -> list[dict[str, object]]:
     """One row a mode."""
-    from mouselift_jax.data.hull import hull_cover
-    from mouselift_jax.data.samples import SampleSet
+    from mouselift_jax.data.samples.sample_set import SampleSet
+    from mouselift_jax.geometry.hull import hull_cover
 
     rows = []
     for mode in MODES:
@@ -89,7 +89,7 @@ def decode_only(recording: Path) -> int:
     """Decode all videos with OpenCV as it comes, in step; returns the number of instants."""
     import cv2
 
-    from mouselift_jax.data.recording import open_recording
+    from mouselift_jax.data.recordings.inspection import open_recording
 
     source = open_recording(recording)
     captures = [cv2.VideoCapture(str(f.path)) for f in (*source.videos, *source.masks)]

@@ -28,7 +28,8 @@ from configs import gslrm as gslrm_config
 from configs import mvdiff as mvdiff_config
 from mouselift_jax.models import gslrm as network
 from mouselift_jax.pipelines import views_cost
-from mouselift_jax.stages import gslrm, mvdiff, program
+from mouselift_jax.stages import gslrm, mvdiff
+from mouselift_jax.stages.harness import cost as program
 from mouselift_jax.training import loop
 from mouselift_jax.training.trainer import Task, Trainer
 from tests.benchmarks import report

@@ -41,7 +41,7 @@ def main() -> int:
 
     from configs import gslrm as config_file
     from mouselift_jax.models import gslrm
-    from mouselift_jax.stages import program
+    from mouselift_jax.stages.harness import cost as program
     from mouselift_jax.training.trainer import Trainer
     from tests.benchmarks.bench_train_step import network_only
 

@@ -23,8 +23,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from mouselift_jax.data.check import check_recording
-from mouselift_jax.data.synthetic import lossless
+from mouselift_jax.data.check.recording import check_recording
+from mouselift_jax.data.synthetic.recording import lossless
 
 COLOUR, MASKS, KEYPOINTS = "videos_undist", "simpleclick_undist", "keypoints2d_undist"
 

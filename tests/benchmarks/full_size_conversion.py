@@ -217,8 +217,8 @@ def measure(kind: str, source: Path, root: Path, args: argparse.Namespace) -> di
 
 def parity(kind: str, source: Path, folder: Path) -> dict:
     """Hashes and one forward pass of every component against torch, each in its own turn."""
-    from mouselift_jax.pipelines.conversion import verify_conversion
-    from mouselift_jax.pipelines.conversion_kinds import Request, plan_conversion
+    from mouselift_jax.weights.convert import verify_conversion
+    from mouselift_jax.weights.kinds import Request, plan_conversion
     from tools.torch_oracles import forward_check
     from tools.torch_reader import read_torch
 

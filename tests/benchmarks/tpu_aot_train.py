@@ -62,7 +62,8 @@ def mvdiff_task(config: Any, sequence: int) -> Any:
     """Stage 1's, with frozen networks of the released shapes."""
     del sequence
     from mouselift_jax.models import clip, vae
-    from mouselift_jax.stages import mvdiff, towers
+    from mouselift_jax.stages import mvdiff
+    from mouselift_jax.stages.multiview import frozen as towers
 
     released = {
         "vae": dataclasses.asdict(vae.VAEConfig()),
@@ -83,7 +84,7 @@ def compile_case(
     from jax.experimental import topologies
 
     from mouselift_jax.models import attention
-    from mouselift_jax.stages import program
+    from mouselift_jax.stages.harness import cost as program
     from mouselift_jax.training.trainer import Trainer
 
     # The device is not here, and is a TPU: what would be chosen there.

@@ -22,7 +22,7 @@ def test_weights_must_be_named(capsys):
 
 
 def test_words_that_are_none_are_refused_before_the_page_opens(capsys):
-    from mouselift_jax.stages import generated
+    from mouselift_jax.stages.items import from_photos as generated
 
     assert demo.BACKGROUNDS == generated.BACKGROUNDS
     for wrong in ("--background=rmbg", "--dtype=float16"):

@@ -7,18 +7,19 @@ import sys
 import pytest
 
 from mouselift_jax import __main__ as door
+from mouselift_jax.cli._verbs import first_line, verbs
 from mouselift_jax.errors import MouseLiftError
 
 
 def test_every_verb_explains_itself(capsys):
-    assert {"doctor", "report", "view"} <= set(door.verbs())
+    assert {"doctor", "report", "view"} <= set(verbs())
     assert door.main(["--help"]) == 0
     listing = capsys.readouterr().out
-    for verb in door.verbs():
+    for verb in verbs():
         assert f"  {verb}" in listing
         module = door.load(verb)
         text = module.__doc__
-        assert text and len(door.first_line(verb)) <= 100, verb
+        assert text and len(first_line(verb)) <= 100, verb
         help_text = door.build_parser(verb).format_help()
         assert "--debug" in help_text
         if verb != "completion":

@@ -52,6 +52,6 @@ def test_without_viser_it_says_how_to_get_it(tmp_path, capsys, monkeypatch):
 
 @pytest.mark.parametrize("step, text", [(2, "every 2nd frame"), (3, "every 3rd"), (4, "every 4th")])
 def test_ordinals(step, text):
-    from mouselift_jax.cli.view import every
+    from mouselift_jax.exports.page import every
 
     assert text in every(step)

@@ -2,8 +2,8 @@
 
 import pytest
 
-from mouselift_jax.data.recording import open_recording
-from mouselift_jax.data.synthetic import write_recording
+from mouselift_jax.data.recordings.inspection import open_recording
+from mouselift_jax.data.synthetic.recording import write_recording
 
 FRAMES = 6
 

@@ -8,8 +8,8 @@ import shutil
 import numpy as np
 import pytest
 
-from mouselift_jax.data.check import check_recording
-from mouselift_jax.data.synthetic import write_recording
+from mouselift_jax.data.check.recording import check_recording
+from mouselift_jax.data.synthetic.recording import write_recording
 from tests.benchmarks.fault_injection import Fault, examine, faults, link_copy
 
 FRAMES, SIZE = 20, (240, 214)

@@ -7,12 +7,12 @@ import cv2
 import numpy as np
 import pytest
 
-from mouselift_jax.data.check import check_recording
+from mouselift_jax.data.check.recording import check_recording
 from mouselift_jax.data.distortion import undistort_pixels
-from mouselift_jax.data.recording import open_recording
-from mouselift_jax.data.synthetic import Scene, write_recording
-from mouselift_jax.data.synthetic_render import Arena, Painter, compose, full_mask
-from mouselift_jax.data.synthetic_rig import lab_rig
+from mouselift_jax.data.recordings.inspection import open_recording
+from mouselift_jax.data.synthetic.recording import Scene, write_recording
+from mouselift_jax.data.synthetic.render import Arena, Painter, compose, full_mask
+from mouselift_jax.data.synthetic.rig import lab_rig
 
 SIZE = (160, 142)
 COEFFICIENTS = np.array([-0.16, 0.3, 0.001, -0.002, 0.0])

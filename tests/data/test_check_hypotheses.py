@@ -5,11 +5,11 @@ import dataclasses
 import numpy as np
 import pytest
 
-from mouselift_jax.data import check_corrections as cc
-from mouselift_jax.data import check_hypotheses as ch
 from mouselift_jax.data import check_search as cs
-from mouselift_jax.data.synthetic import Scene
-from mouselift_jax.data.synthetic_rig import lab_rig
+from mouselift_jax.data.check import corrections as cc
+from mouselift_jax.data.check import hypotheses as ch
+from mouselift_jax.data.synthetic.recording import Scene
+from mouselift_jax.data.synthetic.rig import lab_rig
 
 RIG = tuple(lab_rig(1152, 1024))
 

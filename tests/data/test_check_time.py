@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from mouselift_jax.data.check_hypotheses import Geometry
+from mouselift_jax.data.check.hypotheses import Geometry
 from mouselift_jax.data.check_search import explain
 from mouselift_jax.data.check_time import cheapest_path, repeated, segments
-from mouselift_jax.data.synthetic_rig import lab_rig
+from mouselift_jax.data.synthetic.rig import lab_rig
 
 N = 60
 

@@ -8,12 +8,12 @@ import pytest
 from PIL import Image
 
 from mouselift_jax.cli import check as cli
-from mouselift_jax.data.check_samples import check_samples
-from mouselift_jax.data.grade import grade_samples, grade_table, letter
-from mouselift_jax.data.samples import SampleSet, is_sample_set
-from mouselift_jax.data.synthetic import Scene
-from mouselift_jax.data.synthetic_render import Painter
-from mouselift_jax.data.synthetic_rig import lab_rig
+from mouselift_jax.data.check.samples import check_samples
+from mouselift_jax.data.samples.grade import grade_samples, grade_table, letter
+from mouselift_jax.data.samples.sample_set import SampleSet, is_sample_set
+from mouselift_jax.data.synthetic.recording import Scene
+from mouselift_jax.data.synthetic.render import Painter
+from mouselift_jax.data.synthetic.rig import lab_rig
 from mouselift_jax.geometry.camera import intrinsics
 from mouselift_jax.geometry.rig import look_at_c2w
 

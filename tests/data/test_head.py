@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from mouselift_jax.data import head
+from mouselift_jax.data.photos import face as head
 from mouselift_jax.errors import ConfigError, LayoutError
 
 

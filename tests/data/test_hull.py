@@ -5,11 +5,11 @@ import dataclasses
 import numpy as np
 import pytest
 
-from mouselift_jax.data.hull import hull_cover, hull_points, outline, tangent_residuals
-from mouselift_jax.data.synthetic import Scene
-from mouselift_jax.data.synthetic_render import Painter, full_mask
-from mouselift_jax.data.synthetic_rig import lab_rig
+from mouselift_jax.data.synthetic.recording import Scene
+from mouselift_jax.data.synthetic.render import Painter, full_mask
+from mouselift_jax.data.synthetic.rig import lab_rig
 from mouselift_jax.geometry.camera import Camera
+from mouselift_jax.geometry.hull import hull_cover, hull_points, outline, tangent_residuals
 
 RIG = lab_rig(384, 340)
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy.io import loadmat
 
-from mouselift_jax.data.jumps import content_jumps
-from mouselift_jax.data.synthetic import Scene
+from mouselift_jax.data.check.jumps import content_jumps
+from mouselift_jax.data.synthetic.recording import Scene
 
 
 def test_published_track_has_exactly_its_three_cuts(shared):

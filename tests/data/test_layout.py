@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mouselift_jax.data.layout import inspect_recording
-from mouselift_jax.data.recording import open_recording
-from mouselift_jax.data.synthetic import write_recording
-from mouselift_jax.data.synthetic_rig import lab_rig
+from mouselift_jax.data.recordings.inspection import inspect_recording, open_recording
+from mouselift_jax.data.synthetic.recording import write_recording
+from mouselift_jax.data.synthetic.rig import lab_rig
 from mouselift_jax.errors import (
     CalibrationError,
     ConfigError,

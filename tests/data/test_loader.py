@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mouselift_jax.data.loader import Augment, Views, composite, make_loader
+from mouselift_jax.data.batches.loader import Views, make_loader
+from mouselift_jax.data.batches.pictures import Augment, composite
 from mouselift_jax.errors import ConfigError, LayoutError
 from tests.sample_sets import write_samples
 
@@ -189,7 +190,7 @@ def test_worker_processes_give_the_same_batches(samples):
     """In a program of its own: workers are spawned and import the main module."""
     code = f"""
 import sys, json, numpy as np
-from mouselift_jax.data.loader import make_loader, Augment, Views
+from mouselift_jax.data.batches.loader import make_loader, Augment, Views
 if __name__ == "__main__":
     settings = dict(batch_size=2, seed=3, background="three_choices",
                     augment=Augment(0.2, 0.2, 0.5), views=Views("random", 4, 3))

@@ -5,14 +5,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mouselift_jax.data.check import check_recording
+from mouselift_jax.data.check.recording import check_recording
 from mouselift_jax.data.mask_levels import MaskFacts, find_levels, judge_masks, to_bytes
-from mouselift_jax.data.prepare import Preparer, PrepareSettings
-from mouselift_jax.data.recording import open_recording
-from mouselift_jax.data.sample_writer import SampleWriter
-from mouselift_jax.data.scene import SceneSettings
-from mouselift_jax.data.synthetic import lossless, write_recording
-from mouselift_jax.data.video import FrameStream, read_instants
+from mouselift_jax.data.preparation.placement import SceneSettings
+from mouselift_jax.data.preparation.preparer import Preparer, PrepareSettings
+from mouselift_jax.data.recordings.inspection import open_recording
+from mouselift_jax.data.recordings.video import FrameStream, read_instants
+from mouselift_jax.data.samples.writer import SampleWriter
+from mouselift_jax.data.synthetic.recording import lossless, write_recording
 from mouselift_jax.errors import LayoutError
 from tests.benchmarks.fault_injection import link_copy
 
@@ -93,7 +93,7 @@ def test_pictures_of_masks(clean, truth, tmp_path, form):
 @pytest.mark.parametrize("colour", [(255, 0, 0), (0, 255, 0), (0, 0, 200), (128, 0, 0)])
 def test_videos_of_colours(truth, tmp_path, colour):
     from mouselift_jax.data.mp4 import mp4_writer
-    from mouselift_jax.data.probe import probe_masks
+    from mouselift_jax.data.recordings.probe import probe_masks
 
     path = tmp_path / "m.mp4"
     with mp4_writer(path, 30) as write:

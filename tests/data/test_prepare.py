@@ -7,22 +7,20 @@ import cv2
 import numpy as np
 import pytest
 
-from mouselift_jax.data.frame_cache import FrameCache
-from mouselift_jax.data.hull import hull_cover
-from mouselift_jax.data.masks import (
-    MaskSettings,
-    soft_threshold,
-)
-from mouselift_jax.data.prepare import Preparer, PrepareSettings
-from mouselift_jax.data.recording import open_recording
-from mouselift_jax.data.sample_writer import SampleWriter
-from mouselift_jax.data.samples import SampleSet
-from mouselift_jax.data.scene import SceneSettings, build_scene
-from mouselift_jax.data.synthetic import write_recording
-from mouselift_jax.data.video import FrameStream, read_instants
+from mouselift_jax.data.masks import soft_threshold
+from mouselift_jax.data.preparation.frame_cache import FrameCache
+from mouselift_jax.data.preparation.placement import SceneSettings, build_scene
+from mouselift_jax.data.preparation.preparer import Preparer, PrepareSettings
+from mouselift_jax.data.recordings.inspection import open_recording
+from mouselift_jax.data.recordings.mask_sources import MaskSettings
+from mouselift_jax.data.recordings.video import FrameStream, read_instants
+from mouselift_jax.data.samples.sample_set import SampleSet
+from mouselift_jax.data.samples.writer import SampleWriter
+from mouselift_jax.data.synthetic.recording import write_recording
 from mouselift_jax.errors import CalibrationError, ConfigError, LayoutError, MouseLiftError
-from mouselift_jax.geometry.align import Similarity
+from mouselift_jax.geometry.hull import hull_cover
 from mouselift_jax.geometry.rig import azimuth_elevation
+from mouselift_jax.geometry.similarity import Similarity
 
 FRAMES = 6
 SMALL = {"min_mask_px": 20.0, "max_speed_mm_s": 0.0}
@@ -126,7 +124,7 @@ def test_heading_turns_the_animal_to_the_front(recording, tmp_path, heading):
 
 
 def animal_axis(recording, points):
-    from mouselift_jax.data.scene import triangulate_centre
+    from mouselift_jax.data.preparation.placement import triangulate_centre
 
     return [triangulate_centre(recording.cameras, points[:, k, :2]) for k in (2, 5)]
 
@@ -161,7 +159,7 @@ def test_cached_frames_give_the_same_set(recording, tmp_path, monkeypatch):
     for name, frames in (("a", range(2)), ("b", range(4)), ("c", range(4))):
         preparer = Preparer(recording, settings, frames, cache=tmp_path / "cache")
         if name == "c":  # everything is there: no video is touched
-            monkeypatch.setattr("mouselift_jax.data.video._open_video", None)
+            monkeypatch.setattr("mouselift_jax.data.recordings.video._open_video", None)
         with SampleWriter(tmp_path / name, {"parameters": {}}) as writer:
             preparer.run(writer, threads=2)
             writer.finish(lambda rows: ["train"] * len(rows))
@@ -204,8 +202,8 @@ def test_memory_holds_few_instants(recording, tmp_path, monkeypatch):
     import gc
     import threading
 
-    from mouselift_jax.data import prepare as module
-    from mouselift_jax.data.video import Instant, read_instants
+    from mouselift_jax.data.preparation import preparer as module
+    from mouselift_jax.data.recordings.video import Instant, read_instants
 
     threads, n_frames, most = 2, 24, 0
     finish = module.Preparer._finish

@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from mouselift_jax.data.samples import SampleSet
+from mouselift_jax.data.samples.sample_set import SampleSet
 from mouselift_jax.errors import ConfigError, MouseLiftError
 
 FRAMES = 6
@@ -16,8 +16,9 @@ FRAMES = 6
 
 def test_stage_plans_runs_and_resumes(recording_dir, tmp_path):
     from configs.prepare import get_config
+    from mouselift_jax.data.inputs import resolve_samples
+    from mouselift_jax.runs.folder import Options, Workdir
     from mouselift_jax.stages import prepare as stage
-    from mouselift_jax.stages.workdir import Options, Workdir, resolve_samples
 
     config = get_config("tiny")
     config.recording = str(recording_dir)
@@ -46,8 +47,8 @@ def test_stage_plans_runs_and_resumes(recording_dir, tmp_path):
 
 def test_two_recordings_split_by_recording(recording_dir, tmp_path):
     from configs.prepare import get_config
+    from mouselift_jax.runs.folder import Options, Workdir
     from mouselift_jax.stages import prepare as stage
-    from mouselift_jax.stages.workdir import Options, Workdir
 
     other = tmp_path / "other"
     shutil.copytree(recording_dir, other)
@@ -75,8 +76,8 @@ def test_stage_names_a_missing_recording(tmp_path):
 
 def test_an_impossible_split_is_told_before_the_work(recording_dir, tmp_path):
     from configs.prepare import get_config
+    from mouselift_jax.runs.folder import Options, Workdir
     from mouselift_jax.stages import prepare as stage
-    from mouselift_jax.stages.workdir import Options, Workdir
 
     config = get_config("tiny")
     config.recording = str(recording_dir)

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mouselift_jax.data.rig_file import load_rig
+from mouselift_jax.data.samples.rig_file import load_rig
 from mouselift_jax.errors import LayoutError
 from mouselift_jax.geometry.rig import azimuth_elevation
 

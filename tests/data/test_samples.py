@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from mouselift_jax.data.png import decode_png, encode_png
-from mouselift_jax.data.sample_writer import SampleWriter
-from mouselift_jax.data.samples import SampleSet
+from mouselift_jax.data.samples.sample_set import SampleSet
+from mouselift_jax.data.samples.writer import SampleWriter
 from mouselift_jax.errors import ConfigError, LayoutError, MouseLiftError
 from mouselift_jax.geometry.rig import rig_from_angles
 
@@ -153,7 +153,7 @@ def test_full_disk_is_said(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("mouselift_jax.data.sample_writer.encode_png", full)
+    monkeypatch.setattr("mouselift_jax.data.samples.writer.encode_png", full)
     with pytest.raises(LayoutError, match="No space left"):
         writer.write(1, make_images(6), rig(), range(6))
     assert not list(tmp_path.glob(".part*")) and "sample_000001" not in writer.done

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from mouselift_jax.data.frames import choose_frames
-from mouselift_jax.data.split import split_blocks, split_by_recording
-from mouselift_jax.data.views import choose_views
+from mouselift_jax.data.batches.views import choose_views
+from mouselift_jax.data.preparation.frames import choose_frames
+from mouselift_jax.data.samples.split import split_blocks, split_by_recording
 from mouselift_jax.errors import ConfigError
 
 

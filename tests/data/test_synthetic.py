@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mouselift_jax.data.synthetic import write_recording
-from mouselift_jax.data.synthetic_body import Walk, posed_body
-from mouselift_jax.data.synthetic_render import Painter
-from mouselift_jax.data.synthetic_rig import ARENA_CENTRE, ARENA_RADIUS, heldout_rig, lab_rig
+from mouselift_jax.data.synthetic.body import Walk, posed_body
+from mouselift_jax.data.synthetic.recording import write_recording
+from mouselift_jax.data.synthetic.render import Painter
+from mouselift_jax.data.synthetic.rig import ARENA_CENTRE, ARENA_RADIUS, heldout_rig, lab_rig
 from mouselift_jax.errors import ConfigError, LayoutError
 
 

@@ -10,21 +10,13 @@ import cv2
 import numpy as np
 import pytest
 
-from mouselift_jax.data.masks import (
-    MaskSettings,
-    clean_mask,
-    make_masker,
-    mask_box,
-    mask_centroid,
-    ramp_table,
-    resolve_source,
-    soft_threshold,
-)
-from mouselift_jax.data.probe import probe
-from mouselift_jax.data.recording import Frames
-from mouselift_jax.data.scene import axes_meeting_point, clockwise
-from mouselift_jax.data.video import FrameStream, count_frames, read_instants
+from mouselift_jax.data.masks import clean_mask, mask_box, mask_centroid, ramp_table, soft_threshold
+from mouselift_jax.data.recordings.mask_sources import MaskSettings, make_masker, resolve_source
+from mouselift_jax.data.recordings.probe import probe
+from mouselift_jax.data.recordings.recording import Frames
+from mouselift_jax.data.recordings.video import FrameStream, count_frames, read_instants
 from mouselift_jax.errors import LayoutError, MouseLiftError
+from mouselift_jax.geometry.rig import axes_meeting_point, clockwise
 
 FRAMES = 6  # of the fixture `recording`
 

@@ -4,15 +4,11 @@ import numpy as np
 import pytest
 
 from mouselift_jax.errors import CalibrationError, MouseLiftError, ShapeError
-from mouselift_jax.geometry.align import Similarity, reprojection_error, triangulate
 from mouselift_jax.geometry.camera import Camera, intrinsics, stack_cameras
 from mouselift_jax.geometry.rays import camera_rays, nearest_to_origin, pixel_centers, plucker
-from mouselift_jax.geometry.rig import (
-    azimuth_elevation,
-    look_at_c2w,
-    rig_from_angles,
-    turntable,
-)
+from mouselift_jax.geometry.rig import azimuth_elevation, look_at_c2w, rig_from_angles, turntable
+from mouselift_jax.geometry.similarity import Similarity
+from mouselift_jax.geometry.triangulate import reprojection_error, triangulate
 from mouselift_jax.geometry.validate import camera_problems, validate_cameras
 
 

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from jax.extend.core import jaxprs_in_params
 
-from mouselift_jax.geometry.align import Similarity
 from mouselift_jax.geometry.camera import Camera, invert_rigid
 from mouselift_jax.geometry.precise import matmul, transform
 from mouselift_jax.geometry.rays import camera_rays
 from mouselift_jax.geometry.rig import look_at_c2w
+from mouselift_jax.geometry.similarity import Similarity
 from mouselift_jax.models.gslrm import GSLRM, GSLRMConfig
 from mouselift_jax.models.silhouettes import hull_span
 

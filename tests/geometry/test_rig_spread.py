@@ -3,12 +3,12 @@ import json
 import numpy as np
 import pytest
 
-from mouselift_jax.data.camera_file import camera_record
-from mouselift_jax.data.rig_file import load_rig, save_rig
+from mouselift_jax.data.samples.camera_file import camera_record
+from mouselift_jax.data.samples.rig_file import load_rig, save_rig
 from mouselift_jax.errors import CalibrationError, LayoutError
 from mouselift_jax.geometry.camera import Camera
+from mouselift_jax.geometry.median_rig import aimed_at_origin, median_rig, slot_order
 from mouselift_jax.geometry.rig import azimuth_elevation, rig_from_angles
-from mouselift_jax.geometry.rig_spread import aimed_at_origin, median_rig, slot_order
 
 AZIMUTHS = np.array([270.0, 225, 180, 90, 0, 315])
 

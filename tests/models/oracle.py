@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from flax import linen as nn
 
-from mouselift_jax.convert.rules import apply_rules
+from mouselift_jax.weights.rules import apply_rules
 
 
 def shapes(module: nn.Module, *args: Any, **kw: Any) -> dict:

@@ -95,8 +95,8 @@ def test_the_automatic_choice_is_chunked_when_the_scores_would_be_large(caplog):
 @pytest.mark.parametrize("name", ["gslrm", "unet", "vae", "image_encoder"])
 def test_initialising_a_network_says_nothing_of_shapes_that_it_will_not_work_on(caplog, name):
     """Through scan, remat and everything else that stands between init and attention."""
-    from mouselift_jax.pipelines.conversion_kinds import PIPELINE_CONFIGS
-    from mouselift_jax.pipelines.pretrained import network
+    from mouselift_jax.weights.kinds import PIPELINE_CONFIGS
+    from mouselift_jax.weights.networks import network
     from tests import torch_sources as fake
 
     known = name in fake.SETTINGS

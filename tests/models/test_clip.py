@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mouselift_jax.convert import clip as table
-from mouselift_jax.convert.rules import match
 from mouselift_jax.errors import ShapeError
 from mouselift_jax.models import clip
+from mouselift_jax.weights.rules import match
+from mouselift_jax.weights.tables import clip as table
 from tests.models.oracle import l2, load, manifest, shapes
 
 

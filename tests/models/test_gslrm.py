@@ -11,8 +11,6 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from mouselift_jax.convert.gslrm import RULES, config_from_source
-from mouselift_jax.convert.rules import apply_rules, invert_rules, match
 from mouselift_jax.errors import CheckpointError, ConfigError, ShapeError
 from mouselift_jax.geometry.camera import intrinsics
 from mouselift_jax.geometry.rig import turntable
@@ -20,6 +18,8 @@ from mouselift_jax.models import gslrm as lib
 from mouselift_jax.models.gslrm import GSLRM, GSLRMConfig
 from mouselift_jax.models.layers import LOGICAL_AXES
 from mouselift_jax.splats.sh import C0
+from mouselift_jax.weights.rules import apply_rules, invert_rules, match
+from mouselift_jax.weights.tables.gslrm import RULES, config_from_source
 
 TINY = GSLRMConfig(width=32, head_dim=16, n_layers=2, patch_size=4, remat="none")
 

@@ -11,11 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mouselift_jax.convert import mvunet as table
-from mouselift_jax.convert.rules import flatten, invert_rules, match
 from mouselift_jax.errors import ConfigError, ShapeError
 from mouselift_jax.models.mvunet import MVUNet, MVUNetConfig
 from mouselift_jax.models.unet_blocks import sinusoid
+from mouselift_jax.weights.rules import flatten, invert_rules, match
+from mouselift_jax.weights.tables import mvunet as table
 from tests.models.oracle import l2, load, manifest, metadata, nhwc, peak, shapes, tensors
 
 TINY = MVUNetConfig(

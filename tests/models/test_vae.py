@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mouselift_jax.convert import vae as table
-from mouselift_jax.convert.rules import invert_rules, match
 from mouselift_jax.errors import ConfigError
 from mouselift_jax.models.vae import VAE, VAEConfig, kl_divergence, sample_latents
+from mouselift_jax.weights.rules import invert_rules, match
+from mouselift_jax.weights.tables import vae as table
 from tests.models.oracle import l2, load, manifest, nhwc, shapes
 
 

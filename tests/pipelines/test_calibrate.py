@@ -7,9 +7,9 @@ import dataclasses
 import numpy as np
 import pytest
 
-from mouselift_jax.data.hull import outline
 from mouselift_jax.errors import CalibrationError, ConfigError
 from mouselift_jax.geometry.bundle import PARAMETERS
+from mouselift_jax.geometry.hull import outline
 from mouselift_jax.pipelines.calibrate import (
     Evidence,
     Outlines,

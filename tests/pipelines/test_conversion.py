@@ -13,19 +13,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mouselift_jax.convert import store
-from mouselift_jax.convert.rules import flatten, invert_rules
 from mouselift_jax.errors import CheckpointError, ConfigError, LayoutError
-from mouselift_jax.pipelines.conversion import convert, verify_conversion
-from mouselift_jax.pipelines.conversion_kinds import Request, plan_conversion
-from mouselift_jax.pipelines.pretrained import (
+from mouselift_jax.weights import store
+from mouselift_jax.weights.convert import convert, verify_conversion
+from mouselift_jax.weights.kinds import Request, plan_conversion
+from mouselift_jax.weights.networks import network
+from mouselift_jax.weights.pretrained import (
     load_initial,
     load_pretrained,
-    network,
     read_config,
     read_raw,
     save_component,
 )
+from mouselift_jax.weights.rules import flatten, invert_rules
 from tests import torch_sources as fake
 
 PERCEPTUAL = "loss_calculator.perceptual_loss_module.net."

@@ -14,12 +14,12 @@ import time
 import numpy as np
 import pytest
 
-from mouselift_jax.convert import store
 from mouselift_jax.errors import CheckpointError, ConfigError, MouseLiftError
-from mouselift_jax.pipelines import conversion
-from mouselift_jax.pipelines.conversion import convert
-from mouselift_jax.pipelines.conversion_kinds import Request, plan_conversion
-from mouselift_jax.pipelines.pretrained import load_pretrained
+from mouselift_jax.weights import convert as conversion
+from mouselift_jax.weights import store
+from mouselift_jax.weights.convert import convert
+from mouselift_jax.weights.kinds import Request, plan_conversion
+from mouselift_jax.weights.pretrained import load_pretrained
 from tests import torch_sources as fake
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -400,7 +400,7 @@ def test_a_killed_conversion_leaves_nothing_that_loads_and_a_repeat_completes(so
     """SIGKILL while the weights are written: the worst that can happen."""
     code = (
         "import sys, time\n"
-        "from mouselift_jax.convert import store\n"
+        "from mouselift_jax.weights import store\n"
         "from mouselift_jax.pipelines import conversion\n"
         "def slow(array):\n"
         "    print('writing', flush=True)\n"

@@ -9,13 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mouselift_jax.convert import torch_file
-from mouselift_jax.convert.rules import apply_rules, flatten
 from mouselift_jax.errors import CheckpointError, MouseLiftError
-from mouselift_jax.pipelines.conversion import convert
-from mouselift_jax.pipelines.conversion_kinds import Request, plan_conversion
-from mouselift_jax.pipelines.export_torch import export_torch
-from mouselift_jax.pipelines.pretrained import load_pretrained, network, param_shapes
+from mouselift_jax.weights import torch_writer as torch_file
+from mouselift_jax.weights.convert import convert
+from mouselift_jax.weights.export_torch import export_torch
+from mouselift_jax.weights.kinds import Request, plan_conversion
+from mouselift_jax.weights.networks import network, param_shapes
+from mouselift_jax.weights.pretrained import load_pretrained
+from mouselift_jax.weights.rules import apply_rules, flatten
 from tests import torch_sources as fake
 
 
@@ -141,8 +142,8 @@ def test_a_unet_run_opens_in_diffusers_and_comes_back(tmp_path):
     torch = pytest.importorskip("torch")
     from diffusers import UNet2DConditionModel
 
-    from mouselift_jax.convert import mvunet
     from mouselift_jax.models.mvunet import MVUNetConfig
+    from mouselift_jax.weights.tables import mvunet
 
     config = MVUNetConfig(**mvunet.config_from_source(fake.SETTINGS["unet"]))
     config = json.loads(json.dumps(dataclasses.asdict(config)))

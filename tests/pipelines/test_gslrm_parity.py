@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from mouselift_jax.convert.gslrm import RULES, config_from_source
-from mouselift_jax.convert.rules import apply_rules, invert_rules
 from mouselift_jax.geometry.camera import intrinsics, invert_rigid
 from mouselift_jax.models.gslrm import GSLRM, GSLRMConfig, param_shapes
 from mouselift_jax.models.vgg import VGG19
 from mouselift_jax.render import rasterize
 from mouselift_jax.splats.gaussians import Gaussians
 from mouselift_jax.training.losses import LossConfig, image_loss
+from mouselift_jax.weights.rules import apply_rules, invert_rules
+from mouselift_jax.weights.tables.gslrm import RULES, config_from_source
 from tests.models.test_vgg import vgg19_weights
 from tests.pipelines.cuda_oracle import ambiguous_pixels, rasterize_cuda
 

@@ -13,10 +13,10 @@ from mouselift_jax.errors import CheckpointError, ConfigError, LayoutError
 from mouselift_jax.files import write_json_atomic
 from mouselift_jax.geometry.rig import rig_from_angles
 from mouselift_jax.models.clip import TextConfig, TextEncoder
-from mouselift_jax.pipelines.pretrained import load_pretrained, read_config, save_component
 from mouselift_jax.pipelines.prompts import cosines, encode_prompts, load_tokenizer, tokenize
+from mouselift_jax.runs.folder import Options, Workdir
 from mouselift_jax.stages import prompts as stage
-from mouselift_jax.stages.workdir import Options, Workdir
+from mouselift_jax.weights.pretrained import load_pretrained, read_config, save_component
 from tests.sample_sets import write_samples
 
 

@@ -9,14 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mouselift_jax.convert import clip as clip_table
-from mouselift_jax.convert import mvunet as unet_table
-from mouselift_jax.convert import vae as vae_table
 from mouselift_jax.errors import ConfigError, MouseLiftError, TrainingError
 from mouselift_jax.geometry.rig import rig_from_angles
 from mouselift_jax.models import clip, mvunet, vae
+from mouselift_jax.models.clip_pixels import ClipPixels, clip_pixels
 from mouselift_jax.pipelines import views, views_training
-from mouselift_jax.pipelines.preprocess import ClipPixels, clip_pixels
+from mouselift_jax.weights.tables import clip as clip_table
+from mouselift_jax.weights.tables import mvunet as unet_table
+from mouselift_jax.weights.tables import vae as vae_table
 from tests.models.oracle import l2, load, metadata, nhwc, peak, tensors
 from tests.pipelines.tiny_views import save_pipeline, tiny_models
 

@@ -12,10 +12,10 @@ import numpy as np
 
 from mouselift_jax.files import write_json_atomic
 from mouselift_jax.models import clip, mvunet, vae
-from mouselift_jax.pipelines.preprocess import ClipPixels
-from mouselift_jax.pipelines.pretrained import save_component
-from mouselift_jax.pipelines.views import Models, Networks
-from mouselift_jax.stages.towers import SETTINGS, TOY_SCHEDULER
+from mouselift_jax.models.clip_pixels import ClipPixels
+from mouselift_jax.pipelines.views import SETTINGS, Models, Networks
+from mouselift_jax.stages.multiview.toys import TOY_SCHEDULER
+from mouselift_jax.weights.pretrained import save_component
 from tests.models.oracle import shapes
 
 

@@ -6,15 +6,7 @@ import pytest
 
 from mouselift_jax.errors import LayoutError
 from mouselift_jax.report.curves import read_metrics
-from mouselift_jax.report.html import (
-    Finding,
-    Picture,
-    Section,
-    Table,
-    Text,
-    Video,
-    write_report,
-)
+from mouselift_jax.report.html import Finding, Picture, Section, Table, Text, Video, write_report
 from mouselift_jax.report.turntable import write_mp4
 from tests.report.chromium import browser, needs_chromium
 

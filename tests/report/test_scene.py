@@ -24,7 +24,7 @@ def one(x=0.0, n=5):
 
 
 def write_samples(path, n=3, size=32):
-    from mouselift_jax.data.camera_file import camera_record
+    from mouselift_jax.data.samples.camera_file import camera_record
     from mouselift_jax.report.pictures import save_png
 
     cameras = turntable(2, size=size)
@@ -124,7 +124,7 @@ def test_live_viewer_shows_splats_cameras_and_errors(tmp_path):
 def test_a_recording_has_its_own_colours(tmp_path):
     import cv2
 
-    from mouselift_jax.data.synthetic import write_recording
+    from mouselift_jax.data.synthetic.recording import write_recording
 
     path = write_recording(tmp_path / "r", frames=2, size=(72, 64), n_heldout=0, workers=1)
     _, pictures, names = open_scene(path).moments[0].views()
@@ -137,8 +137,8 @@ def test_a_recording_has_its_own_colours(tmp_path):
 def test_the_live_viewer_starts_where_everything_is_in_sight(tmp_path, capfd, unit):
     """In scene units and in a recording's millimetres, round a centre that is not the origin."""
     pytest.importorskip("viser", reason="the extra [viewer] is not installed")
-    from mouselift_jax.geometry.align import Similarity
     from mouselift_jax.geometry.rig import turntable
+    from mouselift_jax.geometry.similarity import Similarity
     from mouselift_jax.report.live import LiveViewer
 
     away = np.array([50.0, 60.0, 0.0])

@@ -8,7 +8,7 @@ import pytest
 from scipy.special import sph_harm_y
 
 from mouselift_jax.errors import ConfigError, LayoutError, ShapeError
-from mouselift_jax.geometry.align import Similarity
+from mouselift_jax.geometry.similarity import Similarity
 from mouselift_jax.splats import Gaussians, load_ply, save_ply
 from mouselift_jax.splats.filters import HEAD, FilterConfig, apply_filters, keep_mask
 from mouselift_jax.splats.gaussians import concatenate, quat_to_rotation, rotation_to_quat

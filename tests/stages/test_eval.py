@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 
 from configs import eval as eval_config
-from mouselift_jax.data.sample_writer import SampleWriter
+from mouselift_jax.data.samples.writer import SampleWriter
 from mouselift_jax.errors import ConfigError, LayoutError
 from mouselift_jax.geometry.rig import rig_from_angles
+from mouselift_jax.runs.folder import Workdir
 from mouselift_jax.splats.gaussians import Gaussians
 from mouselift_jax.stages import eval as stage
-from mouselift_jax.stages.workdir import Workdir
 
 SIZE, VIEWS = 32, 6
 

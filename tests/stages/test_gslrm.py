@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import pytest
 
 from configs import gslrm as configs
-from mouselift_jax.pipelines import pretrained
 from mouselift_jax.stages import gslrm
+from mouselift_jax.weights import pretrained
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])

@@ -8,12 +8,14 @@ import pytest
 from PIL import Image
 
 from configs import infer as configs
-from mouselift_jax.data.head import face_square
+from mouselift_jax.data.photos.face import face_square
 from mouselift_jax.errors import ConfigError, MissingExtraError
-from mouselift_jax.pipelines.pretrained import param_shapes, save_component
+from mouselift_jax.runs.folder import Options, Workdir
 from mouselift_jax.splats.ply import load_ply
-from mouselift_jax.stages import generated, infer
-from mouselift_jax.stages.workdir import Options, Workdir
+from mouselift_jax.stages import infer
+from mouselift_jax.stages.items import from_photos as generated
+from mouselift_jax.weights.networks import param_shapes
+from mouselift_jax.weights.pretrained import save_component
 from tests import torch_sources as fake
 from tests.pipelines.tiny_views import random_like, save_pipeline, tiny_models
 from tests.sample_sets import write_samples

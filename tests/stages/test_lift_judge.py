@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from configs import gslrm as configs
-from mouselift_jax.data.loader import Batch
+from mouselift_jax.data.batches.loader import Batch
 from mouselift_jax.errors import ConfigError
 from mouselift_jax.stages import gslrm
 from mouselift_jax.stages.lift_judge import FIGURES, LiftJudge, inputs_first

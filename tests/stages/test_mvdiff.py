@@ -16,11 +16,16 @@ import numpy as np
 import pytest
 
 from configs import mvdiff as configs
-from mouselift_jax.data.loader import Batch
+from mouselift_jax.data.batches.loader import Batch
 from mouselift_jax.errors import ConfigError
 from mouselift_jax.models.mvunet import MVUNetConfig
-from mouselift_jax.stages import mvdiff, mvdiff_data, towers
-from mouselift_jax.training.logging import read_rows
+from mouselift_jax.runs.rows import read_rows
+from mouselift_jax.stages import mvdiff
+from mouselift_jax.stages.multiview import batches as mvdiff_data
+from mouselift_jax.stages.multiview import frozen as towers
+from mouselift_jax.stages.multiview.encodings import Cache
+from mouselift_jax.stages.multiview.order import azimuths_of, order_from
+from mouselift_jax.stages.multiview.rig import measure_rig, spread_advice
 from mouselift_jax.training.state import ema_rate
 from tests.sample_sets import write_samples
 
@@ -44,11 +49,11 @@ def tiny(**changes):
 
 def test_views_follow_the_reference_by_azimuth_not_by_index():
     azimuths = np.array([31.0, 216.0, 95.0, 337.0, 158.0, 282.0])  # a rig numbered at random
-    order = mvdiff_data.order_from(4, azimuths, 6)
+    order = order_from(4, azimuths, 6)
     turns = (azimuths[4] - azimuths[order]) % 360
     assert order[0] == 4
     assert (np.diff(turns) > 0).all()
-    assert mvdiff_data.order_from(2, None, 4).tolist() == [2, 3, 0, 1]
+    assert order_from(2, None, 4).tolist() == [2, 3, 0, 1]
 
 
 def test_random_references_keep_prompts_and_pictures_together(samples):
@@ -82,7 +87,7 @@ def test_poses_are_relative_to_the_reference():
 
     rig = rig_from_angles(270 - 60.0 * np.arange(6), 15.0, 2.7, 40.0, 32)
     K, c2w = (np.asarray(x, np.float32)[None] for x in (rig.K, rig.c2w))
-    order = mvdiff_data.order_from(3, mvdiff_data.azimuths_of(c2w[0]), 6)[None]
+    order = order_from(3, azimuths_of(c2w[0]), 6)[None]
     poses = mvdiff_data.poses_of(config, K, c2w, order)
     turns = np.rad2deg(poses[0, :, 0]) % 360
     np.testing.assert_allclose(turns, [0, 300, 240, 180, 120, 60], atol=1e-3)
@@ -114,7 +119,7 @@ def fake_encode(images):
 def test_cache_is_deterministic_and_resumes(samples, tmp_path):
     config = tiny(**{"data.background": "three_choices", "data.brightness": 0.2})
     config.cache.jitter_draws = 2
-    cache = mvdiff_data.Cache(config, samples, tmp_path, {"vae": 1})
+    cache = Cache(config, samples, tmp_path, {"vae": 1})
     assert len(cache.variants) == 6
 
     calls = []
@@ -146,7 +151,7 @@ def test_cache_is_deterministic_and_resumes(samples, tmp_path):
 
 
 def test_cache_is_another_for_other_networks(samples, tmp_path):
-    one, two = (mvdiff_data.Cache(tiny(), samples, tmp_path, {"vae": i}).folder for i in range(2))
+    one, two = (Cache(tiny(), samples, tmp_path, {"vae": i}).folder for i in range(2))
     assert one != two
 
 
@@ -158,7 +163,7 @@ def pretend(monkeypatch, in_channels, pose_features=0):
     config = dataclasses.asdict(MVUNetConfig(in_channels=in_channels, pose_features=pose_features))
     params = {"conv_in": {"kernel": np.ones((3, 3, in_channels, 2), np.float32)}}
     monkeypatch.setattr(towers, "read_config", lambda s, n: config)
-    import mouselift_jax.pipelines.pretrained as pretrained
+    import mouselift_jax.weights.pretrained as pretrained
 
     def load_initial(source, name, expected):
         assert expected["in_channels"] == in_channels
@@ -234,7 +239,7 @@ def test_toys_are_known_as_such_also_by_what_was_trained_from_them(tmp_path):
 
 
 def test_prompts_of_the_wrong_width_stop_the_run(samples):
-    from mouselift_jax.data.samples import SampleSet
+    from mouselift_jax.data.samples.sample_set import SampleSet
 
     made = towers.Towers({}, {}, {}, np.ones((6, 77, 768), np.float32))
     with pytest.raises(ConfigError, match="768"):
@@ -242,7 +247,7 @@ def test_prompts_of_the_wrong_width_stop_the_run(samples):
 
 
 def test_prompts_out_of_register_with_the_cameras_are_told(samples):
-    from mouselift_jax.data.samples import SampleSet
+    from mouselift_jax.data.samples.sample_set import SampleSet
 
     prompts = np.random.default_rng(0).normal(size=(6, 4, 32))
     turns = (0, 60, 120, 180, 240, 300)  # the samples' own
@@ -263,17 +268,17 @@ def test_a_cached_run_hands_no_frozen_network_to_its_step():
 
 
 def test_rig_of_one_camera_set_has_no_spread(samples):
-    from mouselift_jax.data.samples import SampleSet
+    from mouselift_jax.data.samples.sample_set import SampleSet
 
     for reference in ("fixed", "random"):
-        rig = mvdiff_data.measure_rig(tiny(reference=reference), SampleSet.open(samples))
+        rig = measure_rig(tiny(reference=reference), SampleSet.open(samples))
         assert rig.spread_px.max() < 1e-2
         assert rig.cameras.width == 32
 
 
 def test_a_wide_spread_names_the_commands_against_it(tmp_path, monkeypatch):
-    from mouselift_jax.data.sample_writer import SampleWriter
-    from mouselift_jax.data.samples import SampleSet
+    from mouselift_jax.data.samples.sample_set import SampleSet
+    from mouselift_jax.data.samples.writer import SampleWriter
     from mouselift_jax.geometry.camera import Camera
     from mouselift_jax.geometry.rig import rig_from_angles
 
@@ -296,12 +301,12 @@ def test_a_wide_spread_names_the_commands_against_it(tmp_path, monkeypatch):
         found = SampleSet.open(tmp_path / aim / "samples")
         for posed in (0, 8):
             config = tiny(**{"model.pose_features": posed})
-            rig_of = mvdiff_data.measure_rig(config, found)
-            said[aim, posed] = mvdiff_data.spread_advice(config, found, rig_of, tmp_path / "run")
+            rig_of = measure_rig(config, found)
+            said[aim, posed] = spread_advice(config, found, rig_of, tmp_path / "run")
     monkeypatch.setattr(sys, "argv", ["launch.py", "--config=configs/demo.py"])
     config, found = tiny(), SampleSet.open(tmp_path / "centre/samples")
-    rig_of = mvdiff_data.measure_rig(config, found)
-    demo = mvdiff_data.spread_advice(config, found, rig_of, tmp_path / "demo/mvdiff")
+    rig_of = measure_rig(config, found)
+    demo = spread_advice(config, found, rig_of, tmp_path / "demo/mvdiff")
     assert f"--config.mvdiff.model.pose_features=256 --workdir={tmp_path}/demo_posed" in demo
     assert said["box", 8] is said["centre", 8] is None
     assert "9.8 px" in said["box", 0] and f"--workdir={tmp_path}/run_posed" in said["box", 0]
@@ -384,7 +389,7 @@ def test_train_kill_resume_synth_infer(samples, tmp_path):
         cwd=ROOT,
     )
     assert made.returncode == 0
-    from mouselift_jax.data.samples import SampleSet
+    from mouselift_jax.data.samples.sample_set import SampleSet
 
     made_set = SampleSet.open(tmp_path / "s/samples")
     assert len(made_set.ids("train")) == 4

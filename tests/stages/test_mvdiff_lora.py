@@ -11,14 +11,15 @@ import pytest
 from safetensors.numpy import load_file
 
 from configs import mvdiff as configs
-from mouselift_jax.convert.rules import flatten
-from mouselift_jax.pipelines.export_torch import export_torch
-from mouselift_jax.pipelines.pretrained import load_pretrained
-from mouselift_jax.stages import mvdiff, towers
+from mouselift_jax.runs.rows import read_rows
+from mouselift_jax.stages import mvdiff
+from mouselift_jax.stages.multiview import frozen as towers
 from mouselift_jax.training import optim
 from mouselift_jax.training.checkpoint import checksum, state_items
-from mouselift_jax.training.logging import read_rows
 from mouselift_jax.training.trainer import Trainer
+from mouselift_jax.weights.export_torch import export_torch
+from mouselift_jax.weights.pretrained import load_pretrained
+from mouselift_jax.weights.rules import flatten
 from tests.pipelines.tiny_views import tiny_models
 
 STEPS = 24

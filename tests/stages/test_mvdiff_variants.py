@@ -10,14 +10,14 @@ import pytest
 
 from configs import mvdiff as configs
 from configs import synth as synth_configs
-from mouselift_jax.convert.rules import flatten
-from mouselift_jax.data.samples import SampleSet
+from mouselift_jax.data.samples.sample_set import SampleSet
 from mouselift_jax.models.vgg import LPIPS
-from mouselift_jax.pipelines.pretrained import load_pretrained, save_component
 from mouselift_jax.pipelines.views import load_models, sample_views
+from mouselift_jax.runs.folder import Options, Workdir
+from mouselift_jax.runs.rows import read_rows
 from mouselift_jax.stages import mvdiff, synth
-from mouselift_jax.stages.workdir import Options, Workdir
-from mouselift_jax.training.logging import read_rows
+from mouselift_jax.weights.pretrained import load_pretrained, save_component
+from mouselift_jax.weights.rules import flatten
 from tests.models.oracle import shapes
 from tests.pipelines.tiny_views import random_like, save_pipeline, tiny_models
 from tests.sample_sets import write_samples

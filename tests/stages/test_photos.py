@@ -9,12 +9,12 @@ from PIL import Image
 
 from configs import infer as infer_config
 from mouselift_jax import Gaussians
-from mouselift_jax.data.sample_writer import SampleWriter
+from mouselift_jax.data.photos.photo import centred, foreground, photos, read_photo
+from mouselift_jax.data.samples.writer import SampleWriter
 from mouselift_jax.errors import ConfigError, LayoutError, MouseLiftError
 from mouselift_jax.geometry.rig import rig_from_angles
+from mouselift_jax.runs.folder import Workdir
 from mouselift_jax.stages import infer
-from mouselift_jax.stages.generated import centred, foreground, photos, read_photo
-from mouselift_jax.stages.workdir import Workdir
 from tests.sample_sets import write_samples
 
 

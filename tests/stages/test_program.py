@@ -6,7 +6,7 @@ import pytest
 
 from mouselift_jax.models import gslrm
 from mouselift_jax.models.gslrm import GSLRM, GSLRMConfig, forward_flops
-from mouselift_jax.stages import program
+from mouselift_jax.stages.harness import cost as program
 from mouselift_jax.training.trainer import Trainer
 from tests.training import toy_run
 

@@ -3,16 +3,16 @@ import json
 import numpy as np
 import pytest
 
-from mouselift_jax.data.sample_writer import SampleWriter
-from mouselift_jax.data.samples import SampleSet
+from mouselift_jax.data.samples.sample_set import SampleSet
+from mouselift_jax.data.samples.writer import SampleWriter
 from mouselift_jax.errors import ConfigError
 from mouselift_jax.geometry.rig import turntable
 from mouselift_jax.report.html import Table
+from mouselift_jax.runs.folder import Workdir
 from mouselift_jax.splats.gaussians import Gaussians
 from mouselift_jax.splats.ply import save_ply
-from mouselift_jax.stages import sequence
-from mouselift_jax.stages.selection import frame_range, frame_times, select
-from mouselift_jax.stages.workdir import Workdir
+from mouselift_jax.stages.harness.selection import frame_range, frame_times, select
+from mouselift_jax.stages.items import sequence
 
 
 @pytest.fixture(params=[True])

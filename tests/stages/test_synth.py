@@ -8,13 +8,17 @@ import numpy as np
 import pytest
 
 from configs import synth as configs
-from mouselift_jax.data.sample_writer import SampleWriter
-from mouselift_jax.data.samples import SampleSet
+from mouselift_jax.data.photos.cutout import cut_out, off_white
+from mouselift_jax.data.samples.sample_set import SampleSet
+from mouselift_jax.data.samples.writer import SampleWriter
 from mouselift_jax.errors import ConfigError, LayoutError
+from mouselift_jax.geometry.median_rig import Rig
 from mouselift_jax.geometry.rig import azimuth_elevation, rig_from_angles
-from mouselift_jax.geometry.rig_spread import Rig
-from mouselift_jax.stages import generated, generating, mvdiff_data, synth
-from mouselift_jax.stages.workdir import Workdir, read_summary
+from mouselift_jax.runs.folder import Workdir
+from mouselift_jax.runs.record import read_summary
+from mouselift_jax.stages import synth
+from mouselift_jax.stages.items import from_photos as generated
+from mouselift_jax.stages.multiview.rig import subject_place
 from tests.sample_sets import write_samples
 
 
@@ -146,7 +150,7 @@ def test_references_are_checked(text):
 def test_cut_out_keeps_colours_and_clears_the_rest():
     views = np.ones((1, 16, 16, 3), np.float32)
     views[0, 4:12, 4:12] = (0.5, 0.2, 0.1)
-    rgba = generating.cut_out(views, 0.94)
+    rgba = cut_out(views, 0.94)
     assert rgba[0, 8, 8].tolist() == [128, 51, 26, 255]
     assert not rgba[0, 0, 0].any()
 
@@ -156,7 +160,7 @@ def test_undoing_white_is_the_inverse_of_laying_on_it():
     alpha = np.array([[0, 60, 255], [200, 128, 255]], np.uint8)
     rgb = rng.integers(0, 256, (2, 3, 3)) / 255
     a = alpha[..., None] / 255
-    rgba = generating.off_white(rgb * a + 1 - a, alpha)
+    rgba = off_white(rgb * a + 1 - a, alpha)
     np.testing.assert_allclose(rgba[..., :3], np.where(a > 0, rgb * 255, 0), atol=0.51)
     np.testing.assert_array_equal(rgba[..., 3], alpha)
 
@@ -214,7 +218,7 @@ def test_a_photo_is_laid_as_the_training_pictures_were(tmp_path, by):
     with SampleWriter(tmp_path / "set", {"source": {}, "parameters": {}}) as writer:
         writer.write(0, [square] * 6, rig, range(6), frame=0)
         writer.finish(lambda rows: ["train"])
-    found = mvdiff_data.subject_place(SampleSet.open(tmp_path / "set"))
+    found = subject_place(SampleSet.open(tmp_path / "set"))
     assert found == {"subject_share": pytest.approx(0.5, abs=0.04), "subject_centre": by}
     again, M = generated.centred(square, 64, found["subject_share"], by=by)
     np.testing.assert_allclose(M @ [32, 32, 1], [32, 32, 1], atol=1.0)
@@ -224,7 +228,7 @@ def test_a_photo_is_laid_as_the_training_pictures_were(tmp_path, by):
 
 
 def test_the_animal_fills_what_it_filled_in_training(samples):
-    share = mvdiff_data.subject_place(SampleSet.open(samples))["subject_share"]
+    share = subject_place(SampleSet.open(samples))["subject_share"]
     alpha = SampleSet.open(samples).load("sample_000000", [0]).images_rgba[0, ..., 3]
     columns = np.nonzero(alpha.any(0))[0]
     assert share == pytest.approx((columns[-1] + 1 - columns[0]) / 32, abs=0.15)

@@ -9,14 +9,15 @@ from pathlib import Path
 import pytest
 
 from configs import common, gslrm, infer
-from mouselift_jax.__main__ import build_parser
-from mouselift_jax.data.samples import SampleSet
+from mouselift_jax.cli._verbs import build_parser
+from mouselift_jax.data.inputs import resolve_samples
+from mouselift_jax.data.samples.sample_set import SampleSet
 from mouselift_jax.errors import ConfigError, LayoutError, ProblemList
-from mouselift_jax.stages import command
-from mouselift_jax.stages import workdir as workdirs
-from mouselift_jax.stages.selection import select
-from mouselift_jax.stages.stage import STAGES, Plan, find_stage, next_commands
-from mouselift_jax.stages.workdir import Workdir, resolve_samples
+from mouselift_jax.runs import record
+from mouselift_jax.runs.folder import Workdir
+from mouselift_jax.stages.harness import command
+from mouselift_jax.stages.harness.plan import STAGES, Plan, find_stage, next_commands
+from mouselift_jax.stages.harness.selection import select
 from mouselift_jax.training.preempt import StopRequested
 from tests.sample_sets import write_samples
 
@@ -100,14 +101,14 @@ def test_summary_keeps_what_came_before_and_paths_are_relative(tmp_path):
 
 
 def test_a_run_is_whole_while_all_that_it_made_is_there(tmp_path):
-    assert not workdirs.is_whole(tmp_path)
+    assert not record.is_whole(tmp_path)
     for finished in (False, True):
         with Workdir(tmp_path, {"stage": "x"}) as workdir:
             (workdir / "a.txt").write_text("made")
             workdir.summary(finished=finished, artefacts={"a": "a.txt"})
-        assert workdirs.is_whole(tmp_path) == finished
+        assert record.is_whole(tmp_path) == finished
     (tmp_path / "a.txt").unlink()
-    assert not workdirs.is_whole(tmp_path)
+    assert not record.is_whole(tmp_path)
 
 
 def test_a_folder_that_cannot_be_made_is_the_users_error(tmp_path):

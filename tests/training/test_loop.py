@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from mouselift_jax.errors import ConfigError, TrainingError
+from mouselift_jax.runs.progress import Progress
+from mouselift_jax.runs.rows import MetricWriter, read_rows
 from mouselift_jax.training import loop
 from mouselift_jax.training.checkpoint import Checkpoints, checksum, state_items
-from mouselift_jax.training.logging import MetricWriter, read_rows
 from mouselift_jax.training.preempt import StopRequested
-from mouselift_jax.training.progress import Progress
 from mouselift_jax.training.run_params import load_run_params
 from mouselift_jax.training.trainer import Trainer
 from tests.training import toy_run
@@ -174,7 +174,7 @@ def test_weights_to_start_from(tmp_path):
 
 def test_progress_leaves_compile_and_pauses_out(monkeypatch):
     clock = [0.0]
-    monkeypatch.setattr("mouselift_jax.training.progress.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("mouselift_jax.runs.progress.time.monotonic", lambda: clock[0])
     p = Progress(101, style="none")
     with p:
         clock[0] += 60.0  # compilation

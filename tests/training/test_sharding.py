@@ -76,7 +76,7 @@ def test_optimiser_state_goes_where_its_weight_is():
 def test_views_of_the_unet_on_different_devices():
     """Views over `sequence`: the same loss and gradients; only slot 0's keys and values move."""
     from mouselift_jax.models import mvunet
-    from mouselift_jax.stages import program
+    from mouselift_jax.stages.harness import cost as program
 
     config = mvunet.MVUNetConfig(
         sample_size=8, block_channels=(32,), block_attends=(True,), heads=(2,), layers_per_block=1,

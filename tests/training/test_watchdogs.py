@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from mouselift_jax.training.watchdogs import (
+from mouselift_jax.stages.multiview.watchdogs import (
     check_order,
     check_prompts,
     check_views,

@@ -106,9 +106,9 @@ def main() -> int:
     a = parser.parse_args()
     import jax
 
+    from mouselift_jax.runs.rows import read_rows
     from mouselift_jax.training import distributed
     from mouselift_jax.training.checkpoint import checksum, state_items
-    from mouselift_jax.training.logging import read_rows
     from mouselift_jax.training.preempt import StopRequested
 
     distributed.initialise(a.coordinator, a.processes, a.process_id)

@@ -11,7 +11,7 @@ from scipy.spatial.transform import Rotation
 
 from mouselift_jax.data.distortion import Fisheye, distort_pixels
 from mouselift_jax.data.readers import CALIBRATIONS, examine, find_calibration, read_calibration
-from mouselift_jax.data.synthetic_rig import lab_rig
+from mouselift_jax.data.synthetic.rig import lab_rig
 from mouselift_jax.errors import LayoutError
 
 RIG = lab_rig(1152, 1024)

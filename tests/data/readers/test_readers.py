@@ -17,7 +17,7 @@ from mouselift_jax.data.readers import (
     read_calibration,
     read_keypoints_pickle,
 )
-from mouselift_jax.data.synthetic_rig import lab_rig
+from mouselift_jax.data.synthetic.rig import lab_rig
 from mouselift_jax.errors import LayoutError
 
 RIG = lab_rig(1152, 1024)

@@ -1,0 +1,1 @@
+"""One photo: read, cut out, centred; the face found."""

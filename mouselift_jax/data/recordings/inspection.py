@@ -1,0 +1,434 @@
+"""What a recording folder looks like, and everything that is wrong with one.
+
+    recording/
+      videos_undist/N.mp4            pictures: videos, or folders N/ of pictures, one per camera
+      simpleclick_undist/N.mp4       masks, the same way; or RGBA pictures, which bring their own
+      new_cam.pkl                    calibration (any format of `readers`)
+      keypoints2d_undist/result_view_N.pkl     optional
+
+Cameras are matched by number or name, else by order. `inspect_recording` never stops at the first
+problem: it returns what could be read and a finding for each thing that is wrong.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from pathlib import Path
+
+import numpy as np
+
+from mouselift_jax.data.distortion import undistort_pixels
+from mouselift_jax.data.findings import Finding, raise_errors
+from mouselift_jax.data.mask_levels import MaskLevels, levels_findings
+from mouselift_jax.data.readers import Calibration, examine, read_calibration, read_keypoints_pickle
+from mouselift_jax.data.recordings.layout import VIDEO_FOLDERS, Layout, find_recording
+from mouselift_jax.data.recordings.probe import probe, probe_masks
+from mouselift_jax.data.recordings.recording import Frames, Recording
+from mouselift_jax.errors import ConfigError, MouseLiftError, nearest
+from mouselift_jax.geometry.camera import Camera
+
+_RATE_TOLERANCE = 0.002  # 29.97 beside 30 is how the same camera may be declared
+TRIMS, UNITS = ("error", "shortest"), ("mm", "m")
+
+
+def inspect_recording(
+    path: str | Path, *, trim: str = "error", unit: str | None = None
+) -> tuple[Recording | None, list[Finding]]:
+    """Read a recording as far as possible.
+
+    Args:
+        path: the recording's folder.
+        trim: what cameras with different frame counts are: an `error`, or usable up to the
+            `shortest`.
+        unit: `mm` or `m` says what the calibration is in; None keeps the format's usual unit.
+
+    Returns:
+        The recording, or None where not even its cameras and videos can be paired; and findings.
+
+    Raises:
+        LayoutError: there is no such folder.
+        ConfigError: no such `trim` or `unit`.
+    """
+    for key, value, known in (("trim", trim, TRIMS), ("unit", unit or UNITS[0], UNITS)):
+        if value not in known:
+            raise ConfigError(
+                f"no such {key}",
+                where=f"config.prepare.{key}",
+                expected=" | ".join(known),
+                found=value,
+                fix=nearest(value, known),
+            )
+    layout = find_recording(path)
+    findings: list[Finding] = []
+    calibration = _calibration(layout, unit, findings)
+    if not layout.videos:
+        fix = f"put one video per camera into one of {', '.join(VIDEO_FOLDERS)}"
+        findings.append(
+            Finding("camera_missing", "error", "no videos found", fix=fix, where=str(layout.path))
+        )
+    if calibration is None or not layout.videos:
+        return None, findings
+    pairs = _pair(calibration, list(layout.videos), findings, str(calibration.path))
+    videos = {n: _probed(layout.videos[n], n, findings) for n, _ in pairs}
+    masks = _masks(layout, [n for n, _ in pairs], videos, findings)
+    good = [
+        (n, i) for n, i in pairs if videos[n] is not None and (masks is None or masks.get(n))
+    ]  # fmt: skip
+    if len(good) < 2:
+        return None, findings
+    shown = [videos[n] for n, _ in good]
+    kept = None if masks is None else tuple(masks[n] for n, _ in good)
+    numbers = [calibration.cameras[i].number for _, i in good]
+    n_frames = _frame_counts(good, shown, kept, numbers, trim, findings)
+    _picture_sizes(calibration, good, shown, kept, findings)
+    recording = _assemble(layout, calibration, good, shown, kept, n_frames, findings)
+    return recording, findings
+
+
+def _calibration(layout: Layout, unit: str | None, findings: list[Finding]) -> Calibration | None:
+    if layout.calibration is None:
+        present = sorted(p.name for p in layout.path.iterdir())
+        findings.append(
+            Finding(
+                "calibration_missing",
+                "error",
+                "no calibration found",
+                fix="put new_cam.pkl (or another calibration, see docs/data_format.md) there",
+                evidence={"expected": "new_cam.pkl", "found": f"only {present}"},
+                where=str(layout.path),
+            )
+        )
+        return None
+    try:
+        calibration = read_calibration(layout.calibration)
+    except MouseLiftError as error:
+        findings.append(_from_error("calibration_unreadable", error))
+        return None
+    calibration.unit = unit or calibration.unit
+    findings += examine(calibration)
+    return calibration if len(calibration.cameras) >= 2 else None
+
+
+def _from_error(code: str, error: MouseLiftError, cameras: tuple[int, ...] = ()) -> Finding:
+    evidence = {"expected": error.expected, "found": error.found}
+    evidence = {k: str(v) for k, v in evidence.items() if v is not None}
+    where = "" if error.where is None else str(error.where)
+    return Finding(code, "error", error.what, cameras, error.fix or "", evidence, where=where)
+
+
+def _pair(
+    calibration: Calibration, names: list[str], findings: list[Finding], where: str
+) -> list[tuple[str, int]]:
+    """(video name, index of its calibrated camera), ascending by camera number."""
+    cameras = calibration.cameras
+    by_name = {c.name.lower(): i for i, c in enumerate(cameras)}
+    by_number = {c.number: i for i, c in enumerate(cameras)}
+    found = {n: re.findall(r"\d+", n) for n in names}
+    numbers = {n: int(f[-1]) for n, f in found.items() if f}
+    pairs: dict[str, int]
+    if all(n.lower() in by_name for n in names):
+        pairs = {n: by_name[n.lower()] for n in names}
+    elif len(set(numbers.values())) < len(names):
+        pairs = {n: i for i, n in enumerate(names) if i < len(cameras)}
+        calibration.notes.append("videos have no distinct numbers: matched to cameras by order")
+    elif (
+        0 not in numbers.values()
+        and set(numbers.values()) - set(by_number)
+        and (len(names) == len(cameras))
+    ):
+        pairs = {n: i for i, n in enumerate(sorted(names, key=lambda n: numbers[n]))}
+        calibration.notes.append("videos are not numbered as the cameras: matched by order")
+    else:
+        pairs = {n: by_number[k] for n, k in numbers.items() if k in by_number}
+    for name in names:
+        if name not in pairs:
+            findings.append(
+                Finding(
+                    "calibration_missing",
+                    "error",
+                    f"video {name} has no calibrated camera",
+                    fix="add its K, R, T to the calibration, or remove the video",
+                    evidence={"found": f"calibration of cameras {sorted(by_number)}"},
+                    where=where,
+                )
+            )
+    for i, camera in enumerate(cameras):
+        if i not in pairs.values():
+            findings.append(
+                Finding(
+                    "camera_missing",
+                    "error",
+                    f"camera {camera.number} is calibrated but has no video",
+                    (camera.number,),
+                    "add its video, or remove it from the calibration",
+                    {"found": f"videos {names}"},
+                    where=where,
+                )
+            )
+    return sorted(pairs.items(), key=lambda item: (cameras[item[1]].number, item[1]))
+
+
+def _masks(
+    layout: Layout, names: list[str], videos: dict[str, Frames | None], findings: list[Finding]
+) -> dict[str, Frames | None] | None:
+    """The mask source of each camera; None where the recording has no mask files."""
+    if not layout.masks:
+        return None
+    masks: dict[str, Frames | None] = {}
+    levels: dict[str, tuple[MaskLevels, Path]] = {}
+    for name in names:
+        source = layout.masks.get(name)
+        if source is None:
+            findings.append(
+                Finding(
+                    "mask_missing",
+                    "error",
+                    f"camera {name} has no mask",
+                    fix="export its masks, or remove the mask folder to have masks made",
+                    evidence={"found": f"masks {list(layout.masks)}"},
+                    where=str(next(iter(layout.masks.values())).parent),
+                )
+            )
+            masks[name] = None
+        else:
+            masks[name] = _probed_masks(source, name, findings, levels)
+    rows = [(found, name, _numbers(name), path) for name, (found, path) in levels.items()]
+    findings += levels_findings(rows)
+    return masks
+
+
+def _numbers(name: str) -> tuple[int, ...]:
+    """The camera's number, if its name has one."""
+    return tuple(map(int, re.findall(r"\d+", name)[-1:]))
+
+
+def _probed(path: Path, name: str, findings: list[Finding]) -> Frames | None:
+    try:
+        return probe(path)
+    except MouseLiftError as error:
+        findings.append(_from_error("video_unreadable", error, _numbers(name)))
+        return None
+
+
+def _probed_masks(
+    path: Path, name: str, findings: list[Finding], levels: dict[str, tuple[MaskLevels, Path]]
+) -> Frames | None:
+    try:
+        frames, found = probe_masks(path)
+    except MouseLiftError as error:
+        findings.append(_from_error("mask_unreadable", error, _numbers(name)))
+        return None
+    levels[name] = (found, frames.path)
+    return frames
+
+
+def _frame_counts(
+    good: list[tuple[str, int]],
+    videos: list[Frames],
+    masks: tuple[Frames, ...] | None,
+    numbers: list[int],
+    trim: str,
+    findings: list[Finding],
+) -> int:
+    rows = [(k, "", f) for k, f in zip(numbers, videos, strict=True)]
+    rows += [(k, "mask of ", f) for k, f in zip(numbers, masks or (), strict=False)]
+    counts = np.array([f.n_frames for _, _, f in rows])
+    values, times = np.unique(counts, return_counts=True)
+    usual = int(values[np.argmax(times)])
+    _frame_rates(rows, usual, findings)
+    for number, what, frames in rows:
+        if frames.n_frames != usual:
+            findings.append(
+                Finding(
+                    "frame_count",
+                    "error" if trim == "error" else "info",
+                    f"{what}camera {number} has {frames.n_frames:,} frames, the others {usual:,}",
+                    (number,),
+                    "export it again, or, if they start together, use the frames all have: "
+                    "--config.prepare.trim=shortest",
+                    {"frames": frames.n_frames, "expected": usual, "found": frames.n_frames},
+                    where=str(frames.path),
+                )
+            )
+    return int(counts.min())
+
+
+def _frame_rates(rows: list[tuple[int, str, Frames]], usual: int, findings: list[Finding]) -> None:
+    """Cameras that declare unlike rates: told, and an error where their counts differ as well."""
+    rates = {n: round(f.fps, 3) for n, what, f in rows if f.fps > 0 and not what}
+    if len(set(rates.values())) < 2:
+        return
+    values, times = np.unique(list(rates.values()), return_counts=True)
+    common = float(values[np.argmax(times)])
+    odd = [n for n, rate in rates.items() if rate != common]
+    counts = {n: f.n_frames for n, what, f in rows if not what}
+    apart = max(abs(np.log(rates[n] / common)) for n in odd) > _RATE_TOLERANCE
+    real = apart and any(counts[n] != usual for n in odd)
+    told = ", ".join(f"camera {n}: {rates[n]:g} fps, {counts[n]:,} frames" for n in odd)
+    message = f"the videos declare different frame rates: {told}; the others {common:g} fps"
+    if real:
+        message += ": frames are matched by number, so these cameras would run away from the others"
+    findings.append(
+        Finding(
+            "frame_rate",
+            "error" if real else "warning",
+            message,
+            tuple(odd),
+            f"resample these cameras to {common:g} fps (ffmpeg -i IN -vf fps={common:g} OUT), and "
+            "their masks; trim=shortest does not help"
+            if real
+            else "frames are matched by number; make sure the cameras were triggered together",
+            {"expected": f"{common:g} fps", "found": told, "fps": sorted(set(rates.values()))},
+        )
+    )
+
+
+def _picture_sizes(
+    calibration: Calibration,
+    good: list[tuple[str, int]],
+    videos: list[Frames],
+    masks: tuple[Frames, ...] | None,
+    findings: list[Finding],
+) -> None:
+    for v, ((_, i), frames) in enumerate(zip(good, videos, strict=True)):
+        camera = calibration.cameras[i].sized(frames.width, frames.height)
+        size = (frames.width, frames.height)
+        wanted = camera.size or size
+        against = "its calibration is for"
+        if masks is not None and (masks[v].width, masks[v].height) != size:
+            wanted, against = (masks[v].width, masks[v].height), "its masks are"
+        if wanted != size:
+            findings.append(
+                Finding(
+                    "picture_size",
+                    "error",
+                    f"camera {camera.number}: pictures are {size[0]}x{size[1]}, {against} "
+                    f"{wanted[0]}x{wanted[1]}",
+                    (camera.number,),
+                    "export pictures, masks and calibration at one size, without cropping",
+                    {"expected": f"{wanted[0]}x{wanted[1]}", "found": f"{size[0]}x{size[1]}"},
+                    where=str(frames.path),
+                )
+            )
+        cx, cy = camera.K[0, 2], camera.K[1, 2]
+        if not (0 < cx < size[0] and 0 < cy < size[1]):
+            findings.append(
+                Finding(
+                    "intrinsics",
+                    "warning",
+                    f"camera {camera.number}: the principal point ({cx:.0f}, {cy:.0f}) lies outside"
+                    f" its {size[0]}x{size[1]} pictures",
+                    (camera.number,),
+                    "is K in pixels of these pictures?",
+                )
+            )
+
+
+def _assemble(
+    layout: Layout,
+    calibration: Calibration,
+    good: list[tuple[str, int]],
+    videos: list[Frames],
+    masks: tuple[Frames, ...] | None,
+    n_frames: int,
+    findings: list[Finding],
+) -> Recording:
+    models = [calibration.cameras[i] for _, i in good]
+    models = [m.sized(f.width, f.height) for m, f in zip(models, videos, strict=True)]
+    cameras = []
+    for model, frames in zip(models, videos, strict=True):
+        c2w = np.eye(4)
+        c2w[:3, :3], c2w[:3, 3] = model.R.T, model.center
+        cameras.append(Camera(model.K, c2w, frames.width, frames.height))
+    distortion = [m.distortion for m in models]
+    notes = list(calibration.notes)
+    undistorted = "undist" in videos[0].path.as_posix().removeprefix(layout.path.as_posix())
+    if undistorted and any(d is not None for d in distortion):
+        distortion = [None] * len(models)
+        notes.append("pictures are undistorted already (their folder says so): coefficients unused")
+    mask_kind = "files" if masks else "alpha" if all(f.has_alpha for f in videos) else "none"
+    keypoints = _keypoints(layout, [n for n, _ in good], n_frames, findings)
+    if keypoints is not None:
+        for v, coeffs in enumerate(distortion):
+            if coeffs is not None:
+                xy = keypoints[v, ..., :2]
+                keypoints[v, ..., :2] = undistort_pixels(xy, models[v].K, coeffs)
+    rates = [f.fps for f in videos if f.fps > 0]
+    return Recording(
+        path=layout.path,
+        camera_ids=tuple(m.number for m in models),
+        camera_names=tuple(m.name for m in models),
+        cameras=tuple(cameras),
+        videos=tuple(videos),
+        masks=masks,
+        mask_kind=mask_kind,
+        distortion=tuple(distortion),
+        keypoints=keypoints,
+        n_frames=n_frames,
+        fps=float(np.median(rates)) if rates else 0.0,
+        unit=calibration.unit,
+        unit_mm=1000.0 if calibration.unit == "m" else 1.0,
+        calibration_path=calibration.path,
+        calibration_files=calibration.files,
+        notes=tuple(notes),
+    )
+
+
+def _keypoints(
+    layout: Layout, names: list[str], n_frames: int, findings: list[Finding]
+) -> np.ndarray | None:
+    """[V,F,M,3] of the cameras in order, NaN where missing; None without files."""
+    arrays: dict[str, np.ndarray] = {}
+    for name in names:
+        if name not in layout.keypoints:
+            continue
+        try:
+            arrays[name] = read_keypoints_pickle(layout.keypoints[name])
+        except MouseLiftError as error:
+            unsafe = "run code" in error.what
+            code = "calibration_unreadable" if unsafe else "keypoints_unreadable"
+            findings.append(_from_error(code, error))
+    if not arrays:
+        return None
+    counts = {a.shape[0] for a in arrays.values()}
+    points = {a.shape[1] for a in arrays.values()}
+    if len(points) > 1 or len(counts) > 1 or len(arrays) < len(names) or min(counts) < n_frames:
+        findings.append(
+            Finding(
+                "keypoints_incomplete",
+                "warning",
+                f"keypoints of {len(arrays)} of {len(names)} cameras, frames {sorted(counts)}, "
+                f"points {sorted(points)}",
+                fix="export the keypoints of all cameras and frames, or remove their folder",
+                where=str(next(iter(layout.keypoints.values())).parent),
+            )
+        )
+    out = np.full((len(names), n_frames, max(points), 3), np.nan)
+    out[..., 2] = 0.0
+    for v, name in enumerate(names):
+        if name in arrays:
+            array = arrays[name][:n_frames]
+            out[v, : array.shape[0], : array.shape[1]] = array
+    return out
+
+
+def open_recording(path: str | Path, *, trim: str = "error", unit: str | None = None) -> Recording:
+    """Read a recording's layout, calibration and keypoints.
+
+    Args:
+        path: the recording's folder (see `docs/data_format.md` for the layouts).
+        trim: cameras with different frame counts are an `error`, or usable up to the `shortest`.
+        unit: `mm` or `m` says what the calibration is in; None keeps the format's usual unit.
+
+    Raises:
+        LayoutError, CalibrationError, ProblemList: everything wrong at once.
+        ConfigError: no such `trim` or `unit`.
+    """
+    pass
+
+    recording, findings = inspect_recording(path, trim=trim, unit=unit)
+    raise_errors(f"not a usable recording: {path}", findings)
+    if recording is None:  # only possible if inspect_recording forgot to say why
+        raise RuntimeError(f"no recording and no reason: {path}")
+    return dataclasses.replace(recording, findings=tuple(findings))

@@ -1,0 +1,81 @@
+"""The layout of a recording folder: where its videos, masks, keypoints and calibration lie."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from pathlib import Path
+
+from mouselift_jax.data.readers import find_calibration, natural_key
+from mouselift_jax.data.recordings.probe import PICTURE_SUFFIXES, VIDEO_SUFFIXES, list_files
+from mouselift_jax.errors import LayoutError, nearest
+
+VIDEO_FOLDERS = ("videos_undist", "videos", "video", "images", "rgb")
+
+
+MASK_FOLDERS = ("simpleclick_undist", "masks", "mask", "masks_undist", "silhouettes")
+
+
+KEYPOINT_FOLDERS = ("keypoints2d_undist", "keypoints2d", "keypoints")
+
+
+@dataclasses.dataclass
+class Layout:
+    """Where the parts of a recording are.
+
+    Attributes:
+        path: the folder.
+        calibration: calibration file, or the folder of its files; None if absent.
+        videos: picture source by camera name: a video file or a folder of pictures.
+        masks: mask source by camera name; empty if the recording has none.
+        keypoints: keypoint file by camera name.
+    """
+
+    path: Path
+    calibration: Path | None
+    videos: dict[str, Path]
+    masks: dict[str, Path]
+    keypoints: dict[str, Path]
+
+
+def find_recording(path: str | Path) -> Layout:
+    """Find the parts of a recording by their usual names; parts may be missing.
+
+    Raises:
+        LayoutError: there is no such folder.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        beside = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+        raise LayoutError(
+            "no such recording",
+            where=path,
+            expected="a folder with videos and a calibration",
+            found="a file" if path.exists() else f"nothing; {nearest(path.name, beside)}",
+            fix="give the folder that holds videos_undist/ and new_cam.pkl",
+        )
+    videos = _sources(path, VIDEO_FOLDERS)
+    if not videos:  # videos right in the folder
+        videos = {p.stem: p for p in list_files(path, VIDEO_SUFFIXES)}
+    keypoints = {}
+    for name in KEYPOINT_FOLDERS:
+        files = list_files(path / name, (".pkl", ".pickle"))
+        keypoints = keypoints or {re.sub(r"^result_view_", "", p.stem): p for p in files}
+    return Layout(path, find_calibration(path), videos, _sources(path, MASK_FOLDERS), keypoints)
+
+
+def _sources(path: Path, names: tuple[str, ...]) -> dict[str, Path]:
+    """Videos, or folders with one video or many pictures, of the first folder that has any."""
+    for name in names:
+        folder = path / name
+        found = {p.stem: p for p in list_files(folder, VIDEO_SUFFIXES)}
+        subfolders = [p for p in folder.iterdir() if p.is_dir()] if folder.is_dir() else []
+        for sub in sorted(subfolders, key=lambda p: natural_key(p.name)):
+            inner = list_files(sub, VIDEO_SUFFIXES)
+            if len(inner) == 1:
+                found.setdefault(sub.name, inner[0])
+            elif list_files(sub, PICTURE_SUFFIXES):
+                found.setdefault(sub.name, sub)
+        if found:
+            return dict(sorted(found.items(), key=lambda item: natural_key(item[0])))
+    return {}

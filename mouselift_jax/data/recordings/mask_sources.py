@@ -1,0 +1,161 @@
+"""Where masks come from: files, alpha, a threshold, a background model, a matting network."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import cv2
+import numpy as np
+
+from mouselift_jax.data.masks import SOFTNESS, clean_mask, ramp_table, soft_threshold
+from mouselift_jax.data.recordings.recording import Frames, Recording
+from mouselift_jax.errors import ConfigError, LayoutError, MissingExtraError, nearest
+
+SOURCES = ("auto", "files", "alpha", "threshold", "background_model", "rembg")
+
+
+BACKGROUND_FRAMES = 25
+
+
+@dataclasses.dataclass(frozen=True)
+class MaskSettings:
+    """How masks are made; a ConfigError where `animal_is` is no such word.
+
+    Attributes:
+        source: auto (what the recording has) | files | alpha | threshold | background_model |
+            rembg.
+        threshold: `threshold`: grey level that parts animal and background.
+        animal_is: `threshold`: dark | bright, compared with the background.
+        difference: `background_model`: levels a channel must differ from the empty scene.
+        clean: keep only the animal's own blob(s) and fill its holes.
+        min_blob: `clean`: blobs smaller than this share of the largest are removed.
+    """
+
+    source: str = "auto"
+    threshold: int = 80
+    animal_is: str = "dark"
+    difference: int = 30
+    clean: bool = False
+    min_blob: float = 0.2
+
+    def __post_init__(self) -> None:
+        if self.animal_is not in ("dark", "bright"):
+            raise ConfigError(
+                "an animal is dark or bright",
+                where="config.prepare.mask_animal",
+                found=self.animal_is,
+                fix=nearest(self.animal_is, ("dark", "bright")),
+            )
+
+
+MaskMaker = Callable[[int, np.ndarray, np.ndarray | None], np.ndarray]
+
+
+def make_masker(recording: Recording, settings: MaskSettings, frames: Sequence[int]) -> MaskMaker:
+    """A function (camera index, BGR(A) picture, stored mask or None) -> alpha [H,W] uint8.
+
+    Args:
+        recording: whose masks.
+        settings: how.
+        frames: the frames that will be asked for (a background model samples among them).
+
+    Raises:
+        ConfigError, LayoutError: the recording does not hold what the source needs.
+        MissingExtraError: rembg is not installed.
+    """
+    source = resolve_source(recording, settings.source)
+    if source == "files":
+
+        def make(view: int, picture: np.ndarray, stored: np.ndarray | None) -> np.ndarray:
+            return soft_threshold(stored)
+    elif source == "alpha":
+
+        def make(view: int, picture: np.ndarray, stored: np.ndarray | None) -> np.ndarray:
+            return cv2.extractChannel(picture, 3)
+    elif source == "threshold":
+        make = _threshold_masker(settings)
+    elif source == "background_model":
+        make = _background_masker(recording.videos, settings, frames)
+    else:
+        make = _rembg_masker()
+    if not settings.clean:
+        return make
+    return lambda view, picture, stored: clean_mask(make(view, picture, stored), settings.min_blob)
+
+
+def resolve_source(recording: Recording, source: str) -> str:
+    """What `auto` means for a recording; the source itself otherwise, checked against it."""
+    if source not in SOURCES:
+        raise ConfigError(
+            "no such source of masks",
+            where="config.prepare.masks",
+            found=source,
+            fix=nearest(source, SOURCES),
+        )
+    has_files, has_alpha = recording.masks is not None, all(v.has_alpha for v in recording.videos)
+    if source == "auto":
+        if not has_files and not has_alpha:
+            raise LayoutError(
+                "the recording has no masks",
+                where=recording.path,
+                expected="simpleclick_undist/<camera>.mp4, or pictures with alpha",
+                fix="--config.prepare.masks=background_model (static cameras), threshold or rembg",
+            )
+        return "files" if has_files else "alpha"
+    if (source == "files" and not has_files) or (source == "alpha" and not has_alpha):
+        raise LayoutError(
+            f"masks={source}, but the recording has none",
+            where=recording.path,
+            fix="--config.prepare.masks=auto, background_model, threshold or rembg",
+        )
+    return source
+
+
+def _threshold_masker(settings: MaskSettings) -> MaskMaker:
+    table = ramp_table(settings.threshold, min(SOFTNESS, 12))
+    table = 255 - table if settings.animal_is == "dark" else table
+
+    def make(view: int, picture: np.ndarray, stored: np.ndarray | None) -> np.ndarray:
+        return cv2.LUT(cv2.cvtColor(picture[..., :3], cv2.COLOR_BGR2GRAY), table)
+
+    return make
+
+
+def _background_masker(
+    videos: Sequence[Frames], settings: MaskSettings, frames: Sequence[int]
+) -> MaskMaker:
+    """Difference from the median picture; one extra pass over each video, with bounded memory."""
+    from mouselift_jax.data.recordings.video import FrameStream
+
+    chosen = np.asarray(frames)[np.linspace(0, len(frames) - 1, BACKGROUND_FRAMES).astype(int)]
+    scenes = []
+    for video in videos:
+        stream = FrameStream(video)
+        pictures = [stream.read_at(int(f))[..., :3] for f in sorted(set(chosen.tolist()))]
+        stream.close()
+        scenes.append(np.median(np.stack(pictures), axis=0).astype(np.uint8))
+    table = ramp_table(settings.difference, min(SOFTNESS, settings.difference // 3))
+    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (5, 5))
+
+    def make(view: int, picture: np.ndarray, stored: np.ndarray | None) -> np.ndarray:
+        apart = cv2.absdiff(picture[..., :3], scenes[view]).max(axis=2)
+        alpha = cv2.LUT(cv2.GaussianBlur(apart, (0, 0), 0.7), table)
+        alpha = cv2.morphologyEx(alpha, cv2.MORPH_OPEN, kernel)
+        return clean_mask(cv2.morphologyEx(alpha, cv2.MORPH_CLOSE, kernel), settings.min_blob)
+
+    return make
+
+
+def _rembg_masker() -> MaskMaker:
+    try:
+        import rembg
+    except ImportError:
+        raise MissingExtraError("rembg", "matte", "masks=rembg") from None
+    session = rembg.new_session()
+
+    def make(view: int, picture: np.ndarray, stored: np.ndarray | None) -> np.ndarray:
+        rgb = cv2.cvtColor(picture[..., :3], cv2.COLOR_BGR2RGB)
+        return np.asarray(rembg.remove(rgb, session=session, only_mask=True), np.uint8)
+
+    return make

@@ -1,0 +1,158 @@
+"""Export formats for Gaussians and cameras: functions of the parsed arguments of `export`."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mouselift_jax.errors import ConfigError, LayoutError, nearest
+
+
+def to_ply(args: argparse.Namespace) -> list[str]:
+    """.ply in other axes or in millimetres."""
+    from mouselift_jax.geometry.similarity import Similarity
+    from mouselift_jax.splats.ply import save_ply
+
+    lines = []
+    for label, gaussians, scale in _sets(args):
+        factor = _factor(args, scale)
+        if factor != 1.0:
+            gaussians = gaussians.transformed(Similarity(factor, np.eye(3), np.zeros(3)))
+        path = _target(args, label, ".ply")
+        # scene_scale keeps its meaning, units of the file per millimetre: 1 when it is in mm.
+        unit = None if scale is None else scale * factor
+        save_ply(path, gaussians, scene_scale=unit, axes=_axes(args))
+        lines.append(f"{path} ({gaussians.n_gaussians:,} Gaussians, axes {args.axes})")
+    return [*lines, _view(args.out)]
+
+
+def to_splat(args: argparse.Namespace) -> list[str]:
+    """.splat, 32 bytes a Gaussian, for web viewers."""
+    from mouselift_jax.geometry.similarity import Similarity
+    from mouselift_jax.splats.ply import AXES
+    from mouselift_jax.splats.splat_file import save_splat
+
+    matrix, lines = AXES[_axes(args)][0], []
+    for label, gaussians, scale in _sets(args):
+        factor = _factor(args, scale)
+        gaussians = gaussians.turned(matrix)
+        gaussians = gaussians.transformed(Similarity(factor, np.eye(3), np.zeros(3)))
+        path = _target(args, label, ".splat")
+        save_splat(path, gaussians)
+        lines.append(f"{path} ({path.stat().st_size / 1e6:.1f} MB; the file cannot say its axes)")
+    return [*lines, _view(args.out)]
+
+
+def to_mesh(args: argparse.Namespace) -> list[str]:
+    """Triangles by fusion of rendered depth; needs Open3D."""
+    from mouselift_jax.exports.mesh import save_mesh
+
+    lines = []
+    for label, gaussians, scale in _sets(args):
+        path = _target(args, label, ".ply" if args.out.suffix == "" else args.out.suffix)
+        factor = _factor(args, scale)
+        vertices, triangles = save_mesh(path, gaussians, axes=_axes(args), scale=factor)
+        lines.append(f"{path} ({vertices:,} vertices, {triangles:,} triangles)")
+    return [
+        *lines,
+        "note: splats are no surface; thin parts and hazy regions come out wrong",
+        f"next: open {args.out} in Blender or MeshLab",
+    ]
+
+
+def to_html(args: argparse.Namespace) -> list[str]:
+    """One page that shows the Gaussians, like `view --export-html`; its unit is a length bar.
+
+    Raises:
+        ConfigError: axes or a unit are asked for, which a page does not have.
+    """
+    from mouselift_jax.exports.page import export_page
+    from mouselift_jax.report.scene import open_scene
+
+    if (args.axes, args.scale) != ("opencv", "scene"):
+        raise ConfigError(
+            "a page has neither axes nor a unit to choose",
+            where=f"--axes={args.axes} --scale={args.scale}",
+            fix="leave them out: the page turns freely and shows a bar of known length",
+        )
+    path = args.out if args.out.suffix == ".html" else args.out / "splats.html"
+    return [f"next: {export_page(open_scene(args.source), path)}"]
+
+
+def _sets(args: argparse.Namespace) -> Iterator[tuple[str, Any, float | None]]:
+    """(label, Gaussians, scene units per mm) of everything in the source, read one by one."""
+    from mouselift_jax.report.scene import open_scene
+
+    scene = open_scene(args.source)
+    moments = [m for m in scene.moments if m.splats is not None]
+    if not moments:
+        raise LayoutError(
+            "there are no Gaussians here",
+            where=args.source,
+            expected="a .ply, a .splat or the folder of an infer run",
+            fix="python launch.py --config=configs/infer.py ... makes them",
+        )
+    if len(moments) > 1 and args.out.suffix:
+        raise ConfigError(
+            f"{len(moments)} sets of Gaussians do not fit into one file",
+            where=args.out,
+            fix="name a folder; each set becomes a file in it",
+        )
+    for moment in moments:
+        yield moment.label, moment.gaussians(), scene.scene_scale
+
+
+def _view(path: Path) -> str:
+    return f"next: python -m mouselift_jax view {shlex.quote(str(path))}"
+
+
+def _factor(args: argparse.Namespace, scene_scale: float | None) -> float:
+    """What coordinates are multiplied with."""
+    if args.scale == "scene":
+        return 1.0
+    if scene_scale is None:
+        raise LayoutError(
+            "the unit of these Gaussians is unknown",
+            where=args.source,
+            expected="scene_scale in the header of the .ply",
+            fix="--scale scene keeps scene units",
+        )
+    return {"mm": 1.0, "m": 1e-3}[args.scale] / scene_scale
+
+
+def _axes(args: argparse.Namespace) -> str:
+    from mouselift_jax.splats.ply import AXES
+
+    if args.axes not in AXES:
+        raise ConfigError(
+            "unknown axes", where="--axes", found=args.axes, fix=nearest(args.axes, AXES)
+        )
+    return args.axes
+
+
+def _target(args: argparse.Namespace, label: str, suffix: str) -> Path:
+    """OUT itself when it names a file; else OUT/<label><suffix>, and never outside OUT."""
+    if args.out.suffix:
+        if args.out.exists():
+            raise ConfigError(
+                "the output exists already", where=args.out, fix="choose another name"
+            )
+        return args.out
+    return args.out / f"{Path(label).name}{suffix}"
+
+
+def to_card(args: argparse.Namespace) -> list[str]:
+    """A model card for the weights of a run or a converted folder."""
+    from mouselift_jax.exports.model_card import write_model_card
+
+    folder = Path(args.source)
+    if not folder.is_dir():
+        raise LayoutError("no such run", where=folder, fix="give the folder of a run")
+    path = args.out if args.out.suffix == ".md" else args.out / "MODEL_CARD.md"
+    write_model_card(folder, path)
+    return [str(path), "next: read it; what the run does not know is marked as not known"]

@@ -1,0 +1,245 @@
+"""The folder of a run: one owner at a time, its configuration, its log, its summary.
+
+Layout (see the data format page): config.json, log.txt, metrics.jsonl, TensorBoard events,
+checkpoints/, summary.json and the artefacts of the stage. Only the first process of several writes
+here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import fnmatch
+import logging
+import logging.handlers
+import os
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mouselift_jax.errors import ConfigError
+from mouselift_jax.files import FileLock, write_json_atomic
+from mouselift_jax.runs.record import flatten, plain, read_json, read_summary, versions
+from mouselift_jax.runs.rows import MetricWriter
+
+log = logging.getLogger("mouselift_jax")
+
+# What may differ between the run that made a folder and one that continues in it.
+MAY_CHANGE = (
+    "train.steps",
+    "train.*_every",
+    "train.*_minutes",
+    "train.keep",
+    "train.keep_best",
+    "train.mesh.*",  # a checkpoint restores on any mesh
+    "data.workers",
+    "prepare.threads",
+    "prepare.cache",
+    "variant",
+)
+LOG_BYTES = 20 << 20  # log.txt grows to this, then becomes log.txt.1 and log.txt.2
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """How to run, as opposed to what: nothing here changes a result.
+
+    Attributes:
+        progress: auto | rich | plain | json | none.
+        profile: "A:B" traces those steps, None = no trace.
+        debug: show tracebacks of user errors too.
+        primary: whether this process writes files.
+    """
+
+    progress: str = "auto"
+    profile: str | None = None
+    debug: bool = False
+    primary: bool = True
+
+
+class Workdir:
+    """Context that owns a run's folder and behaves like its path (`workdir / "a.txt"`).
+
+    Args:
+        path: the folder, made when it is absent.
+        config: the resolved configuration (ConfigDict or mapping). On a second visit it must be
+            the same, but for the keys of `MAY_CHANGE`; else the differences are listed and the run
+            stops.
+        options: see `Options`.
+    """
+
+    def __init__(
+        self, path: str | os.PathLike, config: Any, options: Options | None = None
+    ) -> None:
+        self.path = Path(path)
+        self.config = plain(config)
+        self.options = options or Options()
+        self.warnings: list[str] = []
+        self._lock = FileLock(self.path / ".lock")
+        self._handler: logging.Handler | None = None
+        self._started = time.monotonic()
+        self._before = 0.0
+        self._is_new = False
+
+    def __fspath__(self) -> str:
+        return str(self.path)
+
+    def __truediv__(self, name: str) -> Path:
+        return self.path / name
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    def __enter__(self) -> Workdir:
+        self._started = time.monotonic()
+        self._before = float(read_summary(self.path).get("wall_s", 0.0))
+        if not self.options.primary:
+            check_same_config(self.path, self.config)
+            return self
+        if self.path.exists() and not self.path.is_dir():
+            raise ConfigError(
+                "--workdir is a file",
+                where=self.path,
+                expected="a folder of its own",
+                fix="--workdir=runs/NAME",
+            )
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            owner = self._lock.acquire()
+        except OSError as error:
+            raise ConfigError(
+                "the folder cannot be made, or not be written",
+                where=f"--workdir={self.path}",
+                found=error.strerror,
+                fix="give a folder that you may write to",
+            ) from error
+        if owner is not None:
+            raise ConfigError(
+                "this folder is in use by another run",
+                where=self.path,
+                found=owner,
+                fix="wait for it, stop it, or give another --workdir",
+            )
+        try:
+            check_same_config(self.path, self.config)
+            self._is_new = not (self.path / "config.json").exists()
+            write_json_atomic(self.path / "config.json", self.config)
+            self._handler = logging.handlers.RotatingFileHandler(
+                self.path / "log.txt", maxBytes=LOG_BYTES, backupCount=2
+            )
+            self._handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+            log.addHandler(self._handler)
+            if log.level == logging.NOTSET:
+                log.setLevel(logging.INFO)
+        except BaseException:
+            self._lock.release()
+            raise
+        return self
+
+    def __exit__(self, kind: type | None, *exc_info: object) -> None:
+        if kind is not None and self._is_new:
+            self._forget()
+        if self._handler is not None:
+            log.removeHandler(self._handler)
+            self._handler.close()
+        self._lock.release()
+
+    def _forget(self) -> None:
+        """Take the config back if nothing was made: the command, once corrected, starts here."""
+        idle = ("config.json", "log.txt", ".lock")
+        made = (
+            p
+            for p in self.path.rglob("*")
+            if p.is_file() and p.stat().st_size
+            if p.name not in idle and not p.name.startswith("events.")
+        )
+        if next(made, None) is None:
+            (self.path / "config.json").unlink(missing_ok=True)
+
+    @property
+    def wall_s(self) -> float:
+        """Seconds spent in this folder, earlier visits included."""
+        return self._before + time.monotonic() - self._started
+
+    def warn(self, message: str) -> None:
+        """Log a warning once and keep it for the summary and the report."""
+        if message not in self.warnings:
+            self.warnings.append(message)
+            log.warning(message)
+
+    def summary(
+        self,
+        *,
+        finished: bool,
+        steps: int = 0,
+        metrics: Mapping[str, float] | None = None,
+        artefacts: Mapping[str, str | os.PathLike] | None = None,
+        warnings: Sequence[str] = (),
+        inputs: Mapping[str, Any] | None = None,
+    ) -> dict[str, Any]:
+        """Write summary.json; warnings of earlier visits stay, metrics and artefacts too.
+
+        A metric or an artefact that is given anew replaces the old one.
+        """
+        old = read_summary(self.path)
+        all_artefacts = dict(old.get("artefacts", {}))
+        for key, value in (artefacts or {}).items():
+            value = Path(value)
+            inside = value.is_absolute() and value.is_relative_to(self.path.absolute())
+            all_artefacts[key] = str(value.relative_to(self.path.absolute()) if inside else value)
+        record = {
+            "stage": self.config.get("stage", ""),
+            "finished": finished,
+            "steps": steps,
+            "wall_s": round(self.wall_s, 3),
+            "metrics": {
+                **old.get("metrics", {}),
+                **{k: float(v) for k, v in (metrics or {}).items()},
+            },
+            "artefacts": all_artefacts,
+            "warnings": list(dict.fromkeys([*old.get("warnings", []), *self.warnings, *warnings])),
+            "inputs": dict(inputs or old.get("inputs", {})),
+            "versions": versions(),
+        }
+        if self.options.primary:
+            if finished and not (self.path / "metrics.jsonl").exists():
+                # Training writes its rows as it goes; every other stage has one, at its end.
+                with MetricWriter(self.path) as writer:
+                    writer.scalars(steps, record["metrics"])
+            write_json_atomic(self.path / "summary.json", record)
+        return record
+
+
+def check_same_config(path: Path, config: Mapping[str, Any]) -> None:
+    """Stop, with the differences, when the folder was made with another configuration."""
+    stored = read_json(path / "config.json")
+    if stored is None:
+        return
+    old, new = flatten(stored), flatten(config)
+    if old.get("stage") != new.get("stage"):
+        raise ConfigError(
+            "this folder holds a run of another stage",
+            where=f"--workdir={path}",
+            expected=f"a run of {new.get('stage')}, or none",
+            found=f"a run of {old.get('stage')}",
+            fix="give every stage a --workdir of its own",
+        )
+    different = []
+    for key in sorted(old.keys() | new.keys()):
+        if old.get(key) == new.get(key) and (key in old) == (key in new):
+            continue
+        change = f"{key}: {old.get(key, '(absent)')!r} -> {new.get(key, '(absent)')!r}"
+        if any(fnmatch.fnmatchcase(key, allowed) for allowed in MAY_CHANGE):
+            log.info("changed since this folder was made: %s", change)
+        else:
+            different.append(change)
+    if different:
+        raise ConfigError(
+            "the configuration differs from the one this folder was made with",
+            where=path / "config.json",
+            found="\n            ".join(different),
+            fix="give another --workdir, or the former values (first the old, then the new above)",
+        )
+
+
+# --- inputs -----------------------------------------------------------------------------------

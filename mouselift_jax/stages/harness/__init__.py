@@ -1,0 +1,1 @@
+"""What every stage stands on: command line, plan, choice of items, cost of a step."""

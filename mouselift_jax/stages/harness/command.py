@@ -1,0 +1,311 @@
+"""What `launch.py` does after its flags are read: environment, plan or run, exit code."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import logging
+import os
+import re
+import runpy
+import signal
+import sys
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from mouselift_jax.data.inputs import prepare_command
+from mouselift_jax.errors import BackendError, ConfigError, MouseLiftError, nearest, raise_all
+from mouselift_jax.runs import folder as workdirs
+from mouselift_jax.stages.harness.plan import STAGES, find_stage, next_commands
+from mouselift_jax.training.preempt import AGAIN, INTERRUPTED, StopRequested
+
+log = logging.getLogger("mouselift_jax")
+
+MEMORY = (
+    "the variant lowmem, a smaller config.train.batch_size or config.data.size, more "
+    "config.train.accum_steps, or config.train.mesh.fsdp over more devices; --plan says how much"
+)
+
+POSITIVE = ("steps", "batch_size", "accum_steps")  # numbers of which there is at least one
+DTYPES = ("bfloat16", "float32")  # of products; figures and losses are float32 throughout
+DONE, USER = 0, 2  # a bug is a traceback and 1; 75 and 130 see training/preempt.py
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """The flags of `launch.py` besides --config and --workdir."""
+
+    plan: str | None = None
+    progress: str = "auto"
+    profile: str | None = None
+    debug: bool = False
+    platform: str | None = None
+    coordinator: str | None = None
+    processes: int | None = None
+    process_id: int | None = None
+
+
+# --- flags that are wrong ---------------------------------------------------------------------
+
+
+def usage(what: str) -> ConfigError:
+    """An error about the command line itself."""
+    return ConfigError(
+        what, fix="python launch.py --config=configs/<stage>.py[:variant] --workdir=DIR [--plan]"
+    )
+
+
+def check_config_argument(argv: Sequence[str]) -> None:
+    """A --config that names no file suggests the nearest config."""
+    for arg in argv[1:]:
+        match = re.fullmatch(r"--?config=([^:]*)(:.*)?", arg)
+        if match and not Path(match[1]).is_file():
+            folder = Path(match[1]).parent
+            known = [str(p) for p in sorted(folder.glob("*.py"))] or [
+                f"configs/{name}.py" for name in STAGES
+            ]
+            raise ConfigError(
+                "no such config file", where=f"--config={match[1]}", fix=nearest(match[1], known)
+            )
+
+
+def check_leftovers(rest: Sequence[str]) -> None:
+    """Words that are no flags are a mistake (a forgotten `=`)."""
+    if rest:
+        raise usage(f"unexpected argument {rest[0]!r}")
+
+
+def flag_error(error: Exception, argv: Sequence[str]) -> ConfigError:
+    """What absl or ml_collections raised while parsing, in our form."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    # A config file's own ValueError comes with a traceback inside its message: only its end is
+    # for people.
+    found = next((line for line in reversed(lines) if re.match(r"(\w+Error): ", line)), None)
+    text = re.sub(r"^\w+Error: ", "", found) if found else " ".join(lines)
+    keys = {m[1]: m[2] for a in argv if (m := re.match(r"--?(?:no)?config\.([^=]+)(?:=(.*))?", a))}
+    known = _known_keys(argv)
+    for key in keys:
+        if not known or key in known or any(k.startswith(key + ".") for k in known):
+            continue
+        if key == "recording":
+            return ConfigError(
+                f"stage {known['stage']} takes samples, not a recording",
+                where=f"--config.{key}={keys[key]}",
+                fix=prepare_command(keys[key]),
+            )
+        last = key.rsplit(".", 1)[-1]
+        same_end = [k for k in known if k.rsplit(".", 1)[-1] == last]
+        hint = f"did you mean {same_end[0]!r}?" if same_end else nearest(key, known)
+        return ConfigError("no such key", where=f"--config.{key}", fix=hint)
+    return usage(text)
+
+
+def _known_keys(argv: Sequence[str]) -> dict[str, Any]:
+    """Flattened keys of the config that the command line names, {} when it cannot be loaded."""
+    named = next((m for a in argv if (m := re.match(r"--?config=([^:]*)(?::(.*))?$", a))), None)
+    if named is None:
+        return {}
+    try:
+        get_config = runpy.run_path(named[1])["get_config"]
+        config = get_config(named[2]) if named[2] else get_config()
+    except (OSError, KeyError, ValueError, TypeError):
+        return {}
+    return workdirs.flatten(config.to_dict())
+
+
+def check_choices(config: Any) -> None:
+    """Words out of a few, and counts, whatever the stage: a wrong one costs no computing.
+
+    Raises:
+        ConfigError: some are misspelt or below 1; all are named.
+    """
+    from mouselift_jax.data.batches.views import POLICIES
+    from mouselift_jax.render.rasterize import IMPLEMENTATIONS
+    from mouselift_jax.splats.filters import RECIPES
+    from mouselift_jax.splats.ply import AXES
+
+    choices = {"dtype": DTYPES, "frozen_dtype": DTYPES, "render": IMPLEMENTATIONS}
+    choices |= {"axes": tuple(AXES), "filter": tuple(RECIPES), "policy": POLICIES}
+    problems = []
+    for key, value in workdirs.flatten(workdirs.plain(config)).items():
+        last = key.rsplit(".", 1)[-1]
+        if last in POSITIVE and value is not None and value < 1:
+            problems.append(
+                ConfigError(
+                    f"there is nothing to do in {value} {last}" if last == "steps" else "too few",
+                    where=f"config.{key}",
+                    expected="1 or more",
+                    found=value,
+                    fix=f"--config.{key}=1 or more",
+                )
+            )
+        known = choices.get(last)
+        if known is not None and value is not None and value not in known:
+            problems.append(
+                ConfigError(
+                    "no such value",
+                    where=f"config.{key}",
+                    expected=" | ".join(known),
+                    found=value,
+                    fix=nearest(str(value), known),
+                )
+            )
+    raise_all("the configuration cannot be used", problems)
+
+
+# --- the run ----------------------------------------------------------------------------------
+
+
+def run(config: Any, path: str, options: Options) -> int:
+    """Plan or run the stage that the config names; returns the exit code."""
+    _console(options.progress)
+    try:
+        with _terminable():
+            stage = find_stage(config.stage)
+            check_choices(config)
+            primary = environment(Path(path), options)
+            if options.plan:
+                return _plan(stage, config, Path(path), options)
+            run_options = workdirs.Options(
+                options.progress, options.profile, options.debug, primary
+            )
+            with workdirs.Workdir(path, config, run_options) as folder:
+                stage.run(config, folder)
+            if primary and options.progress != "none":
+                say(closing(stage, config, Path(path)))
+        return DONE
+    except MouseLiftError as error:
+        if options.debug:
+            traceback.print_exc()
+        say(error)
+        return USER
+    except StopRequested as stop:
+        why = "interrupted" if stop.code == INTERRUPTED else "stopped on request"
+        say(f"{why}: {stop.said}. Resume: {same_command()}")
+        return stop.code
+    except KeyboardInterrupt:
+        say(f"interrupted: what is finished is kept. Resume: {same_command()}")
+        return INTERRUPTED
+    except RuntimeError as error:
+        # JAX raises a kind of RuntimeError when a device is full; everything else is a bug.
+        if not any(words in str(error) for words in ("RESOURCE_EXHAUSTED", "Out of memory")):
+            raise
+        say(
+            f"the device's memory is too small: {str(error).splitlines()[0][:300]}\n  Fix: {MEMORY}"
+        )
+        return USER
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        what = (
+            "the disk is full" if error.errno == errno.ENOSPC else "your share of the disk is full"
+        )
+        say(f"{what}: {error}\n  Fix: free some space, then run the same command again")
+        return USER
+    finally:
+        _leave_distributed()
+
+
+def closing(stage: Any, config: Any, path: Path) -> str:
+    """What came out, where it is shown, and what to do next."""
+    from mouselift_jax.report.html import headline
+
+    figures = headline(workdirs.read_summary(path).get("metrics", {}))
+    width = max((len(name) for name, _ in figures), default=0)
+    lines = [f"  {name:<{width}}  {value}" for name, value in figures]
+    if (path / "report.html").is_file():
+        lines.append(f"report: {path / 'report.html'}")
+    return "\n".join([*lines, *(f"next:   {c}" for c in next_commands(stage, config, path))])
+
+
+def _plan(stage: Any, config: Any, path: Path, options: Options) -> int:
+    plan = stage.plan(config, path)
+    sys.stdout.write(plan.describe() + "\n")
+    if options.plan != "quick" and hasattr(stage, "compile_plan"):
+        sys.stdout.write(stage.compile_plan(config, path).describe() + "\n")
+    return DONE
+
+
+def environment(path: Path, options: Options) -> bool:
+    """Devices, processes and compilation cache; returns whether this process writes files."""
+    import jax
+
+    if options.platform:
+        jax.config.update("jax_platforms", {"gpu": "cuda"}.get(options.platform, options.platform))
+    from mouselift_jax.training import distributed
+
+    distributed.initialise(options.coordinator, options.processes, options.process_id)
+    if options.plan in (None, "compile") and not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        cache = path.absolute().parent / ".cache" / "xla"
+        jax.config.update("jax_compilation_cache_dir", str(cache))
+    try:
+        devices = jax.devices()
+    except RuntimeError as error:
+        raise BackendError(
+            "JAX finds no such device",
+            where=f"--platform={options.platform}",
+            found=str(error),
+            fix="python -m mouselift_jax doctor says which devices there are and why not",
+        ) from error
+    primary = jax.process_index() == 0
+    if not primary:
+        log.setLevel(logging.WARNING)
+    log.info(
+        "%d %s device(s) in %d process(es)",
+        len(devices),
+        devices[0].device_kind,
+        jax.process_count(),
+    )
+    return primary
+
+
+def same_command() -> str:
+    """The command line that was given, to paste again."""
+    import shlex
+
+    return shlex.join(["python", *sys.argv])
+
+
+def say(message: object) -> None:
+    """One message to people, on stderr."""
+    kind = f"{type(message).__name__}: " if isinstance(message, Exception) else ""
+    sys.stderr.write(f"{kind}{message}".rstrip() + "\n")
+
+
+def _console(progress: str) -> None:
+    """The package's log lines go to stderr; absl's own handler would print them a second time."""
+    from absl import logging as absl_logging
+
+    absl_logging.set_verbosity(absl_logging.WARNING)  # orbax tells every file it renames
+    log.propagate = False
+    logging.getLogger("jax._src.xla_bridge").setLevel(logging.WARNING)  # devices not there
+    for old in [h for h in log.handlers if not isinstance(h, logging.FileHandler)]:
+        log.removeHandler(old)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    handler.setLevel(logging.WARNING if progress == "none" else logging.INFO)
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+
+
+def _leave_distributed() -> None:
+    from mouselift_jax.training import distributed
+
+    distributed.shutdown()
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM unwinds the stage like Ctrl-C does, so that locks and temporary files go."""
+
+    def stop(signum: int, frame: object) -> None:
+        raise StopRequested(AGAIN, "what is finished is kept")
+
+    old = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, old)
