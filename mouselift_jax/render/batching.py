@@ -153,19 +153,19 @@ def with_gradient(forward: Callable, backward: Callable) -> Callable[..., tuple]
     """Give a function of Gaussians, w2c and K [L,...] its gradient.
 
     Args:
-        forward: those arrays -> (what is returned, whose first three are the pictures; what the
-            backward pass needs besides).
+        forward: (those arrays, keep) -> (what is returned, whose first three are the pictures;
+            what the backward pass needs besides; `keep` says whether there will be one).
         backward: (the arrays, that, cotangents of the pictures, of_K) -> gradients of the arrays,
             with that of K if `of_K`. Where nothing asks for that one, it is not computed.
     """
 
     @jax.custom_vjp
     def function(*args: Array) -> tuple:
-        return forward(*args)[0]
+        return forward(*args, keep=False)[0]
 
     def function_fwd(*primals: Any) -> tuple:
         args = tuple(a.value for a in primals)
-        out, saved = forward(*args)
+        out, saved = forward(*args, keep=True)
         # Of residuals only the structure is known when the backward pass is traced.
         of_K = () if primals[-1].perturbed else None
         return out, (args, saved, of_K)
@@ -211,7 +211,7 @@ def differentiable(forward_scene: Callable, backward_scene: Callable) -> Callabl
 
         return scenes(args, pictures, cotangents)
 
-    def forward_and_saved(*args: Array) -> tuple:
+    def forward_and_saved(*args: Array, keep: bool) -> tuple:  # noqa: ARG001
         out = forward(*args)
         return out, out[:3]
 

@@ -71,14 +71,15 @@ def _cpu(spec: Spec) -> Callable:
 
     size = (spec.height, spec.width)
 
-    @batching.fold_vmap
-    def forward(*arrays: Array) -> tuple:
-        rgb, light, depth, last, broken, pairs = warp_cpu.forward(arrays, spec.near, size)
-        return rgb, light, depth, (broken != 0), pairs, last
+    def forward(*arrays: Array, keep: bool) -> tuple:
+        @batching.fold_vmap
+        def scenes(*arrays: Array) -> tuple:
+            rgb, light, depth, last, broken, pairs, tickets = warp_cpu.forward(
+                arrays, spec.near, size, keep=keep
+            )
+            return (rgb, light, depth, (broken != 0), pairs), (light, last, tickets)
 
-    def forward_and_saved(*arrays: Array) -> tuple:
-        *out, last = forward(*arrays)
-        return tuple(out), (out[1], last)
+        return scenes(*arrays)
 
     def backward(arrays: tuple, saved: tuple, cotangents: tuple, of_K: bool) -> tuple:
         @batching.fold_vmap
@@ -87,7 +88,7 @@ def _cpu(spec: Spec) -> Callable:
 
         return scenes(arrays, saved, cotangents)
 
-    return batching.with_gradient(forward_and_saved, backward)
+    return batching.with_gradient(forward, backward)
 
 
 def _rasterize_cpu(spec: Spec, *arrays: Array) -> tuple[Array, Array, Array, dict[str, Array]]:

@@ -5,27 +5,43 @@
 // addresses and numbers whose slots warp_cpu.py names (MEANS, QUATS, ...), as are the constants.
 //
 // A call runs in phases; within a phase workers (threads) share no writes:
-//   project  each worker its run of Gaussians: records, tile rectangles, counts per tile
+//   project  each worker its run of Gaussians: records and tile rectangles
+//   order    one worker: those that touch a tile, by depth
+//   count    each worker its run of that order: pairs per tile
 //   offsets  one worker: where each worker's part of each tile's list begins
-//   fill     each worker its run of Gaussians: (depth, index) pairs into the lists
-//   forward  tiles handed out by a counter: sort the list, blend
-//   backward each worker its run of tiles: sort the list, walk it from the back, own gradient rows
+//   fill     each worker its run of that order: indices into the lists, which are then in order
+//   forward  tiles handed out by a counter
+//   backward each worker its run of tiles: walk the lists from the back, own gradient rows
 //   pull     each worker its run of Gaussians: add the workers' rows up, through the projection
-// A tile is 16 px wide because one row of it is one vector.
+// A tile is 16 x 16 px, 4 x 4 blocks of 4 x 4 px; a block is one vector: splats of a few px touch
+// fewer of them than of rows.
 
 typedef float V __attribute__((ext_vector_type(16)));
 typedef int I __attribute__((ext_vector_type(16)));
+typedef float F4 __attribute__((ext_vector_type(4)));
+typedef int I4 __attribute__((ext_vector_type(4)));
 typedef unsigned long long u64;
 typedef unsigned int u32;
 typedef unsigned short u16;
+
+struct __attribute__((packed, aligned(4))) Loose {  // a vector anywhere in an array of floats
+    V v;
+};
 
 struct Rect {  // tiles touched: columns x0..x1, rows y0..y1 (exclusive); one bit each if at most 32
     u16 x0, y0, x1, y1;
     u32 mask, depth;
 };
 
+struct Key {  // of a Gaussian that is listed
+    u32 depth, id;
+};
+
 struct Splat {
-    enum { X, Y, A, B, C, OPACITY, RED, GREEN, BLUE, DEPTH, FLOOR, HALF, RECORD = 16 };
+    // A record: mean, conic and floor such that alpha = opacity 2^(A dx^2 + B dx dy + C dy^2), skipped
+    // below the floor; box of pixel centres that it can reach, from LEFT.
+    enum { X, Y, A, B, C, OPACITY, RED, GREEN, BLUE, DEPTH, FLOOR, LEFT = 12, RECORD = 16 };
+    enum { SIDE = 16, BLOCKS = 16 };
 
     // --- plumbing -----------------------------------------------------------------------------
     static inline float* f(const u64* t, int slot) { return (float*)t[slot]; }
@@ -50,21 +66,25 @@ struct Splat {
         *hi = least(n, (int)(blocks * (worker + 1) / workers) * align);
     }
 
-    // exp for x in [-87, 0], relative error 2e-7: 2^round(x log2 e) times a polynomial.
-    static inline V exp_negative(V x) {
-        x = vmax(x, splat(-87.0f));
-        V shift = splat(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer
-        V whole = x * 1.44269504f + shift;
-        V n = whole - shift;
-        V y = x - n * 0.693359375f;
-        y = y + n * 2.12194440e-4f;
-        V p = splat(1.9875691500e-4f);
-        p = p * y + 1.3981999507e-3f;
-        p = p * y + 8.3334519073e-3f;
-        p = p * y + 4.1665795894e-2f;
-        p = p * y + 1.6666665459e-1f;
-        p = p * y + 5.0000001201e-1f;
-        p = p * (y * y) + y + 1.0f;
+    // Every product that is added to something says so: both directions then round the same.
+    static inline V fma(V a, V b, V c) {
+#if defined(__FMA__) || defined(__aarch64__)
+        return __builtin_elementwise_fma(a, b, c);
+#else
+        return a * b + c;
+#endif
+    }
+    static inline V fma(float a, V b, V c) { return fma(splat(a), b, c); }
+
+    // 2^x for x in [-126, 0], relative error 1.5e-7, exact at 0: 2^round(x) times a polynomial.
+    static inline V exp2_negative(V x) {
+        V whole = x + splat(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer
+        V y = x - (whole - splat(12582912.0f));
+        V p = fma(y, splat(1.326472731e-3f), splat(9.671512991e-3f));
+        p = fma(p, y, splat(5.550733581e-2f));
+        p = fma(p, y, splat(2.402224243e-1f));
+        p = fma(p, y, splat(6.931470037e-1f));
+        p = fma(p, y, splat(1.0f));
         I scale = __builtin_bit_cast(I, whole) << 23;
         return __builtin_bit_cast(V, __builtin_bit_cast(I, p) + scale);
     }
@@ -126,12 +146,78 @@ struct Splat {
         V xx, xy, yy, turn[3], det;
     };
 
-    // 16 rows of `width` floats, one field per vector; lanes beyond `count` repeat the last row.
-    static inline void load_rows(const float* source, int first, int count, int width, V* out) {
-        for (int lane = 0; lane < 16; ++lane) {
-            const float* row = source + (long)(first + least(lane, count - 1)) * width;
-            for (int c = 0; c < width; ++c) out[c][lane] = row[c];
+#define MIX(p, q, ...) __builtin_shufflevector(p, q, __VA_ARGS__)
+    // Three vectors that hold 16 rows of three floats <-> their columns.
+    static inline void split3(V a, V b, V c, V* out) {
+        V x = MIX(a, b, 0, 3, 6, 9, 12, 15, 18, 21, 24, 27, 30, 0, 0, 0, 0, 0);
+        V y = MIX(a, b, 1, 4, 7, 10, 13, 16, 19, 22, 25, 28, 31, 0, 0, 0, 0, 0);
+        V z = MIX(a, b, 2, 5, 8, 11, 14, 17, 20, 23, 26, 29, 0, 0, 0, 0, 0, 0);
+        out[0] = MIX(x, c, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 17, 20, 23, 26, 29);
+        out[1] = MIX(y, c, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 18, 21, 24, 27, 30);
+        out[2] = MIX(z, c, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 16, 19, 22, 25, 28, 31);
+    }
+    static inline void join3(const V* in, V* out) {
+        V a = MIX(in[0], in[1], 0, 16, 0, 1, 17, 0, 2, 18, 0, 3, 19, 0, 4, 20, 0, 5);
+        V b = MIX(in[0], in[1], 21, 0, 6, 22, 0, 7, 23, 0, 8, 24, 0, 9, 25, 0, 10, 26);
+        V c = MIX(in[0], in[1], 0, 11, 27, 0, 12, 28, 0, 13, 29, 0, 14, 30, 0, 15, 31, 0);
+        out[0] = MIX(a, in[2], 0, 1, 16, 3, 4, 17, 6, 7, 18, 9, 10, 19, 12, 13, 20, 15);
+        out[1] = MIX(b, in[2], 0, 21, 2, 3, 22, 5, 6, 23, 8, 9, 24, 11, 12, 25, 14, 15);
+        out[2] = MIX(c, in[2], 26, 1, 2, 27, 4, 5, 28, 7, 8, 29, 10, 11, 30, 13, 14, 31);
+    }
+    static inline void split4(V a, V b, V c, V d, V* out) {
+        V e = MIX(a, b, 0, 4, 8, 12, 16, 20, 24, 28, 1, 5, 9, 13, 17, 21, 25, 29);
+        V f = MIX(c, d, 0, 4, 8, 12, 16, 20, 24, 28, 1, 5, 9, 13, 17, 21, 25, 29);
+        V g = MIX(a, b, 2, 6, 10, 14, 18, 22, 26, 30, 3, 7, 11, 15, 19, 23, 27, 31);
+        V h = MIX(c, d, 2, 6, 10, 14, 18, 22, 26, 30, 3, 7, 11, 15, 19, 23, 27, 31);
+        out[0] = MIX(e, f, 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23);
+        out[1] = MIX(e, f, 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31);
+        out[2] = MIX(g, h, 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23);
+        out[3] = MIX(g, h, 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31);
+    }
+    static inline void join4(const V* in, V* out) {
+        for (int k = 0; k < 2; ++k) {
+            V a = k ? MIX(in[0], in[1], 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31)
+                    : MIX(in[0], in[1], 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+            V b = k ? MIX(in[2], in[3], 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31)
+                    : MIX(in[2], in[3], 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+            out[2 * k] = MIX(a, b, 0, 1, 16, 17, 2, 3, 18, 19, 4, 5, 20, 21, 6, 7, 22, 23);
+            out[2 * k + 1] = MIX(a, b, 8, 9, 24, 25, 10, 11, 26, 27, 12, 13, 28, 29, 14, 15, 30, 31);
         }
+    }
+
+    static inline void transpose(V* a) {
+#define STAGE(d, ...) \
+        for (int i = 0; i < 16; ++i) \
+            if (!(i & d)) { \
+                V p = a[i], q = a[i + d]; \
+                a[i] = MIX(p, q, __VA_ARGS__); \
+                a[i + d] = MIX(q, p, TURN_##d); \
+            }
+#define TURN_8 24, 25, 26, 27, 28, 29, 30, 31, 8, 9, 10, 11, 12, 13, 14, 15
+#define TURN_4 20, 21, 22, 23, 4, 5, 6, 7, 28, 29, 30, 31, 12, 13, 14, 15
+#define TURN_2 18, 19, 2, 3, 22, 23, 6, 7, 26, 27, 10, 11, 30, 31, 14, 15
+#define TURN_1 17, 1, 19, 3, 21, 5, 23, 7, 25, 9, 27, 11, 29, 13, 31, 15
+        STAGE(8, 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23)
+        STAGE(4, 0, 1, 2, 3, 16, 17, 18, 19, 8, 9, 10, 11, 24, 25, 26, 27)
+        STAGE(2, 0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29)
+        STAGE(1, 0, 16, 2, 18, 4, 20, 6, 22, 8, 24, 10, 26, 12, 28, 14, 30)
+    }
+
+    // 16 rows of `width` floats, one column per vector; lanes beyond `count` repeat the last row.
+    static inline void load_rows(const float* source, int first, int count, int width, V* out) {
+        const float* from = source + (long)first * width;
+        V rows[4];
+        if (count < 16) {
+            float* to = (float*)rows;
+            for (int lane = 0; lane < 16; ++lane)
+                for (int c = 0; c < width; ++c)
+                    to[lane * width + c] = from[least(lane, count - 1) * width + c];
+        } else {
+            for (int k = 0; k < width; ++k) rows[k] = ((const Loose*)from)[k].v;
+        }
+        if (width == 1) out[0] = rows[0];
+        if (width == 3) split3(rows[0], rows[1], rows[2], out);
+        if (width == 4) split4(rows[0], rows[1], rows[2], rows[3], out);
     }
 
     static inline void project16(const u64* t, const Lens& l, int first, int count, Projected& g) {
@@ -226,36 +312,26 @@ struct Splat {
     }
 
     // Whether the ellipse reaches the square of pixel centres of a tile; a superset by a hair.
-    static inline bool touches(const float* r, float reach, int col, int row) {
-        float left = col * 16 + 0.5f - r[X], top = row * TILE_HEIGHT + 0.5f - r[Y];
-        float right = left + 15.0f, bottom = top + (TILE_HEIGHT - 1);
+    // `steep`, `flat`: where along a vertical or horizontal edge the power is greatest.
+    static inline bool touches(const float* r, float steep, float flat, int col, int row) {
+        float left = col * SIDE + 0.5f - r[X], top = row * SIDE + 0.5f - r[Y];
+        float right = left + (SIDE - 1), bottom = top + (SIDE - 1);
         float ex = left > 0 ? left : right < 0 ? right : 0.0f;
         float ey = top > 0 ? top : bottom < 0 ? bottom : 0.0f;
         if (ex == 0 && ey == 0) return true;
-        float nearest = 3e38f;
+        float power = -3e38f;
         if (ex != 0) {
-            float y = -r[B] / r[C] * ex;
+            float y = steep * ex;
             y = y < top ? top : y > bottom ? bottom : y;
-            nearest = r[A] * ex * ex + 2 * r[B] * ex * y + r[C] * y * y;
+            power = (r[A] * ex + r[B] * y) * ex + r[C] * y * y;
         }
         if (ey != 0) {
-            float x = -r[B] / r[A] * ey;
+            float x = flat * ey;
             x = x < left ? left : x > right ? right : x;
-            float at = r[A] * x * x + 2 * r[B] * x * ey + r[C] * ey * ey;
-            nearest = at < nearest ? at : nearest;
+            float at = (r[A] * x + r[B] * ey) * x + r[C] * ey * ey;
+            power = at > power ? at : power;
         }
-        return nearest <= reach;
-    }
-
-    static inline float reach(const float* record) { return -2.0f * record[FLOOR] * 1.0001f + 1e-3f; }
-
-    static inline int span(float center, float half, int side, int tiles, u16* first, u16* last) {
-        half = half * 1.0001f + 1e-3f;
-        float lo = (center - half - 0.5f) / side, hi = (center + half - 0.5f) / side + 1.0f;
-        lo = lo < 0 ? 0 : lo > tiles ? tiles : lo;
-        hi = hi < 0 ? 0 : hi > tiles ? tiles : hi;
-        *first = (u16)lo, *last = (u16)hi;
-        return *last > *first ? *last - *first : 0;
+        return power >= r[FLOOR] * 1.0001f;
     }
 
     static void project(const u64* t, int worker) {
@@ -266,54 +342,131 @@ struct Splat {
         float* records = f(t, RECORDS);
         Rect* rects = (Rect*)t[RECTS];
         unsigned char* flags = (unsigned char*)t[FLAGS];
-        int* counts = i(t, TILE_COUNTS) + (long)worker * cols * rows;
-        for (int k = 0; k < cols * rows; ++k) counts[k] = 0;
+        V zero = splat(0.0f);
         for (int first = lo; first < hi; first += 16) {
             int lanes = least(16, hi - first);
             Projected g;
             project16(t, l, first, lanes, g);
             V level = log_positive(vmax(g.o, splat(1e-30f))) + LOG_INV_ALPHA_MIN;
             I drawn = g.keep & (g.o >= ALPHA_MIN);
-            level = pick(drawn, vmax(level, splat(0.0f)), splat(0.0f));
+            level = pick(drawn, vmax(level, zero), zero);
             V inv = 1.0f / g.det;
-            V field[12];
+            V field[16];
             field[X] = l.fx * g.u + l.cx;
             field[Y] = l.fy * g.v + l.cy;
-            field[A] = g.yy * inv;
-            field[B] = -g.xy * inv;
-            field[C] = g.xx * inv;
+            field[A] = (-0.5f * LOG2_E) * g.yy * inv;
+            field[B] = LOG2_E * g.xy * inv;
+            field[C] = (-0.5f * LOG2_E) * g.xx * inv;
             field[OPACITY] = g.o;
             for (int k = 0; k < 3; ++k) field[RED + k] = g.rgb[k];
             field[DEPTH] = g.cam[2];
-            field[FLOOR] = -level;
-            field[HALF] = root(2.0f * level * g.yy);
-            V half_x = root(2.0f * level * g.xx);
+            field[FLOOR] = -LOG2_E * level - 1.5e-3f;
+            field[FLOOR + 1] = zero;
+            V half_x = fma(root(2.0f * level * g.xx), splat(1.0001f), splat(1e-3f));
+            V half_y = fma(root(2.0f * level * g.yy), splat(1.0001f), splat(1e-3f));
+            V edge[4] = {field[X] - half_x, field[Y] - half_y, field[X] + half_x, field[Y] + half_y};
+            I tile[4];
+            for (int k = 0; k < 4; ++k) {
+                field[LEFT + k] = edge[k] + (k < 2 ? 0.5f : -0.5f);
+                V at = (edge[k] - 0.5f) * (1.0f / SIDE) + (k < 2 ? 0.0f : 1.0f);
+                at = vmin(vmax(at, zero), splat((float)(k & 1 ? rows : cols)));
+                tile[k] = __builtin_convertvector(at, I);
+            }
+            I wide = tile[2] - tile[0], high = tile[3] - tile[1];
+            I listed = drawn & (wide > 0) & (high > 0);
+            V steep = g.xy / g.xx, flat = g.xy / g.yy;
+            transpose(field);
             for (int lane = 0; lane < lanes; ++lane) {
                 int id = first + lane;
-                float* record = records + (long)id * RECORD;
-                for (int k = 0; k < 12; ++k) record[k] = field[k][lane];
+                V* record = (V*)(records + (long)id * RECORD);
+                *record = field[lane];
                 flags[id] |= g.broken[lane] != 0;
-                Rect& r = rects[id];
-                r.x0 = r.x1 = r.y0 = r.y1 = 0, r.mask = 0;
-                if (!drawn[lane]) continue;
-                int w = span(record[X], half_x[lane], 16, cols, &r.x0, &r.x1);
-                int h = span(record[Y], record[HALF], TILE_HEIGHT, rows, &r.y0, &r.y1);
-                r.depth = as_bits(record[DEPTH]);
-                if (w == 0 || h == 0) {
-                    r.x1 = r.x0;
-                    continue;
+                Rect r = {0, 0, 0, 0, 0, 0};
+                if (listed[lane]) {
+                    r.x0 = tile[0][lane], r.y0 = tile[1][lane];
+                    r.x1 = tile[2][lane], r.y1 = tile[3][lane];
+                    r.depth = as_bits(g.cam[2][lane]);
+                    int w = wide[lane], h = high[lane];
+                    if (w * h == 1) {
+                        r.mask = 1;
+                    } else if (w * h <= 32) {
+                        int bit = 0;
+                        for (int y = r.y0; y < r.y1; ++y)
+                            for (int x = r.x0; x < r.x1; ++x, ++bit)
+                                r.mask |= (u32)touches((float*)record, steep[lane], flat[lane], x, y) << bit;
+                        if (r.mask == 0) r.x1 = r.x0;
+                    }
                 }
-                bool small = w * h <= 32, single = w * h == 1;
-                float far = reach(record);
-                int bit = 0;
-                for (int y = r.y0; y < r.y1; ++y)
-                    for (int x = r.x0; x < r.x1; ++x, ++bit)
-                        if (single || touches(record, far, x, y)) {
-                            ++counts[y * cols + x];
-                            if (small) r.mask |= 1u << bit;
-                        }
+                rects[id] = r;
             }
         }
+    }
+
+    // Radix sort by depth of what is listed; equal depths keep the order of the indices.
+    static void order(const u64* t, int) {
+        const Rect* rects = (const Rect*)t[RECTS];
+        Key* from = (Key*)t[KEYS];
+        Key* to = (Key*)t[SPARE];
+        u32 listed = 0, least = 0xffffffffu, most = 0;
+        for (int id = 0; id < n(t, COUNT); ++id) {
+            u32 depth = rects[id].depth;
+            from[listed].depth = depth, from[listed].id = id;
+            bool here = rects[id].x1 > rects[id].x0;
+            listed += here;
+            least = here && depth < least ? depth : least;
+            most = here && depth > most ? depth : most;
+        }
+        // As few digits as the range needs, of equal width; few bins for few keys.
+        int bits = 0;
+        while (bits < 32 && listed && (most - least) >> bits) ++bits;
+        int widest = listed < 4096 ? 8 : 12, passes = (bits + widest - 1) / widest;
+        int digit = passes ? (bits + passes - 1) / passes : 0;
+        for (int shift = 0; shift < bits; shift += digit) {
+            u32 bins[4096];
+            for (int k = 0; k < 1 << digit; ++k) bins[k] = 0;
+            u32 mask = (1u << digit) - 1;
+            for (u32 k = 0; k < listed; ++k) ++bins[(from[k].depth - least) >> shift & mask];
+            u32 sum = 0;
+            for (int k = 0; k < 1 << digit; ++k) {
+                u32 here = bins[k];
+                bins[k] = sum;
+                sum += here;
+            }
+            for (u32 k = 0; k < listed; ++k) to[bins[(from[k].depth - least) >> shift & mask]++] = from[k];
+            Key* swap = from;
+            from = to;
+            to = swap;
+        }
+        ((u64*)t)[SORTED] = (u64)from;
+        ((u64*)t)[LISTED] = listed;
+    }
+
+    // Do `DO` for every (tile, id) pair of this worker's run of the order.
+#define PAIRS_OF_WORKER(DO) \
+    int lo, hi, cols = n(t, COLS); \
+    share(n(t, LISTED), worker, n(t, WORKERS), 1, &lo, &hi); \
+    const Key* keys = (const Key*)t[SORTED]; \
+    for (int k = lo; k < hi; ++k) { \
+        __builtin_prefetch((const Rect*)t[RECTS] + keys[least(k + 16, hi - 1)].id); \
+        u32 id = keys[k].id; \
+        const Rect& r = ((const Rect*)t[RECTS])[id]; \
+        const float* record = f(t, RECORDS) + (long)id * RECORD; \
+        bool small = (r.x1 - r.x0) * (r.y1 - r.y0) <= 32; \
+        float steep = small ? 0.0f : -0.5f * record[B] / record[C]; \
+        float flat = small ? 0.0f : -0.5f * record[B] / record[A]; \
+        int bit = 0; \
+        for (int y = r.y0; y < r.y1; ++y) \
+            for (int x = r.x0; x < r.x1; ++x, ++bit) \
+                if (small ? (r.mask >> bit & 1) : touches(record, steep, flat, x, y)) { \
+                    int tile = y * cols + x; \
+                    DO; \
+                } \
+    }
+    static void count(const u64* t, int worker) {
+        int tiles = n(t, COLS) * n(t, ROWS);
+        int* counts = i(t, TILE_COUNTS) + (long)worker * tiles;
+        for (int k = 0; k < tiles; ++k) counts[k] = 0;
+        PAIRS_OF_WORKER(++counts[tile])
     }
 
     static void offsets(const u64* t, int) {
@@ -334,154 +487,117 @@ struct Splat {
     }
 
     static void fill(const u64* t, int worker) {
-        int lo, hi, cols = n(t, COLS), rows = n(t, ROWS);
-        share(n(t, COUNT), worker, n(t, WORKERS), 64, &lo, &hi);
-        const float* records = f(t, RECORDS);
-        const Rect* rects = (const Rect*)t[RECTS];
-        int* next = i(t, TILE_COUNTS) + (long)worker * cols * rows;
+        int* next = i(t, TILE_COUNTS) + (long)worker * n(t, COLS) * n(t, ROWS);
         const long* starts = (const long*)t[TILE_STARTS];
-        u64* pairs = (u64*)t[PAIRS];
-        for (int id = lo; id < hi; ++id) {
-            const Rect& r = rects[id];
-            int w = r.x1 - r.x0, h = r.y1 - r.y0;
-            if (w <= 0 || h <= 0) continue;
-            u64 pair = (u64)r.depth << 32 | (u32)id;
-            bool small = w * h <= 32;
-            const float* record = records + (long)id * RECORD;
-            float far = small ? 0.0f : reach(record);
-            int bit = 0;
-            for (int y = r.y0; y < r.y1; ++y)
-                for (int x = r.x0; x < r.x1; ++x, ++bit)
-                    if (small ? (r.mask >> bit & 1) : touches(record, far, x, y)) {
-                        int tile = y * cols + x;
-                        pairs[starts[tile] + next[tile]++] = pair;
-                    }
+        u32* pairs = (u32*)t[PAIRS];
+        PAIRS_OF_WORKER(pairs[starts[tile] + next[tile]++] = id)
+    }
+
+    // A tile's corner, and the pixel centres of its blocks from there.
+    struct Tile {
+        int left, top, wide, tall;
+        V px[BLOCKS], py[BLOCKS];
+    };
+
+    static inline void place(const u64* t, int number, Tile& tile) {
+        int cols = n(t, COLS);
+        tile.left = number % cols * SIDE, tile.top = number / cols * SIDE;
+        tile.tall = least(SIDE, n(t, HEIGHT) - tile.top);
+        tile.wide = least(SIDE, n(t, WIDTH) - tile.left);
+        V x, y;
+        for (int k = 0; k < 16; ++k) x[k] = (k & 3) + 0.5f, y[k] = (k >> 2) + 0.5f;
+        for (int b = 0; b < BLOCKS; ++b) {
+            tile.px[b] = x + (float)(4 * (b & 3));
+            tile.py[b] = y + (float)(4 * (b >> 2));
         }
     }
 
-    // Sort a tile's pairs by depth; equal depths keep their order, which is that of the indices.
-    static void sort(u64* a, u64* b, int count) {
-        if (count < 32) {
-            for (int k = 1; k < count; ++k) {
-                u64 x = a[k];
-                int j = k;
-                for (; j > 0 && a[j - 1] > x; --j) a[j] = a[j - 1];
-                a[j] = x;
-            }
-            return;
-        }
-        u32 same = 0;
-        for (int k = 0; k < count; ++k) same |= (u32)((a[k] ^ a[0]) >> 32);
-        u64* from = a;
-        u64* to = b;
-        for (int shift = 32; shift < 64; shift += 8) {
-            if ((same >> (shift - 32) & 255) == 0) continue;
-            int bins[256];
-            for (int k = 0; k < 256; ++k) bins[k] = 0;
-            for (int k = 0; k < count; ++k) ++bins[from[k] >> shift & 255];
-            int sum = 0;
-            for (int k = 0; k < 256; ++k) {
-                int here = bins[k];
-                bins[k] = sum;
-                sum += here;
-            }
-            for (int k = 0; k < count; ++k) to[bins[from[k] >> shift & 255]++] = from[k];
-            u64* swap = from;
-            from = to;
-            to = swap;
-        }
-        if (from != a)
-            for (int k = 0; k < count; ++k) a[k] = b[k];
+    // Blocks of a tile, a bit each, that a Gaussian's box reaches.
+    static inline u32 reached(const float* r, const F4& corner) {
+        F4 at = (*(const F4*)(r + LEFT) - corner) * 0.25f;
+        at = __builtin_elementwise_min(__builtin_elementwise_max(at, (F4)(0.0f)), (F4)(3.0f));
+        I4 block = __builtin_convertvector(at, I4);
+        u32 columns = (2u << block[2]) - (1u << block[0]);
+        u32 rows = ((16u << 4 * block[3]) - (1u << 4 * block[1])) & 0x1111u;
+        return columns * rows;
     }
 
-    static inline V lane_centers() {
-        V x;
-        for (int k = 0; k < 16; ++k) x[k] = k + 0.5f;
-        return x;
-    }
-
-    // First and last row of a tile that a Gaussian can reach; a superset by a hair.
-    static inline void row_range(const float* r, float top, int height, int* first, int* last) {
-        float half = r[HALF] * 1.0001f + 1e-3f, y = r[Y] - top - 0.5f;
-        float lo = y - half, hi = y + half;
-        *first = lo > 0 ? (int)lo + (lo > (int)lo) : 0;
-        *last = hi < height - 1 ? (int)hi : height - 1;
-        if (hi < 0) *last = -1;
-    }
-
-    static void forward_tile(const u64* t, int tile, u64* pairs, int count) {
-        int width = n(t, WIDTH), height = n(t, HEIGHT), cols = n(t, COLS);
-        int left = tile % cols * 16, top = tile / cols * TILE_HEIGHT;
-        int tall = least(TILE_HEIGHT, height - top), wide = least(16, width - left);
+    static void forward_tile(const u64* t, int number, const u32* pairs, int count) {
+        int width = n(t, WIDTH);
         const float* records = f(t, RECORDS);
-        V light[TILE_HEIGHT], red[TILE_HEIGHT], green[TILE_HEIGHT], blue[TILE_HEIGHT];
-        V deep[TILE_HEIGHT];
-        I last[TILE_HEIGHT];
-        V lanes = lane_centers();
+        Tile tile;
+        place(t, number, tile);
+        V light[BLOCKS], sum[BLOCKS][4];
+        I last[BLOCKS];
         // A finished pixel's light is kept negative, so that it blends nothing more.
-        V begin = pick(lanes < (float)wide, splat(1.0f), splat(-1.0f));
-        for (int y = 0; y < TILE_HEIGHT; ++y) {
-            light[y] = begin;
-            red[y] = green[y] = blue[y] = deep[y] = splat(0.0f);
-            last[y] = (I)(0);
+        u32 alive = 0;
+        for (int b = 0; b < BLOCKS; ++b) {
+            I inside = (tile.px[b] < (float)tile.wide) & (tile.py[b] < (float)tile.tall);
+            light[b] = pick(inside, splat(1.0f), splat(-1.0f));
+            for (int k = 0; k < 4; ++k) sum[b][k] = splat(0.0f);
+            last[b] = (I)(count);
+            alive |= (u32)any(inside) << b;
         }
-        u32 alive = (1u << tall) - 1;
+        F4 corner = {(float)tile.left, (float)tile.top, (float)tile.left, (float)tile.top};
         for (int k = 0; k < count && alive; ++k) {
-            __builtin_prefetch(records + (pairs[least(k + 6, count - 1)] & 0xffffffffu) * RECORD);
-            const float* r = records + (pairs[k] & 0xffffffffu) * RECORD;
-            int first, end;
-            row_range(r, (float)top, tall, &first, &end);
-            V dx = (r[X] - left) - lanes;
-            V square = (-0.5f * r[A]) * dx * dx, slope = -r[B] * dx;
-            float bend = -0.5f * r[C], floor = r[FLOOR] - 1e-3f, dy = r[Y] - top - first - 0.5f;
-            for (int y = first; y <= end; ++y, dy -= 1.0f) {
-                V power = square + dy * (slope + bend * dy);
-                V before = light[y];
+            __builtin_prefetch(records + (long)pairs[least(k + 6, count - 1)] * RECORD);
+            const float* r = records + (long)pairs[k] * RECORD;
+            V x = splat(r[X] - tile.left), y = splat(r[Y] - tile.top);
+            V a = splat(r[A]), b = splat(r[B]), c = splat(r[C]), floor = splat(r[FLOOR]);
+            for (u32 bits = reached(r, corner) & alive; bits; bits &= bits - 1) {
+                int at = __builtin_ctz(bits);
+                V dx = x - tile.px[at], dy = y - tile.py[at];
+                V power = fma(dx, fma(a, dx, b * dy), (c * dy) * dy);
+                V before = light[at];
                 I seen = (power >= floor) & (before > 0.0f);
                 if (!any(seen)) continue;
-                V alpha = vmin(r[OPACITY] * exp_negative(vmin(power, splat(0.0f))), splat(ALPHA_MAX));
+                V alpha = vmin(r[OPACITY] * exp2_negative(vmin(power, splat(0.0f))), splat(ALPHA_MAX));
                 seen = seen & (alpha >= ALPHA_MIN);
-                V after = before * (1.0f - alpha);
+                V weight = alpha * before;
+                V after = before - weight;
                 I blended = seen & (after >= TRANSMITTANCE_MIN);
-                V weight = pick(blended, alpha * before, splat(0.0f));
-                I stopped = seen & ~blended;
-                red[y] += weight * r[RED];
-                green[y] += weight * r[GREEN];
-                blue[y] += weight * r[BLUE];
-                deep[y] += weight * r[DEPTH];
-                last[y] = blended ? (I)(k + 1) : last[y];
+                I stopped = seen & (after < TRANSMITTANCE_MIN);
+                weight = pick(blended, weight, splat(0.0f));
+                for (int c = 0; c < 4; ++c) sum[at][c] = fma(r[RED + c], weight, sum[at][c]);
                 before = pick(blended, after, before);
                 if (any(stopped)) {
+                    last[at] = stopped ? (I)(k) : last[at];
                     before = pick(stopped, -before, before);
-                    if (!any(before > 0.0f)) alive &= ~(1u << y);
+                    if (!any(before > 0.0f)) alive &= ~(1u << at);
                 }
-                light[y] = before;
+                light[at] = before;
             }
         }
-        for (int y = 0; y < tall; ++y) {
-            long at = (long)(top + y) * width + left;
-            V final = vabs(light[y]);
-            for (int x = 0; x < wide; ++x) {
-                float* rgb = f(t, RGB) + 3 * (at + x);
-                rgb[0] = red[y][x], rgb[1] = green[y][x], rgb[2] = blue[y][x];
-                f(t, LIGHT)[at + x] = final[x];
-                f(t, DEPTHS)[at + x] = deep[y][x];
-                i(t, LAST)[at + x] = last[y][x];
+        for (int b = 0; b < BLOCKS; ++b) {
+            V rgb[3], final = vabs(light[b]);
+            join3(sum[b], rgb);
+            for (int row = 0; row < 4; ++row) {
+                int y = 4 * (b >> 2) + row, x = 4 * (b & 3);
+                int here = y < tile.tall ? most(0, least(4, tile.wide - x)) : 0;
+                if (here == 0) continue;
+                long px = (long)(tile.top + y) * width + tile.left + x;
+                put(f(t, RGB) + 3 * px, (float*)rgb + 12 * row, 3 * here);
+                put(f(t, LIGHT) + px, (float*)&final + 4 * row, here);
+                put(f(t, DEPTHS) + px, (float*)&sum[b][3] + 4 * row, here);
+                put(f(t, LAST) + px, (float*)&last[b] + 4 * row, here);
             }
         }
     }
 
-    static void forward(const u64* t, int worker) {
+    static inline void put(float* to, const float* from, int count) {
+        if (count == 4) __builtin_memcpy(to, from, 16);
+        else if (count == 12) __builtin_memcpy(to, from, 48);
+        else for (int k = 0; k < count; ++k) to[k] = from[k];
+    }
+
+    static void forward(const u64* t, int) {
         int tiles = n(t, COLS) * n(t, ROWS);
         const long* starts = (const long*)t[TILE_STARTS];
-        u64* pairs = (u64*)t[PAIRS];
-        u64* spare = (u64*)t[SPARE] + (long)worker * n(t, LONGEST);
         for (;;) {
             int tile = __atomic_fetch_add(i(t, NEXT_TILE), 1, __ATOMIC_RELAXED);
             if (tile >= tiles) return;
-            int count = (int)(starts[tile + 1] - starts[tile]);
-            sort(pairs + starts[tile], spare, count);
-            forward_tile(t, tile, pairs + starts[tile], count);
+            const u32* pairs = (const u32*)t[PAIRS] + starts[tile];
+            forward_tile(t, tile, pairs, (int)(starts[tile + 1] - starts[tile]));
         }
     }
 
@@ -502,74 +618,79 @@ struct Splat {
         return PAIRWISE(e0, e1);
     }
 
-    static void backward_tile(const u64* t, int tile, const u64* pairs, int count, float* rows) {
-        int width = n(t, WIDTH), height = n(t, HEIGHT), cols = n(t, COLS);
-        int left = tile % cols * 16, top = tile / cols * TILE_HEIGHT;
-        int tall = least(TILE_HEIGHT, height - top), wide = least(16, width - left);
-        const float* records = f(t, RECORDS);
-        V light[TILE_HEIGHT], behind[TILE_HEIGHT], g_red[TILE_HEIGHT], g_green[TILE_HEIGHT];
-        V g_blue[TILE_HEIGHT], g_deep[TILE_HEIGHT];
-        I last[TILE_HEIGHT];
-        int final = 0;
-        for (int y = 0; y < tall; ++y) {
-            long at = (long)(top + y) * width + left;
-            light[y] = splat(1.0f);
-            last[y] = (I)(0);
-            behind[y] = g_red[y] = g_green[y] = g_blue[y] = g_deep[y] = splat(0.0f);
-            for (int x = 0; x < wide; ++x) {
-                light[y][x] = f(t, LIGHT)[at + x];
-                last[y][x] = i(t, LAST)[at + x];
-                behind[y][x] = light[y][x] * f(t, G_LIGHT)[at + x];
-                const float* g = f(t, G_RGB) + 3 * (at + x);
-                g_red[y][x] = g[0], g_green[y][x] = g[1], g_blue[y][x] = g[2];
-                g_deep[y][x] = f(t, G_DEPTHS)[at + x];
-            }
-            final = most(final, __builtin_reduce_max(last[y]));
+    // One channel of a picture over a tile: `width` floats a pixel, of which `out` gets the columns.
+    static inline void take(const u64* t, const Tile& tile, int slot, int width, int b, V* out) {
+        V rows[3] = {splat(0.0f), splat(0.0f), splat(0.0f)};
+        for (int row = 0; row < 4; ++row) {
+            int y = 4 * (b >> 2) + row, x = 4 * (b & 3);
+            int here = y < tile.tall ? most(0, least(4, tile.wide - x)) : 0;
+            long px = (long)(tile.top + y) * n(t, WIDTH) + tile.left + x;
+            if (here) put((float*)rows + 4 * width * row, f(t, slot) + width * px, width * here);
         }
-        V lanes = lane_centers();
+        if (width == 1) out[0] = rows[0];
+        else split3(rows[0], rows[1], rows[2], out);
+    }
+
+    static void backward_tile(const u64* t, int number, const u32* pairs, int count, float* rows) {
+        const float* records = f(t, RECORDS);
+        Tile tile;
+        place(t, number, tile);
+        V light[BLOCKS], behind[BLOCKS], upstream[BLOCKS][4];
+        I last[BLOCKS];
+        int final = 0;
+        for (int b = 0; b < BLOCKS; ++b) {
+            V stop, g_light;
+            take(t, tile, LIGHT, 1, b, &light[b]);
+            take(t, tile, LAST, 1, b, &stop);
+            take(t, tile, G_LIGHT, 1, b, &g_light);
+            take(t, tile, G_RGB, 3, b, upstream[b]);
+            take(t, tile, G_DEPTHS, 1, b, &upstream[b][3]);
+            last[b] = __builtin_bit_cast(I, stop);  // 0 beyond the picture's edge
+            behind[b] = light[b] * g_light;
+            final = most(final, __builtin_reduce_max(last[b]));
+        }
+        F4 corner = {(float)tile.left, (float)tile.top, (float)tile.left, (float)tile.top};
+        V zero = splat(0.0f);
         for (int k = least(final, count) - 1; k >= 0; --k) {
-            long ahead = (long)(pairs[most(k - 6, 0)] & 0xffffffffu);
+            long ahead = (long)pairs[most(k - 6, 0)];
             __builtin_prefetch(records + ahead * RECORD);
             __builtin_prefetch(rows + ahead * RECORD, 1);
-            long id = (long)(pairs[k] & 0xffffffffu);
+            long id = (long)pairs[k];
             const float* r = records + id * RECORD;
-            int first, end;
-            row_range(r, (float)top, tall, &first, &end);
-            V dx = (r[X] - left) - lanes;
-            V square = (-0.5f * r[A]) * dx * dx, slope = -r[B] * dx;
-            float bend = -0.5f * r[C], floor = r[FLOOR] - 1e-3f, dy = r[Y] - top - first - 0.5f;
-            V zero = splat(0.0f), v0 = zero, v1 = zero, v2 = zero, c0 = zero, c1 = zero, c2 = zero;
-            V c3 = zero;
+            V x = splat(r[X] - tile.left), y = splat(r[Y] - tile.top);
+            V a = splat(r[A]), b = splat(r[B]), c = splat(r[C]), floor = splat(r[FLOOR]);
+            V m[10] = {zero, zero, zero, zero, zero, zero, zero, zero, zero, zero};
             bool touched = false;
-            for (int y = first; y <= end; ++y, dy -= 1.0f) {
-                V power = square + dy * (slope + bend * dy);
-                I seen = (power >= floor) & (last[y] > k);
+            for (u32 bits = reached(r, corner); bits; bits &= bits - 1) {
+                int at = __builtin_ctz(bits);
+                V dx = x - tile.px[at], dy = y - tile.py[at];
+                V power = fma(dx, fma(a, dx, b * dy), (c * dy) * dy);
+                I seen = (power >= floor) & (last[at] > k);
                 if (!any(seen)) continue;
-                V falloff = r[OPACITY] * exp_negative(vmin(power, zero));
+                V falloff = r[OPACITY] * exp2_negative(vmin(power, zero));
                 V alpha = vmin(falloff, splat(ALPHA_MAX));
                 alpha = pick(seen & (alpha >= ALPHA_MIN), alpha, zero);
                 V inverse = 1.0f / (1.0f - alpha);
-                V before = light[y] * inverse;
-                V weight = alpha * before;
-                V s = r[RED] * g_red[y] + r[GREEN] * g_green[y] + r[BLUE] * g_blue[y] + r[DEPTH] * g_deep[y];
-                V v = alpha * (before * s - behind[y] * inverse);
+                V part = alpha * inverse, weight = part * light[at];
+                const V* g = upstream[at];
+                V s = fma(r[RED], g[0], fma(r[GREEN], g[1], fma(r[BLUE], g[2], r[DEPTH] * g[3])));
+                V v = part * fma(light[at], s, -behind[at]);
                 v = pick(falloff <= ALPHA_MAX, v, zero);
-                behind[y] += weight * s;
-                light[y] = before;
-                c0 += weight * g_red[y];
-                c1 += weight * g_green[y];
-                c2 += weight * g_blue[y];
-                c3 += weight * g_deep[y];
-                v0 += v;
-                V moment = v * dy;
-                v1 += moment;
-                v2 += moment * dy;
+                behind[at] = fma(weight, s, behind[at]);
+                light[at] *= inverse;
+                V vx = v * dx, vy = v * dy;
+                m[0] += v;
+                m[1] += vx;
+                m[2] += vy;
+                m[3] = fma(vx, dx, m[3]);
+                m[4] = fma(vx, dy, m[4]);
+                m[5] = fma(vy, dy, m[5]);
+                for (int c = 0; c < 4; ++c) m[6 + c] = fma(weight, g[c], m[6 + c]);
                 touched = true;
             }
             if (!touched) continue;
-            V tenth[10] = {v0, v0 * dx, v1, v0 * dx * dx, v1 * dx, v2, c0, c1, c2, c3};
             V* row = (V*)(rows + id * RECORD);
-            *row += sums(tenth);
+            *row += sums(m);
         }
     }
 
@@ -577,24 +698,29 @@ struct Splat {
     static void backward(const u64* t, int worker) {
         int tiles = n(t, COLS) * n(t, ROWS), workers = n(t, WORKERS);
         const long* starts = (const long*)t[TILE_STARTS];
-        u64* pairs = (u64*)t[PAIRS];
-        u64* spare = (u64*)t[SPARE] + (long)worker * n(t, LONGEST);
         float* rows = f(t, ROW_GRADIENTS) + (long)worker * n(t, COUNT) * RECORD;
         long total = starts[tiles] + 16L * tiles;  // an empty tile costs something too
         for (int tile = 0; tile < tiles; ++tile) {
             long middle = starts[tile] + 16L * tile;
             if (middle * workers / total != worker) continue;
-            int count = (int)(starts[tile + 1] - starts[tile]);
-            sort(pairs + starts[tile], spare, count);
-            backward_tile(t, tile, pairs + starts[tile], count, rows);
+            const u32* pairs = (const u32*)t[PAIRS] + starts[tile];
+            backward_tile(t, tile, pairs, (int)(starts[tile + 1] - starts[tile]), rows);
         }
     }
 
     static inline void add_rows(float* out, int first, int count, int width, const V* a, bool add) {
-        for (int lane = 0; lane < count; ++lane) {
-            float* row = out + (long)(first + lane) * width;
-            for (int c = 0; c < width; ++c) row[c] = a[c][lane] + (add ? row[c] : 0.0f);
+        V rows[4] = {a[0]};
+        if (width == 3) join3(a, rows);
+        if (width == 4) join4(a, rows);
+        float* to = out + (long)first * width;
+        if (count == 16) {
+            for (int k = 0; k < width; ++k) {
+                Loose* here = (Loose*)to + k;
+                here->v = add ? here->v + rows[k] : rows[k];
+            }
+            return;
         }
+        for (int k = 0; k < count * width; ++k) to[k] = ((float*)rows)[k] + (add ? to[k] : 0.0f);
     }
 
     // Workers' rows -> gradients of the inputs, and this worker's part of the camera's.
@@ -611,17 +737,16 @@ struct Splat {
         for (int k = 0; k < 16; ++k) w_sum[k] = zero;
         for (int first = lo; first < hi; first += 16) {
             int lanes = least(16, hi - first);
-            V m[10];
-            for (int k = 0; k < 10; ++k) m[k] = zero;
-            for (int lane = 0; lane < lanes; ++lane) {
-                V row = zero;
-                for (int w = 0; w < workers; ++w) {
+            V m[16];
+            for (int lane = 0; lane < 16; ++lane) {
+                m[lane] = zero;
+                for (int w = 0; w < workers && lane < lanes; ++w) {
                     V* part = (V*)(f(t, ROW_GRADIENTS) + ((long)w * count + first + lane) * RECORD);
-                    row += *part;
+                    m[lane] += *part;
                     *part = zero;
                 }
-                for (int k = 0; k < 10; ++k) m[k][lane] = row[k];
             }
+            transpose(m);
             Projected g;
             project16(t, l, first, lanes, g);
             for (int k = 0; k < 10; ++k) m[k] = pick(g.keep, m[k], zero);

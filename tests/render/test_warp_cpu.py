@@ -5,11 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
 pytest.importorskip("warp")
-from mouselift_jax.render import warp_backend  # noqa: E402
+from mouselift_jax.render import rasterize, warp_backend, warp_cpu  # noqa: E402
 from tests.render.suite import RasterizerSuite, assert_close, differ, scene  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
@@ -86,6 +87,34 @@ def test_threads_change_rounding_only(monkeypatch):
     for a, b in zip(picture[:3], other[:3], strict=True):
         np.testing.assert_array_equal(a, b)
     assert_close(three, one, 1e-5)
+
+
+@pytest.mark.parametrize("room", [None, 1], ids=["room for all lists", "room for one view's"])
+def test_lists_are_made_once_for_both_directions(room, monkeypatch):
+    """A second backward pass, or one whose lists had to go, makes them again: the same bits."""
+    if room:
+        monkeypatch.setattr(warp_cpu, "_KEEP", room)
+    made, list_view = [], warp_cpu._Frame.list_view
+    monkeypatch.setattr(
+        warp_cpu._Frame, "list_view", lambda *args: made.append(args) or list_view(*args)
+    )
+    arrays = scene(views=3)
+
+    @jax.jit
+    def draw(arrays):
+        return rasterize(**arrays, width=37, height=31, implementation="warp").rgb
+
+    def after(make):
+        result = jax.block_until_ready(make())
+        return result, len(made)
+
+    (rgb, pull), count = after(lambda: jax.vjp(draw, arrays))
+    assert count == 3
+    (first, once), (second, twice) = after(lambda: pull(rgb)), after(lambda: pull(rgb))
+    assert (once, twice) == ((5, 8) if room else (3, 6))
+    jax.tree.map(np.testing.assert_array_equal, first, second)
+    shelf = warp_cpu._frame().shelf
+    assert not shelf.waiting if room is None else len(shelf.waiting) + len(shelf.done) == 1
 
 
 def test_large_splats_in_many_tiles():
