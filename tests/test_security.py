@@ -7,7 +7,7 @@ import pickle
 import numpy as np
 import pytest
 
-from mouselift_jax.data.readers import read_camera_pickle, read_keypoints_pickle
+from mouselift_jax.data.readers.pickles import read_camera_pickle, read_keypoints_pickle
 from mouselift_jax.data.samples.sample_set import SampleSet
 from mouselift_jax.errors import LayoutError, MouseLiftError
 from mouselift_jax.report.html import Picture, Section, write_report

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from mouselift_jax.data.check.hypotheses import Geometry
-from mouselift_jax.data.check_search import explain
-from mouselift_jax.data.check_time import cheapest_path, repeated, segments
+from mouselift_jax.data.check.search import explain
+from mouselift_jax.data.check.time import cheapest_path, repeated, segments
 from mouselift_jax.data.synthetic.rig import lab_rig
 
 N = 60

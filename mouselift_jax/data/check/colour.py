@@ -15,7 +15,7 @@ import numpy as np
 
 from mouselift_jax.data.check.hypotheses import MAX_OFFSET
 from mouselift_jax.data.check.observe import Observations
-from mouselift_jax.data.check_time import cheapest_path, segments, steps_hypothesis
+from mouselift_jax.data.check.time import cheapest_path, segments, steps_hypothesis
 
 # A correction must raise the edge strength by this factor to count, and reach this share of what
 # the recording's good cameras have (measured: the right one reaches over 0.9, wrong ones 0.2-0.7).

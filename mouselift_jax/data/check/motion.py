@@ -15,8 +15,8 @@ import numpy as np
 from mouselift_jax.data.check.hypotheses import Geometry
 from mouselift_jax.data.check.jumps import content_jumps
 from mouselift_jax.data.check.observe import Observations
+from mouselift_jax.data.check.search import Verdict
 from mouselift_jax.data.check.words import describe
-from mouselift_jax.data.check_search import Verdict
 from mouselift_jax.data.findings import Finding
 from mouselift_jax.data.readers import find_calibration, read_calibration
 from mouselift_jax.data.recordings.recording import Recording

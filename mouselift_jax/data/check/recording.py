@@ -19,9 +19,9 @@ from mouselift_jax.data.check.colour import ColourTest, Fit
 from mouselift_jax.data.check.hypotheses import Geometry, Hypothesis, pair_costs
 from mouselift_jax.data.check.motion import SURE, animal_track, jump_findings, stored_track
 from mouselift_jax.data.check.observe import MAX_FRAMES, Observations, observe
+from mouselift_jax.data.check.pictures import picture_findings
+from mouselift_jax.data.check.search import Verdict, explain
 from mouselift_jax.data.check.words import CAUSED_BY, IMPOSSIBLE, NO_SILHOUETTES, SYMPTOMS, describe
-from mouselift_jax.data.check_pictures import picture_findings
-from mouselift_jax.data.check_search import Verdict, explain
 from mouselift_jax.data.findings import SEVERITIES, Finding
 from mouselift_jax.data.recordings.inspection import inspect_recording
 from mouselift_jax.data.recordings.recording import Recording

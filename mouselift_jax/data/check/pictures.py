@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from mouselift_jax.data.check.observe import Observations
+from mouselift_jax.data.check.time import repeated
 from mouselift_jax.data.check.words import describe
-from mouselift_jax.data.check_time import repeated
 from mouselift_jax.data.findings import Finding
 from mouselift_jax.data.mask_levels import judge_masks
 from mouselift_jax.data.recordings.recording import Recording

@@ -16,8 +16,8 @@ from mouselift_jax.data.check.hypotheses import (
     discrete_hypotheses,
     pair_costs,
 )
-from mouselift_jax.data.check_sizes import principal_points_hypothesis, size_hypotheses
-from mouselift_jax.data.check_time import time_hypotheses, timeline, worst_while
+from mouselift_jax.data.check.sizes import principal_points_hypothesis, size_hypotheses
+from mouselift_jax.data.check.time import time_hypotheses, timeline, worst_while
 
 _CONVINCING = 0.67  # a correction leaves at most this share of the misfit of its cameras' pairs
 _FIT_INSTANTS = 24  # for the fits of focal length and crop
