@@ -5,9 +5,9 @@ import dataclasses
 import numpy as np
 import pytest
 
-from mouselift_jax.data.check import search as check_search as cs
 from mouselift_jax.data.check import corrections as cc
 from mouselift_jax.data.check import hypotheses as ch
+from mouselift_jax.data.check import search as cs
 from mouselift_jax.data.synthetic.recording import Scene
 from mouselift_jax.data.synthetic.rig import lab_rig
 
