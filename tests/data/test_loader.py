@@ -4,11 +4,13 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from mouselift_jax.data.batches import loader as loader_module
 from mouselift_jax.data.batches.loader import Views, make_loader
 from mouselift_jax.data.batches.pictures import Augment, composite
 from mouselift_jax.errors import ConfigError, LayoutError
@@ -64,6 +66,42 @@ def test_hosts_share_the_same_batches(samples):
     for step, batch in enumerate(whole):
         joined = [np.concatenate(x) for x in zip(parts[0][step], parts[1][step], strict=True)]
         assert same(batch, joined)
+
+
+@pytest.mark.parametrize("hosts", [2, 4])
+def test_rows_of_hosts_are_put_next_to_each_other(samples, hosts):
+    """The devices' batch is the same whatever the number of processes, row by row."""
+    how = {**FULL, "batch_size": 4}
+    whole = take(make_loader(samples, "train", **how), 3)
+    parts = [take(make_loader(samples, "train", **how, shard=(i, hosts)), 3) for i in range(hosts)]
+    for step, batch in enumerate(whole):
+        assert same(batch, [np.concatenate(x) for x in zip(*(p[step] for p in parts), strict=True)])
+
+
+@pytest.mark.parametrize("hosts", [1, 2])
+def test_one_pass_gives_every_sample_to_one_host(samples, hosts):
+    how = {"batch_size": 4, "shuffle": False, "repeat": False}
+    seen = [
+        int(i)
+        for h in range(hosts)
+        for b in make_loader(samples, "train", **how, shard=(h, hosts))
+        for i in b.sample_index
+    ]
+    assert sorted(seen) == [0, 1, 2, 3, 4]
+
+
+def test_samples_wait_as_bytes_and_no_batch_of_floats_does(samples, monkeypatch):
+    made, read = [], []
+    assemble, one = loader_module._assemble, loader_module._Read.__call__
+    monkeypatch.setattr(loader_module, "_assemble", lambda e: made.append(len(e)) or assemble(e))
+    monkeypatch.setattr(
+        loader_module._Read, "__call__", lambda self, t: read.append(t) or one(self, t)
+    )
+    it = iter(make_loader(samples, "train", batch_size=8, prefetch=8))
+    next(it)
+    time.sleep(0.5)  # what is read ahead is read by now
+    assert made == [8]
+    assert len(read) <= 8 + 8 + 2  # was 72, in 9 batches
 
 
 def test_every_epoch_sees_every_sample_in_another_order(samples):

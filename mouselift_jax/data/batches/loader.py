@@ -135,7 +135,7 @@ def make_loader(
         limit: use only the first samples of the split (for overfitting checks).
         workers: extra processes; 0 reads in this one.
         threads: reading threads per process.
-        prefetch: samples read ahead.
+        prefetch: samples read ahead, as bytes.
         on_bad_sample: `stop` raises; `skip` checks every sample first, leaves bad ones out and says
             which.
 
@@ -159,12 +159,14 @@ def make_loader(
     ds = grain.MapDataset.range(len(source)).seed(seed)
     ds = ds.shuffle() if shuffle else ds
     ds = ds.repeat(None) if repeat else ds
-    ds = ds.map_with_index(_Ticket(len(source)))[shard[0] :: n_hosts].map(read)
-    per_host = batch_size // n_hosts
-    ds = ds.batch(per_host, drop_remainder=repeat, batch_fn=_assemble)
+    mine = _Share(ds, shard[0], batch_size // n_hosts, batch_size)
+    count = len(source) if repeat else mine.count(len(source))
+    ds = grain.MapDataset.range(count)
+    ds = (ds.repeat(None) if repeat else ds).map_with_index(mine).map(read)
 
     def iterate(step: int) -> Iterator[Batch]:
-        part = ds[step:] if step else ds
+        part = ds[step * mine.size :] if step else ds
+        # What waits is samples, whose pictures are bytes; floats exist of one batch at a time.
         options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=prefetch)
         it = part.to_iter_dataset(options)
         if workers:
@@ -173,7 +175,7 @@ def make_loader(
             if not flags.FLAGS.is_parsed():  # grain reads absl flags even outside of absl programs
                 flags.FLAGS.mark_as_parsed()
             it = it.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
-        return iter(it)
+        return iter(it.batch(mine.size, drop_remainder=repeat, batch_fn=_assemble))
 
     steps = len(source) // batch_size if repeat else -(-len(source) // batch_size)
     return Loader(source.ids, max(steps, 1), iterate, start_step)
@@ -245,18 +247,35 @@ class _Source:
         self.entries = good
 
 
-class _Ticket:
-    """Pairs a sample's index with its place in the endless order, which seeds its randomness.
+@dataclasses.dataclass
+class _Share:
+    """A host's rows of every batch, one run of them: hosts' rows are put next to each other.
 
-    grain's own random_map would seed by the place in the *shard's* order, so results would depend
-    on the number of hosts.
+    A sample comes with its place in the order of all hosts, which seeds its randomness: grain's own
+    random_map would seed by the place in the host's order.
+
+    Attributes:
+        order: the samples' numbers in the order of all hosts.
+        index: of the host.
+        size: rows of a batch that are this host's.
+        batch: rows of a batch.
     """
 
-    def __init__(self, n: int) -> None:
-        self.n = n
+    order: Sequence[int]
+    index: int
+    size: int
+    batch: int
 
-    def __call__(self, place: int, index: int) -> tuple[int, int]:
-        return int(place), int(index)
+    def __call__(self, k: int, _: int) -> tuple[int, int]:
+        """Place and sample of this host's k-th row."""
+        step, row = divmod(int(k), self.size)
+        place = step * self.batch + self.index * self.size + row
+        return place, int(self.order[place])
+
+    def count(self, n: int) -> int:
+        """How many of `n` samples are this host's."""
+        whole, rest = divmod(n, self.batch)
+        return whole * self.size + min(max(rest - self.index * self.size, 0), self.size)
 
 
 @dataclasses.dataclass

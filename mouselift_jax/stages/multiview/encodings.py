@@ -98,6 +98,7 @@ class Cache:
             "samples": str(self.set.path.resolve()),
             "ids": list(self.ids),
             "manifest": _hash(self.set.path / MANIFEST),
+            "pictures": self._pictures_hash(),
             "size": d.size,
             "jitter": [d.brightness, d.contrast, config.seed],
             "variants": [[v.background, v.draw] for v in self.variants],
@@ -107,6 +108,13 @@ class Cache:
         }
         digest = hashlib.sha256(json.dumps(self.key, sort_keys=True).encode()).hexdigest()
         self.folder = root / digest[:16]
+
+    def _pictures_hash(self) -> str:
+        """Changes with any picture's file: its name, size or time of writing."""
+        files = (p for i in self.ids for p in self.set.picture_paths(i))
+        found = [(str(p.relative_to(self.set.path)), p.stat()) for p in files]
+        rows = [[name, stat.st_size, stat.st_mtime_ns] for name, stat in found]
+        return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
     @property
     def n_references(self) -> int:
@@ -177,7 +185,8 @@ class Cache:
         cameras = self._cameras()
         config, n, b = self.config, len(self.ids), self.config.train.batch_size
         while True:
-            places = np.arange(step * b, (step + 1) * b)[rows[0] :: rows[1]]
+            part = b // rows[1]  # rows of processes are put next to each other
+            places = np.arange(part) + step * b + rows[0] * part
             samples = np.array([_shuffled(config.seed, p // n, n)[p % n] for p in places])
             choice = [
                 np.random.default_rng((config.seed, int(p), SALT_CACHE)).integers(

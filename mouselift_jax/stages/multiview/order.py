@@ -36,7 +36,7 @@ def orders(
     if config.reference == "fixed":
         return np.tile(np.arange(v), (n, 1))
     rng = np.random.default_rng((config.seed, step, SALT_REFERENCE))
-    chosen = rng.integers(0, v, n * rows[1])[rows[0] :: rows[1]]
+    chosen = rng.integers(0, v, n * rows[1])[rows[0] * n : (rows[0] + 1) * n]
     return np.stack(
         [
             order_from(int(r), azimuths_of(None if c2w is None else c2w[i]), v)
