@@ -17,8 +17,9 @@ Examples:
   python -m mouselift_jax export --to=mesh runs/infer/splats.ply mouse.glb --scale mm
   python -m mouselift_jax export --to=transforms runs/prepare out/ --sample sample_000012
 
-.spz, .sog, compressed .ply: SuperSplat's own converter reads the .ply (Node.js, MIT licence):
-  npx @playcanvas/splat-transform out/splats.ply out/splats.spz
+.spz, .sog, compressed .ply: SuperSplat's own converter reads the .ply (Node.js, MIT licence);
+--axes 3dgs is upright there; not in millimetres, .spz wraps positions beyond 2048:
+  npx @playcanvas/splat-transform@3.7.0 out/splats.ply out/splats.spz
 
 torch: values are exact; converting the result again gives the same bits. It stays under the licence
 of the weights that the training started from.
@@ -60,7 +61,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--vgg19", metavar="DIR", help="torch: VGG-19 to put beside GS-LRM")
     parser.add_argument(
-        "--axes", default="opencv", help="ply, splat, mesh: opencv, opengl, blender, unity"
+        "--axes",
+        default="opencv",
+        help="ply, splat, mesh: opencv, 3dgs (SuperSplat), opengl, blender, unity",
     )
     parser.add_argument(
         "--scale",

@@ -26,8 +26,9 @@ def to_ply(args: argparse.Namespace) -> list[str]:
         path = _target(args, label, ".ply")
         # scene_scale keeps its meaning, units of the file per millimetre: 1 when it is in mm.
         unit = None if scale is None else scale * factor
-        save_ply(path, gaussians, scene_scale=unit, axes=_axes(args))
-        lines.append(f"{path} ({gaussians.n_gaussians:,} Gaussians, axes {args.axes})")
+        left_out = save_ply(path, gaussians, scene_scale=unit, axes=_axes(args))
+        n = gaussians.n_gaussians - left_out
+        lines.append(f"{path} ({n:,} Gaussians, axes {args.axes})" + _left_out(left_out))
     return [*lines, _view(args.out)]
 
 
@@ -43,21 +44,26 @@ def to_splat(args: argparse.Namespace) -> list[str]:
         gaussians = gaussians.turned(matrix)
         gaussians = gaussians.transformed(Similarity(factor, np.eye(3), np.zeros(3)))
         path = _target(args, label, ".splat")
-        save_splat(path, gaussians)
-        lines.append(f"{path} ({path.stat().st_size / 1e6:.1f} MB; the file cannot say its axes)")
+        left_out = save_splat(path, gaussians)
+        size = path.stat().st_size / 1e6
+        lines.append(f"{path} ({size:.1f} MB; the file cannot say its axes)" + _left_out(left_out))
     return [*lines, _view(args.out)]
 
 
 def to_mesh(args: argparse.Namespace) -> list[str]:
     """Triangles by fusion of rendered depth; needs Open3D."""
     from mouselift_jax.exports.mesh import save_mesh
+    from mouselift_jax.splats.filters import only_drawable
 
     lines = []
     for label, gaussians, scale in _sets(args):
         path = _target(args, label, ".ply" if args.out.suffix == "" else args.out.suffix)
         factor = _factor(args, scale)
+        gaussians, left_out = only_drawable(gaussians, path)
         vertices, triangles = save_mesh(path, gaussians, axes=_axes(args), scale=factor)
-        lines.append(f"{path} ({vertices:,} vertices, {triangles:,} triangles)")
+        lines.append(
+            f"{path} ({vertices:,} vertices, {triangles:,} triangles)" + _left_out(left_out)
+        )
     return [
         *lines,
         "note: splats are no surface; thin parts and hazy regions come out wrong",
@@ -105,6 +111,10 @@ def _sets(args: argparse.Namespace) -> Iterator[tuple[str, Any, float | None]]:
         )
     for moment in moments:
         yield moment.label, moment.gaussians(), scene.scene_scale
+
+
+def _left_out(n: int) -> str:
+    return f"; {n:,} that hold no numbers were left out" if n else ""
 
 
 def _view(path: Path) -> str:

@@ -12,7 +12,6 @@ import socket
 import threading
 from typing import Any
 
-import jax
 import numpy as np
 
 from mouselift_jax.errors import MissingExtraError
@@ -21,6 +20,7 @@ from mouselift_jax.geometry.rig import looked_at
 from mouselift_jax.report.pictures import error_map, fit, to_uint8
 from mouselift_jax.report.scene import Scene
 from mouselift_jax.report.turntable import padded
+from mouselift_jax.splats.filters import drawable, only_drawable
 from mouselift_jax.splats.gaussians import Gaussians, quat_to_rotation, rotation_to_quat
 from mouselift_jax.splats.sh import C0
 
@@ -78,7 +78,7 @@ class LiveViewer:
             cameras, pictures, names = moment.views() if moment.views else (None, [], [])
             self._loaded = (gaussians, cameras, pictures, names)
             count = f", {gaussians.n_gaussians:,} Gaussians" if gaussians is not None else ""
-            broken = 0 if gaussians is None else int((~is_finite(gaussians)).sum())
+            broken = 0 if gaussians is None else int((~drawable(gaussians)).sum())
             note = f", {broken:,} of them not drawn: they hold no numbers" if broken else ""
             self.label.content = f"{moment.label}{count}{note}"
         self._draw()
@@ -91,7 +91,7 @@ class LiveViewer:
             middle = looked_at(c2w[:, :3, 3], c2w[:, :3, 2])
             reach = float(np.linalg.norm(c2w[:, :3, 3] - middle, axis=1).max())
         else:
-            means = np.asarray(gaussians.means, np.float64)[is_finite(gaussians)]
+            means = np.asarray(gaussians.means, np.float64)[drawable(gaussians)]
             if not len(means):
                 return
             middle = np.median(means, axis=0)
@@ -120,14 +120,14 @@ class LiveViewer:
     def _splats(self, gaussians: Gaussians) -> Any:
         # Three.js calls the radius of viser's splats NaN when the mouse is first pressed, whatever
         # they are: the square that viser draws each with has no z. It changes nothing.
-        keep = is_finite(gaussians)
-        gaussians = jax.tree.map(lambda x: np.asarray(x)[keep], gaussians)
-        means, quats, scales, opacities, sh = (np.asarray(x) for x in gaussians.activate())
-        axes = quat_to_rotation(quats) * scales[:, None, :]
+        gaussians = only_drawable(gaussians, "view")[0]
+        means, _, _, opacities, sh = (np.asarray(x) for x in gaussians.activate())
+        unit, covariances = near_unit_covariances(gaussians)
         return self.server.scene.add_gaussian_splats(
             "/splats",
-            centers=means,
-            covariances=axes @ axes.swapaxes(-1, -2),
+            centers=means / unit,
+            covariances=covariances,
+            scale=unit,
             rgbs=np.clip(sh[:, 0] * C0 + 0.5, 0, 1),
             opacities=opacities[:, None],
         )
@@ -180,10 +180,21 @@ class LiveViewer:
         self.server.stop()
 
 
-def is_finite(gaussians: Gaussians) -> np.ndarray:
-    """Which Gaussians hold numbers throughout, bool [N]; the rasterizer draws no others."""
-    arrays = (np.asarray(x) for x in jax.tree.leaves(gaussians))
-    return np.logical_and.reduce([np.isfinite(x.reshape(len(x), -1)).all(1) for x in arrays])
+def near_unit_covariances(gaussians: Gaussians) -> tuple[float, np.ndarray]:
+    """The unit of length for the viewer, and covariances [N,3,3] in it.
+
+    viser sends covariances as 16-bit floats: in metres or millimetres most would be rounded to
+    matrices that are no ellipsoids. In units of a typical splat, and with no axis under a twentieth
+    of the longest (nor any splat 60 times smaller than the typical one), all stay positive.
+    """
+    _, quats, scales, _, _ = (np.asarray(x, np.float64) for x in gaussians.activate())
+    if not len(scales):
+        return 1.0, np.zeros((0, 3, 3))
+    longest = scales.max(-1, keepdims=True)
+    unit = float(np.median(longest)) or 1.0
+    longest = np.clip(longest / unit, 1 / 60, 200.0)
+    axes = quat_to_rotation(quats) * np.clip(scales / unit, longest / 20, 200.0)[:, None, :]
+    return unit, axes @ axes.swapaxes(-1, -2)
 
 
 def addresses(port: int) -> str:

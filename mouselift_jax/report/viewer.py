@@ -89,6 +89,7 @@ def viewer_fragment(
     for i, item in enumerate(splats):
         gaussians = item if isinstance(item, Gaussians) else load_splats(item)
         rows = splat_rows(gaussians)
+        broken = gaussians.n_gaussians - len(rows)
         rows = rows[rows["rgba"][:, 3] >= round(MIN_OPACITY * 255)]
         total, rows = len(rows), rows[:max_gaussians]
         if scene_scale is None and not isinstance(item, Gaussians):
@@ -97,6 +98,7 @@ def viewer_fragment(
         text = (
             labels[i] if labels else " \u00b7 ".join(filter(None, [name, f"{total:,} Gaussians"]))
         )
+        text += f" ({broken:,} that hold no numbers left out)" if broken else ""
         texts.append(text + (f" (the {len(rows):,} most visible)" if len(rows) < total else ""))
         packed.append(base64.b64encode(gzip.compress(rows.tobytes(), 6, mtime=0)).decode())
         if len(rows):

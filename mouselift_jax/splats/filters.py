@@ -7,11 +7,14 @@ on concrete numpy arrays, after the network, never inside jit.
 from __future__ import annotations
 
 import dataclasses
+import logging
 
 import numpy as np
 
 from mouselift_jax.errors import ConfigError
-from mouselift_jax.splats.gaussians import Gaussians
+from mouselift_jax.splats.gaussians import SOLID_LOGIT, Gaussians
+
+log = logging.getLogger("mouselift_jax")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +48,40 @@ NONE = FilterConfig(min_opacity=None)
 RECIPES = {"head": HEAD, "mouse": MOUSE, "none": NONE}
 
 
+def drawable(gaussians: Gaussians) -> np.ndarray:
+    """Which Gaussians [N] hold numbers throughout.
+
+    An opacity logit of +infinity counts as one: such a splat is solid. One of -infinity is
+    invisible, and left out like those with NaN.
+    """
+    solid = np.isposinf(np.asarray(gaussians.opacity_logits))
+    fields = (gaussians.means, gaussians.quats, gaussians.log_scales, gaussians.sh)
+    arrays = [np.asarray(x).reshape(len(solid), np.prod(x.shape[1:])) for x in fields]
+    finite = np.isfinite(np.asarray(gaussians.opacity_logits)) | solid
+    return np.logical_and.reduce([finite, *(np.isfinite(a).all(1) for a in arrays)])
+
+
+def only_drawable(gaussians: Gaussians, where: object) -> tuple[Gaussians, int]:
+    """What a file or viewer can hold: the `drawable` ones, solid ones with a finite logit.
+
+    Args:
+        gaussians: one set.
+        where: what is written, for the warning.
+
+    Returns:
+        The Gaussians, as numpy arrays, and how many were left out.
+    """
+    keep = drawable(gaussians)
+    n = int((~keep).sum())
+    if n:
+        log.warning("%s: %d of %d Gaussians hold no numbers: left out", where, n, len(keep))
+    arrays = [np.asarray(getattr(gaussians, f.name))[keep] for f in dataclasses.fields(gaussians)]
+    kept = Gaussians(*arrays)
+    infinite = np.isposinf(kept.opacity_logits)
+    logits = np.where(infinite, SOLID_LOGIT, kept.opacity_logits).astype(kept.opacity_logits.dtype)
+    return dataclasses.replace(kept, opacity_logits=logits), n
+
+
 def keep_mask(gaussians: Gaussians, config: FilterConfig) -> np.ndarray:
     """Which Gaussians [N] survive all the filters of `config`; non-finite ones never do."""
     if np.ndim(gaussians.opacity_logits) != 1:
@@ -53,9 +90,8 @@ def keep_mask(gaussians: Gaussians, config: FilterConfig) -> np.ndarray:
             found=f"batch {gaussians.opacity_logits.shape}",
             fix="index the batch first: gaussians[0]",
         )
-    means, _, scales, opacities, sh = (np.asarray(x) for x in gaussians.activate())
-    keep = np.isfinite(means).all(-1) & np.isfinite(scales).all(-1) & np.isfinite(opacities)
-    keep &= np.isfinite(sh).all((-1, -2)) & np.isfinite(np.asarray(gaussians.quats)).all(-1)
+    means, _, scales, opacities, _ = (np.asarray(x) for x in gaussians.activate())
+    keep = drawable(gaussians)
     if config.min_opacity is not None:
         keep &= opacities > config.min_opacity
     if config.max_scale is not None:

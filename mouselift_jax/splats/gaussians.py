@@ -19,6 +19,7 @@ from mouselift_jax.geometry.similarity import Similarity, array_namespace
 from mouselift_jax.splats.sh import sh_transform
 
 Array = Any
+SOLID_LOGIT = 20.0  # an opacity of 1 in float32
 SH_COUNTS = {1: 0, 4: 1, 9: 2, 16: 3}  # number of coefficients -> degree
 
 

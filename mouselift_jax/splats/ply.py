@@ -7,11 +7,14 @@ axes, unit, scene scale, SH degree, colour space.
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
 
 from mouselift_jax.errors import ConfigError, LayoutError, ShapeError, nearest
+from mouselift_jax.splats.filters import only_drawable
+from mouselift_jax.splats.foreign import colours, filtered, log_scales, refuse_activated, solid
 from mouselift_jax.splats.gaussians import SH_COUNTS, Gaussians
 from mouselift_jax.splats.ply_table import read_table, write_table
 
@@ -24,6 +27,10 @@ AXES = {
     ),
     "blender": (np.eye(3), "z up, right-handed"),
     "opengl": (np.array([[1.0, 0, 0], [0, 0, 1], [0, -1, 0]]), "y up, -z north, right-handed"),
+    "3dgs": (
+        np.array([[1.0, 0, 0], [0, 0, -1], [0, 1, 0]]),
+        "x right, y down, z forward, right-handed: upright in SuperSplat and other 3DGS viewers",
+    ),
     "unity": (np.array([[1.0, 0, 0], [0, 0, 1], [0, 1, 0]]), "y up, z north, left-handed"),
 }
 _TAG = "mouselift_jax"
@@ -35,14 +42,17 @@ def save_ply(
     *,
     scene_scale: float | None = None,
     axes: str = "opencv",
-) -> None:
-    """Write one set of Gaussians, whole or not at all.
+) -> int:
+    """Write one set of Gaussians, whole or not at all; those that hold no numbers are left out.
 
     Args:
         path: file to write.
         gaussians: one set, fields [N,...]; stored as float32.
         scene_scale: scene units per millimetre, for the header; None when unknown.
         axes: axes to write in, a key of `AXES`; "opencv" stores the numbers unchanged.
+
+    Returns:
+        How many were left out.
     """
     if axes not in AXES:
         raise ConfigError("unknown axes", where=str(path), found=axes, fix=nearest(axes, AXES))
@@ -55,7 +65,8 @@ def save_ply(
             fix="index the batch first: gaussians[0]",
         )
     matrix, meaning = AXES[axes]
-    degree, turned = gaussians.sh_degree, gaussians.turned(matrix)
+    kept, left_out = only_drawable(gaussians, path)
+    degree, turned = kept.sh_degree, kept.turned(matrix)
     comments = [
         f"{_TAG} axes {axes}: {meaning}",
         f"{_TAG} sh_degree {degree}",
@@ -64,6 +75,7 @@ def save_ply(
         f"{_TAG} colour sRGB; opacity is a logit, scale a logarithm, rot wxyz",
     ]
     write_table(path, _columns(turned), comments)
+    return left_out
 
 
 def load_ply(path: str | Path) -> Gaussians:
@@ -71,19 +83,20 @@ def load_ply(path: str | Path) -> Gaussians:
 
     The SH degree comes from this project's header comment; without it, from the number of
     coefficients, where padding that is zero throughout counts as degree 0. Files written in other
-    axes by `save_ply` are turned back.
+    axes by `save_ply` are turned back. What other programs add is applied or refused (`foreign`).
 
     Returns:
         Gaussians of float32 numpy arrays [N,...].
 
     Raises:
-        LayoutError: not a PLY file, truncated, or fields are missing.
+        LayoutError: not a PLY file, truncated, fields are missing, or the values are activated.
     """
     vertex, comments = read_table(path)
     names = vertex.dtype.names
-    needed = ["x", "y", "z", "f_dc_0", "f_dc_1", "f_dc_2", "opacity"]
-    needed += [f"scale_{i}" for i in range(3)] + [f"rot_{i}" for i in range(4)]
+    needed = ["x", "y", "z", "opacity", "scale_0", "scale_1"] + [f"rot_{i}" for i in range(4)]
     missing = [n for n in needed if n not in names]
+    dc = colours(vertex, str(path))
+    missing += [] if dc is not None else ["f_dc_0"]
     if missing:
         raise LayoutError(
             "the PLY does not hold Gaussians",
@@ -105,34 +118,70 @@ def load_ply(path: str | Path) -> Gaussians:
             found=n_rest,
             fix="export it again with SH degree 0 to 3",
         )
-    sh = pick("f_dc_0", "f_dc_1", "f_dc_2")[:, None]
+    sh = dc[:, None]
     if n_rest:
         rest = pick(*(f"f_rest_{i}" for i in range(n_rest)))
         rest = rest.reshape(len(rest), 3, n_rest // 3).transpose(0, 2, 1)  # [N,S-1,3]
         sh = np.concatenate([sh, rest], axis=1)
     degree = _comment(comments, "sh_degree")
     if degree is not None:
-        sh = sh[:, : (int(degree) + 1) ** 2]
+        sh = sh[:, : (_degree(degree, path) + 1) ** 2]
     elif not sh[:, 1:].any():
         sh = sh[:, :1]
-    gaussians = Gaussians(
-        pick("x", "y", "z"),
-        pick(*(f"rot_{i}" for i in range(4))),
-        pick(*(f"scale_{i}" for i in range(3))),
-        np.asarray(vertex["opacity"], np.float32),
-        np.ascontiguousarray(sh),
-    )
+    scales, logits = log_scales(vertex), np.asarray(vertex["opacity"], np.float32)
+    if degree is None:  # this project's files say that they hold logits
+        refuse_activated(scales, logits, str(path))
+    logits = solid(logits)
+    if "filter_3D" in names:
+        scales, logits = filtered(scales, logits, np.asarray(vertex["filter_3D"], np.float32))
+    means, quats = pick("x", "y", "z"), pick(*(f"rot_{i}" for i in range(4)))
+    gaussians = Gaussians(means, quats, scales, logits, np.ascontiguousarray(sh))
     axes = (_comment(comments, "axes") or "opencv:").rstrip(":")
     if axes not in AXES:
         raise LayoutError("unknown axes in the header", where=str(path), fix=nearest(axes, AXES))
-    return gaussians.turned(AXES[axes][0].T)
+    return _turned_back(gaussians, AXES[axes][0].T)
+
+
+def _turned_back(gaussians: Gaussians, matrix: np.ndarray) -> Gaussians:
+    """Turned; rows that hold no numbers stay as they are, a quaternion cannot be made of them."""
+    fine = np.isfinite(gaussians.quats).all(-1)
+    if fine.all() or np.array_equal(matrix, np.eye(3)):
+        return gaussians.turned(matrix)
+    quats = np.where(fine[:, None], gaussians.quats, np.float32([1, 0, 0, 0]))
+    turned = dataclasses.replace(gaussians, quats=quats).turned(matrix)
+    return dataclasses.replace(turned, quats=np.where(fine[:, None], turned.quats, np.nan))
+
+
+def _degree(text: str, path: str | Path) -> int:
+    if text not in map(str, SH_COUNTS.values()):
+        raise LayoutError(
+            "the header's sh_degree is none",
+            where=str(path),
+            expected="0 to 3",
+            found=text[:40],
+            fix="copy or export the file again",
+        )
+    return int(text)
 
 
 def read_header(path: str | Path) -> dict[str, str]:
     """What this project's header comments say: axes, sh_degree, scene_scale (strings)."""
     _, comments = read_table(path)
     found = {key: _comment(comments, key) for key in ("axes", "sh_degree", "scene_scale")}
-    return {key: value.rstrip(":") for key, value in found.items() if value is not None}
+    header = {key: value.rstrip(":") for key, value in found.items() if value is not None}
+    scale = header.get("scene_scale", "unknown")
+    try:
+        good = scale == "unknown" or 0 < float(scale) < float("inf")
+    except ValueError:
+        good = False
+    if not good:
+        raise LayoutError(
+            "the header's scene_scale is no number above 0",
+            where=str(path),
+            found=scale[:40],
+            fix="copy or export the file again",
+        )
+    return header
 
 
 def _columns(g: Gaussians) -> dict[str, np.ndarray]:
@@ -153,6 +202,6 @@ def _columns(g: Gaussians) -> dict[str, np.ndarray]:
 def _comment(comments: list[str], key: str) -> str | None:
     for line in comments:
         words = line.split()
-        if words[:2] == [_TAG, key]:
+        if words[:2] == [_TAG, key] and len(words) > 2:
             return words[2]
     return None

@@ -13,6 +13,7 @@ import numpy as np
 
 from mouselift_jax.errors import LayoutError, ShapeError
 from mouselift_jax.files import write_bytes_atomic
+from mouselift_jax.splats.filters import only_drawable
 from mouselift_jax.splats.gaussians import Gaussians
 from mouselift_jax.splats.sh import C0
 
@@ -20,7 +21,10 @@ ROW = np.dtype([("means", "<f4", 3), ("scales", "<f4", 3), ("rgba", "u1", 4), ("
 
 
 def splat_rows(gaussians: Gaussians) -> np.ndarray:
-    """One set of Gaussians as records of `ROW`, the most visible (opacity times size) first."""
+    """One set of Gaussians as records of `ROW`, the most visible (opacity times size) first.
+
+    Those that hold no numbers are left out, with a warning.
+    """
     if np.ndim(gaussians.opacity_logits) != 1:
         raise ShapeError(
             "a .splat file holds one set of Gaussians",
@@ -28,7 +32,9 @@ def splat_rows(gaussians: Gaussians) -> np.ndarray:
             found=list(np.shape(gaussians.opacity_logits)),
             fix="index the batch first: gaussians[0]",
         )
+    gaussians, _ = only_drawable(gaussians, "splats")
     means, quats, scales, opacities, sh = (np.asarray(x) for x in gaussians.activate())
+    scales = np.maximum(scales, np.finfo(np.float32).tiny)  # a size of 0 is none to viewers
     order = np.argsort(-opacities * scales.prod(-1) ** (2 / 3), kind="stable")
     rgba = np.concatenate([sh[:, 0] * C0 + 0.5, opacities[:, None]], axis=-1)
     rows = np.zeros(len(means), ROW)
@@ -38,9 +44,11 @@ def splat_rows(gaussians: Gaussians) -> np.ndarray:
     return rows[order]
 
 
-def save_splat(path: str | Path, gaussians: Gaussians) -> None:
-    """Write one set of Gaussians as .splat, whole or not at all."""
-    write_bytes_atomic(path, splat_rows(gaussians).tobytes())
+def save_splat(path: str | Path, gaussians: Gaussians) -> int:
+    """Write one set of Gaussians as .splat, whole or not at all; returns how many were left out."""
+    rows = splat_rows(gaussians)
+    write_bytes_atomic(path, rows.tobytes())
+    return gaussians.n_gaussians - len(rows)
 
 
 def load_splat(path: str | Path) -> Gaussians:
