@@ -101,10 +101,10 @@ def render_views(
     background: tuple[float, float, float] = WHITE,
     implementation: str | None = None,
 ) -> Rendered:
-    """Render every sample from its own cameras, one view at a time.
+    """Render every sample from its own cameras, all views in one call.
 
-    The backward pass renders each view again, so that memory is one view's whatever their number.
-    Under a mesh, samples go to its batch axes and views to its view axes.
+    The rasterizer bounds its memory itself: it keeps pictures, not what made them. Under a mesh,
+    samples go to its batch axes and views to its view axes.
 
     Args:
         gaussians: one set a sample, [B,N].
@@ -116,22 +116,15 @@ def render_views(
         implementation: of `rasterize`; None = the best here.
     """
 
-    @jax.checkpoint
-    def one_view(gaussians: Gaussians, K: Array, c2w: Array) -> Rendered:
+    def own_views(gaussians: Gaussians, K: Array, c2w: Array) -> Rendered:
         a = gaussians.activate()
         out = rasterize(
-            a.means, a.quats, a.scales, a.opacities, a.sh,
-            invert_rigid(c2w)[:, None], K[:, None], width, height,
+            a.means, a.quats, a.scales, a.opacities, a.sh, invert_rigid(c2w), K, width, height,
             sh_degree=gaussians.sh_degree,
             background=jnp.asarray(background, jnp.float32),
             implementation=implementation,
         )  # fmt: skip
-        return Rendered(out.rgb[:, 0], out.alpha[:, 0], out.depth[:, 0])
-
-    def own_views(gaussians: Gaussians, K: Array, c2w: Array) -> Rendered:
-        views = (jnp.moveaxis(K, 1, 0), jnp.moveaxis(c2w, 1, 0))
-        out = jax.lax.map(lambda view: one_view(gaussians, *view), views)
-        return jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1), out)
+        return Rendered(out.rgb, out.alpha, out.depth)
 
     cameras = mesh_spec(("batch", "view"), K.shape[:2])
     if cameras is None:

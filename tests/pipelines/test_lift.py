@@ -16,6 +16,7 @@ from mouselift_jax.geometry.rig import turntable
 from mouselift_jax.models.gslrm import GSLRM, GSLRMConfig
 from mouselift_jax.pipelines.lift import gslrm_eval, gslrm_loss, lift, render_views
 from mouselift_jax.render import rasterize
+from mouselift_jax.splats.gaussians import Gaussians
 from mouselift_jax.training.losses import LossConfig
 from mouselift_jax.training.sharding import RULES, make_mesh
 
@@ -70,6 +71,32 @@ def test_render_views_equals_rasterize(batch, params):
     )  # fmt: skip
     for got, expected in zip(out, (want.rgb, want.alpha, want.depth), strict=True):
         np.testing.assert_allclose(got, expected, atol=1e-6)
+
+
+def test_all_views_of_a_sample_are_one_launch(monkeypatch):
+    """Two samples of eight views: a launch a sample and direction, where each view once had a chain
+    of three, its forward pass twice (48)."""
+    wp = pytest.importorskip("warp")
+    monkeypatch.setattr(wp.config, "enable_cpu_blocks", True)
+    launched, launch = [], wp.launch_tiled
+    monkeypatch.setattr(
+        wp,
+        "launch_tiled",
+        lambda kernel, **kwargs: launched.append(kernel.key) or launch(kernel, **kwargs),
+    )
+    g = Gaussians(
+        jnp.zeros((2, 4, 3)), jnp.ones((2, 4, 4)), jnp.full((2, 4, 3), -2.0), jnp.zeros((2, 4)),
+        jnp.zeros((2, 4, 1, 3)),
+    )  # fmt: skip
+    K = jnp.tile(jnp.array([[16.0, 0, 8], [0, 16, 8], [0, 0, 1]]), (2, 8, 1, 1))
+    c2w = jnp.tile(jnp.eye(4).at[2, 3].set(-2), (2, 8, 1, 1))
+
+    def loss(g):
+        out = render_views(g, K, c2w, 16, 16, implementation="warp_blocks")
+        return jnp.square(out.rgb).sum() + out.alpha.sum()
+
+    assert np.any(jax.block_until_ready(jax.jit(jax.grad(loss))(g)).opacity_logits)
+    assert len(launched) == 4, launched
 
 
 def test_the_loss_reaches_every_parameter(batch, params):

@@ -94,6 +94,8 @@ def test_lists_are_made_once_for_both_directions(room, monkeypatch):
     """A second backward pass, or one whose lists had to go, makes them again: the same bits."""
     if room:
         monkeypatch.setattr(warp_cpu, "_KEEP", room)
+    shelf = warp_cpu._Shelf()
+    monkeypatch.setattr(warp_cpu._frame(), "shelf", shelf)
     made, list_view = [], warp_cpu._Frame.list_view
     monkeypatch.setattr(
         warp_cpu._Frame, "list_view", lambda *args: made.append(args) or list_view(*args)
@@ -113,7 +115,6 @@ def test_lists_are_made_once_for_both_directions(room, monkeypatch):
     (first, once), (second, twice) = after(lambda: pull(rgb)), after(lambda: pull(rgb))
     assert (once, twice) == ((5, 8) if room else (3, 6))
     jax.tree.map(np.testing.assert_array_equal, first, second)
-    shelf = warp_cpu._frame().shelf
     assert not shelf.waiting if room is None else len(shelf.waiting) + len(shelf.done) == 1
 
 
