@@ -65,12 +65,22 @@ def without_ghosts(solid: np.ndarray, share: float = 0.02) -> np.ndarray:
         solid: cells [X,Y,Z].
         share: of the largest part; smaller ones go.
     """
-    parts, n = label(solid, np.ones((3, 3, 3)))
-    if n < 2:
-        return solid
+    parts, sizes = _parts(solid)
+    return (sizes >= max(1.0, share * sizes.max()))[parts]
+
+
+def second_part(solid: np.ndarray) -> float:
+    """Size of the second largest loose part over the largest; 0 when there is one at most."""
+    sizes = np.sort(_parts(solid)[1])[::-1]
+    return float(sizes[1] / sizes[0]) if len(sizes) > 1 and sizes[0] else 0.0
+
+
+def _parts(solid: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The number of each cell's part [X,Y,Z], and the cells of each; part 0 is what is empty."""
+    parts, _ = label(solid, np.ones((3, 3, 3)))
     sizes = np.bincount(parts.reshape(-1))
     sizes[0] = 0
-    return (sizes >= share * sizes.max())[parts]
+    return parts, sizes
 
 
 def centres(low: np.ndarray, cell: float, cells: np.ndarray) -> np.ndarray:

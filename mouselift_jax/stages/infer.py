@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -202,20 +202,34 @@ def lift_item(config: Any, lifter: Callable, item: Item, place: Path) -> None:
     write_json_atomic(place / DONE, record)
 
 
-def finish(
-    config: Any, workdir: Workdir, items: Source, places: dict[str, Path], alone: bool
+NOTE = (
+    "Figures compare renders with the very pictures the network was given: they say that an "
+    "item is not broken, not how good an unseen view is. "
+)
+
+
+def finish(  # noqa: PLR0913 - what two stages share
+    config: Any,
+    workdir: Workdir,
+    items: Source,
+    places: dict[str, Path],
+    alone: bool,
+    *,
+    lead: Sequence[Section] = (),
+    note: str = NOTE,
 ) -> None:
-    """Summary and report."""
-    records = [read_json(places[i] / DONE) for i in items.ids]
+    """Summary and report of the items that `places` holds; `lead` goes first."""
+    ids = list(places)
+    records = [read_json(places[i] / DONE) for i in ids]
     keys = ("input_psnr", "input_iou")
     means = {
         k: float(np.mean([r[k] for r in records if k in r]))
         for k in keys
         if any(k in r for r in records)
     }
-    first = places[items.ids[0]].relative_to(workdir.path)
+    first = places[ids[0]].relative_to(workdir.path)
     names = {"ply": FILES[0], "views": FILES[1], "turntable": FILES[2]}
-    artefacts = {k: str(first / v) for k, v in names.items() if (places[items.ids[0]] / v).exists()}
+    artefacts = {k: str(first / v) for k, v in names.items() if (places[ids[0]] / v).exists()}
     for record in records:
         if not record["gaussians"]:
             workdir.warn(
@@ -226,13 +240,13 @@ def finish(
     motion, film = {}, []
     if not alone:
         artefacts["items"] = "items"
-        if config.sequence and isinstance(items, FromSamples) and items.is_film():
+        if config.sequence and isinstance(items, FromSamples) and len(ids) > 1 and items.is_film():
             side = config.turntable.size
             motion, made, film = sequence.write(workdir, items.sample_set, places, side)
             artefacts |= made
     summary = {
-        "steps": len(items.ids),
-        "metrics": {"items": len(items.ids), **means, **motion},
+        "steps": len(ids),
+        "metrics": {"items": len(ids), **means, **motion},
         "artefacts": {**artefacts, "report": "report.html"},
         "inputs": {k: str(v) for k, v in workdir.config.items() if k in INPUTS and v},
     }
@@ -244,13 +258,9 @@ def finish(
         ["item", "Gaussians", "input PSNR", "input IoU"],
         [[r["id"], r["gaussians"], r["input_psnr"], r.get("input_iou")] for r in records[:200]],
     )
-    note = Text(
-        "Figures compare renders with the very pictures the network was given: they say that an "
-        "item is not broken, not how good an unseen view is. "
-        + ("Shown below: worst, middle and best by input PSNR." if len(records) > SHOWN else "")
-    )
-    overview = Section("Items", [note, table])
-    write_report(workdir.path, title="3D Gaussians", sections=[*film, overview, *sections])
+    more = "Shown below: worst, middle and best by input PSNR." if len(records) > SHOWN else ""
+    overview = Section("Items", [Text(note + more), table])
+    write_report(workdir.path, title="3D Gaussians", sections=[*lead, *film, overview, *sections])
     workdir.summary(finished=True, **summary)
 
 

@@ -2,7 +2,7 @@
 
     views = cut_out(images, masks, cameras, settings)      any sizes, two or more
     first = fit(views, start(views, settings), settings)
-    later = fit(next_views, first.start, settings, is_next=True)
+    later = fit(next_views, carried(first.start, next_views), settings, is_next=True)
     first.gaussians                                        in the cameras' world
 
 One compiled program serves all frames whose padded sizes agree: `settings.bucket` and
@@ -11,6 +11,17 @@ One compiled program serves all frames whose padded sizes agree: `settings.bucke
 
 from mouselift_jax.pipelines.fit.optimise import Fit, fit
 from mouselift_jax.pipelines.fit.settings import FitSettings
-from mouselift_jax.pipelines.fit.start import EmptyHullError, Start, Views, cut_out, start
+from mouselift_jax.pipelines.fit.start import (
+    EmptyHullError,
+    Start,
+    UnfittableError,
+    Views,
+    carried,
+    cut_out,
+    start,
+)
 
-__all__ = ["EmptyHullError", "Fit", "FitSettings", "Start", "Views", "cut_out", "fit", "start"]
+__all__ = [
+    "EmptyHullError", "Fit", "FitSettings", "Start", "UnfittableError", "Views", "carried",
+    "cut_out", "fit", "start",
+]  # fmt: skip

@@ -63,6 +63,7 @@ class Fit:
         losses: of every step [T].
         psnr: of each view [V], inside its cut-out, dB: of the views that were fitted.
         iou: of their silhouettes [V].
+        seen: by how many cameras each Gaussian's place was seen at the start [M].
         gains: of each camera's colours [V,3], mean 1 over the cameras.
         offsets: [V,3].
         start: what the next frame can start from; its padding is kept.
@@ -72,6 +73,7 @@ class Fit:
     losses: np.ndarray
     psnr: np.ndarray
     iou: np.ndarray
+    seen: np.ndarray
     gains: np.ndarray
     offsets: np.ndarray
     start: Start
@@ -252,6 +254,6 @@ def _result(params: dict, shape: Shape, losses: np.ndarray, figures: dict, start
     )  # fmt: skip
     kept = start.alive & (params["opacity"] > -3.0)
     return Fit(
-        gaussians[kept], losses, figures["psnr"], figures["iou"], figures["gains"],
-        figures["offsets"], dataclasses.replace(start, gaussians=gaussians),
+        gaussians[kept], losses, figures["psnr"], figures["iou"], start.seen[kept],
+        figures["gains"], figures["offsets"], dataclasses.replace(start, gaussians=gaussians),
     )  # fmt: skip

@@ -5,12 +5,15 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
+import jax
 import numpy as np
 from scipy.ndimage import gaussian_filter
 from scipy.spatial import cKDTree
+from scipy.spatial.transform import Rotation
 
 from mouselift_jax.data.crop import crop
 from mouselift_jax.errors import MouseLiftError, ShapeError
+from mouselift_jax.geometry.similarity import Similarity
 from mouselift_jax.geometry.camera import Camera
 from mouselift_jax.pipelines import voxels
 from mouselift_jax.pipelines.fit.settings import FitSettings
@@ -18,9 +21,15 @@ from mouselift_jax.splats.gaussians import Gaussians, rotation_to_quat
 
 SH_0 = 0.28209479177387814
 NEIGHBOURS = 8
+COARSE_CELLS = 40  # along the animal: to see how it moved as a whole
+TWO_BODIES = 0.3  # share of the hull's largest part that makes another one a second animal
 
 
-class EmptyHullError(MouseLiftError):
+class UnfittableError(MouseLiftError):
+    """This instant cannot be fitted; others may."""
+
+
+class EmptyHullError(UnfittableError):
     """The silhouettes have nothing in common, so there is nothing to start from."""
 
 
@@ -143,6 +152,35 @@ def start(views: Views, settings: FitSettings) -> Start:
     return Start(gaussians, np.arange(room) < n, _padded(seen, room), cell)
 
 
+def carried(start: Start, views: Views, *, points: int = 1500, rounds: int = 15) -> Start:
+    """A start moved as a whole to where another instant's hull is: closest points, in turns."""
+    low, high = voxels.bounds(views.mask, views.cameras, views.unknown)
+    cell = float((high - low).max()) / COARSE_CELLS
+    counts = np.ceil((high - low) / cell).astype(int)
+    solid = voxels.carve(low, counts, cell, views.mask, views.cameras, views.unknown)
+    if not solid.any():
+        raise EmptyHullError("the masks have nothing in common", expected="one animal in all views")
+    hull = voxels.centres(low, cell, voxels.surface_of(voxels.without_ghosts(solid)))
+    old = np.asarray(start.gaussians.means, np.float64)[start.alive]
+    old = old[:: max(1, len(old) // points)]
+    hull = hull[:: max(1, len(hull) // points)]
+    tree, moved = cKDTree(hull), old + hull.mean(0) - old.mean(0)
+    for _ in range(rounds):
+        moved = _rigid(moved, hull[tree.query(moved)[1]]).apply(moved)
+    whole = _rigid(old, moved)
+    gaussians = jax.tree.map(
+        lambda x: np.asarray(x, np.float32), start.gaussians.transformed(whole)
+    )
+    return dataclasses.replace(start, gaussians=gaussians)
+
+
+def _rigid(old: np.ndarray, new: np.ndarray) -> Similarity:
+    """The rigid motion that takes points [M,3] nearest to others [M,3]."""
+    from_, to = old.mean(0), new.mean(0)
+    R = Rotation.align_vectors(new - to, old - from_)[0].as_matrix()
+    return Similarity(np.float64(1.0), R, to - R @ from_)
+
+
 def _surface(views: Views, cells: int) -> tuple[np.ndarray, np.ndarray, float]:
     """Points on the hull's surface [M,3], outward normals [M,3], side of a cell."""
     cameras = views.cameras
@@ -150,6 +188,11 @@ def _surface(views: Views, cells: int) -> tuple[np.ndarray, np.ndarray, float]:
     cell = float((high - low).max()) / cells
     counts = np.ceil((high - low) / cell).astype(int)
     solid = voxels.carve(low, counts, cell, views.mask, cameras, views.unknown)
+    if voxels.second_part(solid) > TWO_BODIES:
+        raise UnfittableError(
+            "the masks show two bodies", expected="one animal in each mask",
+            fix="masks of one animal: --config.prepare.mask_clean=True keeps the largest blob",
+        )  # fmt: skip
     solid = voxels.without_ghosts(solid)
     if not solid.any():
         raise EmptyHullError("the masks have nothing in common", expected="one animal in all views")

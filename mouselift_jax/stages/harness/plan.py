@@ -15,7 +15,7 @@ from typing import Any
 
 from mouselift_jax.errors import ConfigError, nearest
 
-STAGES = ("prepare", "prompts", "mvdiff", "synth", "gslrm", "infer", "eval", "demo")
+STAGES = ("prepare", "fit", "prompts", "mvdiff", "synth", "gslrm", "infer", "eval", "demo")
 
 
 @dataclasses.dataclass

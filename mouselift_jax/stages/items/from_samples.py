@@ -23,7 +23,7 @@ class FromSamples:
         self._set, self._config = SampleSet.open(path), config
         self.reads = [str(path)]
         self.ids = select(self._set, config.split, config.frames)[: config.limit or None]
-        self._size = config.size or trained_size(config.gslrm)
+        self._size = config.size or trained_size(config.get("gslrm"))
         self.sides = (self._size,) if self._size else stored_sides(self._set, self.ids[0])
 
     @property

@@ -1,0 +1,81 @@
+"""A recording becomes 3D Gaussians: no weights, no training, no GPU.
+
+    python launch.py --config=configs/fit.py --config.samples=runs/prepare \
+        --config.frames=0:500:5 --workdir=runs/fit
+    python launch.py --config=configs/fit.py --config.recording=RECORDING --workdir=runs/fit
+
+Give `samples` (cut out by `prepare`) or `recording`: then `prepare` runs first, in the folder
+`prepare` of the workdir. Every frame writes items/<id>/splats.ply, several frames also a film.
+--config.heldout_cameras=3, hides a camera from the fit: its figures say how far to trust the rest.
+
+variant   what
+base      a thing to show: 112 cells along the animal
+fast      80 cells and half of the steps: to look through a recording
+best      144 cells and twice the steps: for single frames
+tiny      toy size, for tests
+Seconds a frame on 2 cores, below 3 GB of memory whatever the length.
+"""
+
+from __future__ import annotations
+
+from ml_collections import ConfigDict
+
+from configs import common, infer, prepare
+
+VARIANTS = {
+    "base": {},
+    "fast": {"fit.cells": 80, "fit.coarse_steps": 80, "fit.fine_steps": 80,
+             "fit.next_coarse_steps": 24, "fit.next_fine_steps": 24},
+    "best": {"fit.cells": 144, "fit.coarse_steps": 240, "fit.fine_steps": 360,
+             "fit.next_coarse_steps": 90, "fit.next_fine_steps": 150},
+    "tiny": {"fit.cells": 20, "fit.coarse_steps": 6, "fit.fine_steps": 12, "fit.nodes": 16,
+             "fit.next_coarse_steps": 6, "fit.next_fine_steps": 6, "turntable.frames": 8,
+             "turntable.size": 64, "prepare.prepare.size": 128},
+}  # fmt: skip
+
+
+def get_config(variant: str = "base") -> ConfigDict:
+    """The config of a variant."""
+    c = common.stage("fit")
+    with c.unlocked():
+        c.samples = common.path()  # sample set, or the folder of a run that wrote one
+        c.recording = common.path()  # or a recording, which is prepared first
+        c.split = "all"  # all | train | val: which samples
+        c.frames = ""  # a:b:step, frame numbers of the recording; "" = all of the split
+        c.limit = 0  # > 0: only the first so many samples
+        c.views = ()  # camera numbers that are looked at at all; () = all of a sample's
+        c.heldout_cameras = ()  # camera numbers that the fit must not see; they judge it
+        c.size = 0  # pixels of the pictures; 0 = as stored
+        c.warm_start = True  # a frame starts from the one before where that helps
+        c.sequence = True  # several frames also become videos, motion.csv (mm) and sequence.html
+        c.filter = "none"  # mouse | head | none: which Gaussians are left out of the PLY
+        c.axes = "opencv"  # axes of the PLY
+        c.render = common.path()  # implementation of the rasterizer; None = the best here
+        c.turntable = infer.turntable()  # of a single sample; a film has one in videos/
+        c.turntable.frames, c.turntable.size = 60, 384
+        c.fit = fit()
+        c.prepare = prepare.get_config("fill")  # of `recording`: all that the pixels hold
+        c.prepare.split.val_fraction = 0.0  # nothing is trained
+    return common.variant(c, variant, VARIANTS)
+
+
+def fit() -> ConfigDict:
+    """How Gaussians are fitted; lengths in cells (docs/fit.md has the effect of each)."""
+    c = ConfigDict()
+    c.cells = 112  # along the animal: size and number of the Gaussians
+    c.coarse_steps = 120  # in pictures of half the size: the shape
+    c.fine_steps = 180  # in pictures as they are: the fur
+    c.next_coarse_steps = 30  # of a frame that starts from the one before
+    c.next_fine_steps = 60
+    c.nodes = 256  # control points of the smooth deformation
+    c.node_rate = 0.5  # first step of a control point
+    c.mean_rate = 0.2  # first step of a single Gaussian
+    c.smooth = 0.2  # weight of the surface's smoothness
+    c.skin = 1.0  # weight of the likeness of neighbours' colours
+    c.alpha = 1.0  # weight of the silhouettes beside the colours
+    c.opaque = 0.1  # weight of the wish to be opaque
+    c.widest = 1.5  # largest standard deviation in the surface
+    c.narrowest = 0.3  # smallest one
+    c.thickness = 0.4  # largest one across the surface
+    c.colours_of_cameras = True  # learn a gain and an offset of each camera's colours
+    return c.lock()
