@@ -13,8 +13,8 @@ from scipy.spatial.transform import Rotation
 
 from mouselift_jax.data.crop import crop
 from mouselift_jax.errors import MouseLiftError, ShapeError
-from mouselift_jax.geometry.similarity import Similarity
 from mouselift_jax.geometry.camera import Camera
+from mouselift_jax.geometry.similarity import Similarity
 from mouselift_jax.pipelines import voxels
 from mouselift_jax.pipelines.fit.settings import FitSettings
 from mouselift_jax.splats.gaussians import Gaussians, rotation_to_quat
