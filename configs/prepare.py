@@ -49,6 +49,7 @@ def get_config(name=None):
         # --- recording ---
         c.trim = "error"  # error | shortest: files with different numbers of frames
         c.unit = ""  # mm | m: unit of the calibration; empty = find out
+        c.calibration = ""  # a run of configs/calibrate.py, or a file; empty = the recording's own
         # --- masks ---
         c.masks = "auto"  # auto | files | alpha | threshold | background_model | rembg
         c.mask_threshold = 80  # threshold: grey level between animal and background

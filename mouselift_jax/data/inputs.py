@@ -8,7 +8,9 @@ from pathlib import Path
 
 from mouselift_jax.data.samples.sample_set import is_sample_set
 from mouselift_jax.errors import ConfigError, LayoutError, nearest
-from mouselift_jax.runs.record import read_summary
+from mouselift_jax.runs.record import read_json, read_summary
+
+CALIBRATION = "calibration.json"  # what a run of stage calibrate found
 
 
 def must_exist(path: str | os.PathLike | None, key: str) -> Path:
@@ -24,6 +26,28 @@ def must_exist(path: str | os.PathLike | None, key: str) -> Path:
             fix = nearest(path.name, names) if names else f"there is nothing in {parent}"
         raise LayoutError("no such file or folder", where=f"config.{key}={path}", fix=fix)
     return path
+
+
+def calibration_of(path: str | Path) -> Path:
+    """The calibration file that a run of this stage wrote, or the file itself.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    place = must_exist(path, "prepare.calibration")
+    if place.is_file():
+        return place
+    record = read_json(place / CALIBRATION)
+    file = place / record["file"] if record and "file" in record else None
+    if file is None or not file.is_file():
+        raise ConfigError(
+            "no calibration in this folder",
+            where=f"config.prepare.calibration={path}",
+            expected="a finished run of configs/calibrate.py, or a calibration file",
+            fix="python launch.py --config=configs/calibrate.py --config.recording=RECORDING "
+            f"--workdir={path}",
+        )
+    return file
 
 
 def looks_like_recording(path: Path) -> bool:

@@ -15,7 +15,7 @@ import numpy as np
 from mouselift_jax.data.check.recording import check_recording
 from mouselift_jax.data.cores import available_cores
 from mouselift_jax.data.findings import raise_errors
-from mouselift_jax.data.inputs import must_exist
+from mouselift_jax.data.inputs import calibration_of, must_exist
 from mouselift_jax.data.preparation.frames import choose_frames
 from mouselift_jax.data.preparation.placement import SceneSettings
 from mouselift_jax.data.preparation.preparer import Preparer, PrepareSettings
@@ -175,7 +175,12 @@ def _preparers(config: Any) -> list[Preparer]:
     for path in paths:
         try:
             folder = must_exist(path, "recording")
-            recording = open_recording(folder, trim=c.trim, unit=c.unit or None)
+            recording = open_recording(
+                folder,
+                trim=c.trim,
+                unit=c.unit or None,
+                calibration=calibration_of(c.calibration) if c.calibration else None,
+            )
             frames = choose_frames(
                 recording.n_frames,
                 ranges=c.frames,

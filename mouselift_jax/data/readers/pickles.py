@@ -138,6 +138,20 @@ def read_camera_pickle(path: Path) -> Calibration:
     return Calibration(path, "pickle", cameras, notes=notes, keys=keys_of(rows, left))
 
 
+def camera_fields(path: Path) -> tuple[Any, list[tuple[dict, dict[str, str]]]]:
+    """A calibration pickle's content, and in it each camera's dict and its keys for K, R, T, dist.
+
+    Changing the dicts changes the content. A dict of stacked arrays has no dict a camera: no rows.
+    """
+    content = load_arrays(path)
+    stacked = isinstance(content, dict) and _unstacked(content, path) is not content
+    found = []
+    for _, name, row in [] if stacked else _rows(content, path, []):
+        keys = {field: Row(row, path, name).find(names) for field, names in _KEYS.items()}
+        found.append((row, {field: key for field, key in keys.items() if key is not None}))
+    return content, found
+
+
 def lens_of(model: object, values: object, path: Path, name: str) -> Any:
     """The lens of a named model whose coefficients come as one list, in OpenCV's order.
 

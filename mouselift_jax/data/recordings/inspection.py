@@ -33,7 +33,11 @@ TRIMS, UNITS = ("error", "shortest"), ("mm", "m")
 
 
 def inspect_recording(
-    path: str | Path, *, trim: str = "error", unit: str | None = None
+    path: str | Path,
+    *,
+    trim: str = "error",
+    unit: str | None = None,
+    calibration: Path | None = None,
 ) -> tuple[Recording | None, list[Finding]]:
     """Read a recording as far as possible.
 
@@ -42,6 +46,7 @@ def inspect_recording(
         trim: what cameras with different frame counts are: an `error`, or usable up to the
             `shortest`.
         unit: `mm` or `m` says what the calibration is in; None keeps the format's usual unit.
+        calibration: a file to use instead of the recording's own.
 
     Returns:
         The recording, or None where not even its cameras and videos can be paired; and findings.
@@ -60,16 +65,17 @@ def inspect_recording(
                 fix=nearest(value, known),
             )
     layout = find_recording(path)
+    layout.calibration = calibration or layout.calibration
     findings: list[Finding] = []
-    calibration = _calibration(layout, unit, findings)
+    calibrated = _calibration(layout, unit, findings)
     if not layout.videos:
         fix = f"put one video per camera into one of {', '.join(VIDEO_FOLDERS)}"
         findings.append(
             Finding("camera_missing", "error", "no videos found", fix=fix, where=str(layout.path))
         )
-    if calibration is None or not layout.videos:
+    if calibrated is None or not layout.videos:
         return None, findings
-    pairs = _pair(calibration, list(layout.videos), findings, str(calibration.path))
+    pairs = _pair(calibrated, list(layout.videos), findings, str(calibrated.path))
     videos = {n: _probed(layout.videos[n], n, findings) for n, _ in pairs}
     masks = _masks(layout, [n for n, _ in pairs], videos, findings)
     good = [
@@ -79,10 +85,10 @@ def inspect_recording(
         return None, findings
     shown = [videos[n] for n, _ in good]
     kept = None if masks is None else tuple(masks[n] for n, _ in good)
-    numbers = [calibration.cameras[i].number for _, i in good]
+    numbers = [calibrated.cameras[i].number for _, i in good]
     n_frames = _frame_counts(good, shown, kept, numbers, trim, findings)
-    _picture_sizes(calibration, good, shown, kept, findings)
-    recording = _assemble(layout, calibration, good, shown, kept, n_frames, findings)
+    _picture_sizes(calibrated, good, shown, kept, findings)
+    recording = _assemble(layout, calibrated, good, shown, kept, n_frames, findings)
     return recording, findings
 
 
@@ -413,21 +419,26 @@ def _keypoints(
     return out
 
 
-def open_recording(path: str | Path, *, trim: str = "error", unit: str | None = None) -> Recording:
+def open_recording(
+    path: str | Path,
+    *,
+    trim: str = "error",
+    unit: str | None = None,
+    calibration: Path | None = None,
+) -> Recording:
     """Read a recording's layout, calibration and keypoints.
 
     Args:
         path: the recording's folder (see `docs/data_format.md` for the layouts).
         trim: cameras with different frame counts are an `error`, or usable up to the `shortest`.
         unit: `mm` or `m` says what the calibration is in; None keeps the format's usual unit.
+        calibration: a file to use instead of the recording's own.
 
     Raises:
         LayoutError, CalibrationError, ProblemList: everything wrong at once.
         ConfigError: no such `trim` or `unit`.
     """
-    pass
-
-    recording, findings = inspect_recording(path, trim=trim, unit=unit)
+    recording, findings = inspect_recording(path, trim=trim, unit=unit, calibration=calibration)
     raise_errors(f"not a usable recording: {path}", findings)
     if recording is None:  # only possible if inspect_recording forgot to say why
         raise RuntimeError(f"no recording and no reason: {path}")

@@ -15,7 +15,18 @@ from typing import Any
 
 from mouselift_jax.errors import ConfigError, nearest
 
-STAGES = ("prepare", "fit", "prompts", "mvdiff", "synth", "gslrm", "infer", "eval", "demo")
+STAGES = (
+    "prepare",
+    "calibrate",
+    "fit",
+    "prompts",
+    "mvdiff",
+    "synth",
+    "gslrm",
+    "infer",
+    "eval",
+    "demo",
+)
 
 
 @dataclasses.dataclass

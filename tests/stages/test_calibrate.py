@@ -1,0 +1,106 @@
+"""Stage `calibrate`: from a recording with a calibration that is off, to the file that mends it."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import shutil
+
+import numpy as np
+import pytest
+
+from configs import calibrate as configs
+from mouselift_jax.data.inputs import calibration_of
+from mouselift_jax.data.readers import read_calibration
+from mouselift_jax.data.recordings.inspection import open_recording
+from mouselift_jax.data.synthetic.recording import write_recording
+from mouselift_jax.errors import ConfigError, LayoutError
+from mouselift_jax.geometry.bundle import rotations
+from mouselift_jax.runs.folder import Options, Workdir
+from mouselift_jax.stages import calibrate as stage
+
+
+@pytest.fixture(scope="module")
+def recordings(tmp_path_factory):
+    """A recording with keypoints, and the same with every camera turned by half a degree."""
+    root = tmp_path_factory.mktemp("calibrate")
+    write_recording(root / "true", frames=24, size=(144, 128), n_heldout=0)
+    shutil.copytree(root / "true", root / "off")
+    path = root / "off" / "new_cam.pkl"
+    rows = pickle.loads(path.read_bytes())
+    rng = np.random.default_rng(0)
+    for row in rows:
+        row["R"] = rotations(np.deg2rad(0.5) * rng.choice([-1, 1], (1, 3)))[0] @ row["R"]
+    path.write_bytes(pickle.dumps(rows))
+    return root
+
+
+def _config(recording, variant="base", **changes):
+    config = configs.get_config(variant)
+    config.recording = str(recording)
+    for key, value in changes.items():
+        config.calibrate[key] = value
+    return config
+
+
+def _run(config, path):
+    with Workdir(path, config, Options("none")) as workdir:
+        stage.run(config, workdir)
+    return json.loads((path / "calibration.json").read_text())
+
+
+def test_a_rig_that_is_off_is_mended_in_the_form_it_came_in(recordings, tmp_path):
+    record = _run(_config(recordings / "off"), tmp_path)
+    assert record["verdict"] == "improved" and record["file"] == "new_cam.pkl"
+    told = record["unused_frames"]
+    assert told["after_px"] < 0.6 * told["before_px"]
+    old = pickle.loads((recordings / "off" / "new_cam.pkl").read_bytes())
+    new = pickle.loads((tmp_path / "new_cam.pkl").read_bytes())
+    for a, b in zip(old, new, strict=True):
+        assert set(a) == set(b) and all(np.shape(a[k]) == np.shape(b[k]) for k in a)
+        np.testing.assert_allclose(a["K"][:2, 2], b["K"][:2, 2])  # the file's pixel origin
+    # The file read again has the cameras that calibration.json holds.
+    again = read_calibration(tmp_path / "new_cam.pkl")
+    for camera, row in zip(again.cameras, record["new"]["frames"], strict=True):
+        np.testing.assert_allclose(camera.K[0, [0, 2]], [row["fx"], row["cx"]])
+        np.testing.assert_allclose(camera.T, np.array(row["w2c"])[:3, 3])
+    errors = record["cameras"]["0"]["standard_error"]
+    assert 0 < errors["focal_px"] < np.inf and min(errors["turn_deg"]) > 0
+    assert (tmp_path / "report.html").is_file()
+    # prepare takes the run.
+    assert calibration_of(tmp_path) == tmp_path / "new_cam.pkl"
+    mended = open_recording(recordings / "off", calibration=calibration_of(tmp_path))
+    np.testing.assert_allclose(mended.cameras[3].w2c[:3, :3], again.cameras[3].R)
+
+
+def test_a_right_rig_comes_back_as_it_was(recordings, tmp_path):
+    record = _run(_config(recordings / "true"), tmp_path)
+    assert record["verdict"] == "already right"
+    given = pickle.loads((recordings / "true" / "new_cam.pkl").read_bytes())
+    for a, b in zip(given, pickle.loads((tmp_path / "new_cam.pkl").read_bytes()), strict=True):
+        for key in a:
+            np.testing.assert_array_equal(a[key], b[key])
+
+
+def test_silhouettes_give_a_verdict_and_other_variants_plan(recordings, tmp_path):
+    record = _run(_config(recordings / "off", "silhouettes"), tmp_path)
+    assert record["unused_frames"]["after_px"] <= record["unused_frames"]["before_px"]
+    for variant in configs.VARIANTS:
+        plan = stage.plan(_config(recordings / "off", variant), tmp_path / "plan")
+        assert "6 cameras" in plan.steps
+
+
+def test_what_is_missing_or_misspelt_is_said(recordings, tmp_path):
+    with pytest.raises(ConfigError, match="no such evidence"):
+        stage.plan(_config(recordings / "true", evidence="keypoint"), tmp_path)
+    with pytest.raises(ConfigError, match="no such part"):
+        stage.plan(_config(recordings / "true", free=("pose", "k1")), tmp_path)
+    with pytest.raises(ConfigError, match="too few frames"):
+        stage.plan(_config(recordings / "true", n_frames=1), tmp_path)
+    with pytest.raises(ConfigError, match="no calibration in this folder"):
+        calibration_of(tmp_path)
+    bare = tmp_path / "bare"
+    shutil.copytree(recordings / "true", bare)
+    shutil.rmtree(next(p for p in bare.iterdir() if p.name.startswith("keypoints")))
+    with pytest.raises(LayoutError, match="has no keypoints"):
+        stage.plan(_config(bare, evidence="both"), tmp_path)
