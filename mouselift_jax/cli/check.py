@@ -30,9 +30,28 @@ from mouselift_jax.report.pictures import contact_sheet, save_png
 EXIT_USABLE, EXIT_UNUSABLE = 0, 2
 
 
+class _ListFormats(argparse.Action):
+    """Print the formats, and stop: no PATH is needed."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from mouselift_jax.data.readers.calibrations import CALIBRATIONS
+        from mouselift_jax.data.readers.keypoints import KEYPOINTS
+        from mouselift_jax.data.readers.registry import lines
+
+        texts = ("Calibrations", lines(CALIBRATIONS), "Keypoints", lines(KEYPOINTS))
+        print("\n".join(texts))  # noqa: T201
+        parser.exit()
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The verb's arguments."""
     parser.add_argument("paths", nargs="+", metavar="PATH", help="recording or sample set folder")
+    parser.add_argument(
+        "--list-formats",
+        action=_ListFormats,
+        nargs=0,
+        help="print which calibration and keypoint files are read, and stop",
+    )
     parser.add_argument(
         "--out", metavar="DIR", help="where check.json and the contact sheet go [./check_<name>]"
     )

@@ -40,6 +40,15 @@ from mouselift_jax.exports import splats as _export_splats
 from mouselift_jax.exports.transforms import to_transforms
 
 
+class _ListFormats(argparse.Action):
+    """Print the formats, and stop: no RUN is needed."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        docs = {name: (to.__doc__ or "").splitlines()[0] for name, to in FORMATS.items()}
+        sys.stdout.write("".join(f"  {name:<12}{doc}\n" for name, doc in docs.items()))
+        parser.exit()
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the verb."""
     parser.add_argument("source", metavar="RUN", help="folder of a run, or converted weights")
@@ -47,6 +56,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "out", type=Path, metavar="OUT", help="where to write; for torch a new place"
     )
     parser.add_argument("--to", default="torch", help=f"format: {', '.join(FORMATS)}")
+    parser.add_argument(
+        "--list-formats", action=_ListFormats, nargs=0, help="print the formats, and stop"
+    )
     parser.add_argument("--component", action="append", metavar="NAME", help="only this network")
     parser.add_argument(
         "--checkpoint",
@@ -87,6 +99,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _to_torch(args: argparse.Namespace) -> list[str]:
+    """Weights as torch files: GS-LRM as ckpt_<step>.pt, networks of diffusion as folders."""
     from mouselift_jax.exports.model_card import write_model_card
     from mouselift_jax.weights.export_torch import export_torch
 

@@ -21,7 +21,8 @@ import numpy as np
 from mouselift_jax.data.distortion import undistort_pixels
 from mouselift_jax.data.findings import Finding, raise_errors
 from mouselift_jax.data.mask_levels import MaskLevels, levels_findings
-from mouselift_jax.data.readers import Calibration, examine, read_calibration, read_keypoints_pickle
+from mouselift_jax.data.readers import Calibration, examine, read_calibration
+from mouselift_jax.data.readers.keypoints import read_keypoints
 from mouselift_jax.data.recordings.layout import VIDEO_FOLDERS, Layout, find_recording
 from mouselift_jax.data.recordings.probe import probe, probe_masks
 from mouselift_jax.data.recordings.recording import Frames, Recording
@@ -381,20 +382,46 @@ def _assemble(
     )
 
 
+def _of_camera(name: str, files: dict[str, Path]) -> Path | None:
+    """The file of this name, or the only one in whose name it occurs as a word."""
+    if name in files:
+        return files[name]
+    word = re.compile(rf"(?<![A-Za-z0-9]){re.escape(name)}(?![A-Za-z0-9])|{re.escape(name)}(?=DLC)")
+    found = [p for key, p in files.items() if word.search(key)]
+    return found[0] if len(found) == 1 else None
+
+
 def _keypoints(
     layout: Layout, names: list[str], n_frames: int, findings: list[Finding]
 ) -> np.ndarray | None:
     """[V,F,M,3] of the cameras in order, NaN where missing; None without files."""
     arrays: dict[str, np.ndarray] = {}
-    for name in names:
-        if name not in layout.keypoints:
+    files = {name: _of_camera(name, layout.keypoints) for name in names}
+    for name, path in files.items():
+        if path is None:
             continue
         try:
-            arrays[name] = read_keypoints_pickle(layout.keypoints[name])
+            arrays[name] = read_keypoints(path)
         except MouseLiftError as error:
             unsafe = "run code" in error.what
             code = "calibration_unreadable" if unsafe else "keypoints_unreadable"
-            findings.append(_from_error(code, error))
+            finding = _from_error(code, error)
+            if path.suffix.lower() not in (".pkl", ".pickle"):  # of a program that may be unknown
+                finding.severity = "warning"
+            findings.append(finding)
+    unused = sorted(p.name for p in layout.keypoints.values() if p not in files.values())
+    if unused:
+        findings.append(
+            Finding(
+                "keypoints_unread",
+                "warning",
+                f"{len(unused)} keypoint file(s) belong to no camera and are not used: "
+                f"{', '.join(unused[:6])}",
+                fix=f"name them after the cameras, {', '.join(names)}; which programs' files are "
+                "read: `python -m mouselift_jax check --list-formats`",
+                where=str(next(iter(layout.keypoints.values())).parent),
+            )
+        )
     if not arrays:
         return None
     counts = {a.shape[0] for a in arrays.values()}

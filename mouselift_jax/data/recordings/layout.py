@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 from mouselift_jax.data.readers import find_calibration, natural_key
+from mouselift_jax.data.readers.keypoints import SUFFIXES
 from mouselift_jax.data.recordings.probe import PICTURE_SUFFIXES, VIDEO_SUFFIXES, list_files
 from mouselift_jax.errors import LayoutError, nearest
 
@@ -59,7 +60,7 @@ def find_recording(path: str | Path) -> Layout:
         videos = {p.stem: p for p in list_files(path, VIDEO_SUFFIXES)}
     keypoints = {}
     for name in KEYPOINT_FOLDERS:
-        files = list_files(path / name, (".pkl", ".pickle"))
+        files = list_files(path / name, SUFFIXES)
         keypoints = keypoints or {re.sub(r"^result_view_", "", p.stem): p for p in files}
     return Layout(path, find_calibration(path), videos, _sources(path, MASK_FOLDERS), keypoints)
 
