@@ -61,6 +61,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-samples", type=int, default=24, help="samples of a set to look at [%(default)s]"
     )
+    for name, text in (
+        ("unit", "mm or m: what the calibration is in [the format's usual unit]"),
+        ("trim", "error or shortest: files with different numbers of frames [error]"),
+        ("cameras", "numbers or names of the cameras to use, joined by commas [all]"),
+        ("up", "up in the calibration's world: z, -y, cameras, x,y,z [found out]"),
+    ):
+        # The names of prepare's options are understood as well: errors recommend them.
+        parser.add_argument(f"--{name}", f"--config.prepare.{name}", default="", help=text)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -80,7 +88,12 @@ def run(args: argparse.Namespace) -> int:
         print(f"wrote {place}")  # noqa: T201
     if not all(r.usable for r in results):
         return EXIT_UNUSABLE
-    print(f"next: {_next(results[0])}")  # noqa: T201
+    more = "".join(
+        f" --config.prepare.{name}={shlex.quote(getattr(args, name))}"
+        for name in ("unit", "trim", "cameras", "up")
+        if getattr(args, name) and not is_sample_set(results[0].path)
+    )
+    print(f"next: {_next(results[0])}{more}")  # noqa: T201
     return EXIT_USABLE
 
 
@@ -118,7 +131,9 @@ def _places(paths: list[Path], out: str | None) -> list[Path]:
 def _check(path: Path, args: argparse.Namespace) -> CheckResult:
     if is_sample_set(path):
         return check_samples(path, max_samples=args.max_samples)
-    return check_recording(path, max_frames=args.max_frames)
+    options = {"trim": args.trim or "error", "unit": args.unit or None, "up": args.up}
+    cameras = args.cameras.split(",")
+    return check_recording(path, max_frames=args.max_frames, cameras=cameras, **options)
 
 
 def _write(out: Path, result: CheckResult) -> None:
@@ -162,6 +177,9 @@ def _print(out: Path, result: CheckResult) -> None:
         print(f"  {finding.severity}: {finding.message}  [{finding.code}]")  # noqa: T201
         if finding.where:
             print(f"    in: {finding.where}")  # noqa: T201
+        for key in ("expected", "found"):
+            if finding.evidence.get(key) is not None:
+                print(f"    {key}: {finding.evidence[key]}")  # noqa: T201
         if finding.fix:
             print(f"    Fix: {finding.fix}")  # noqa: T201
         for consequence in finding.consequences:

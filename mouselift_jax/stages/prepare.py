@@ -175,12 +175,7 @@ def _preparers(config: Any) -> list[Preparer]:
     for path in paths:
         try:
             folder = must_exist(path, "recording")
-            recording = open_recording(
-                folder,
-                trim=c.trim,
-                unit=c.unit or None,
-                calibration=calibration_of(c.calibration) if c.calibration else None,
-            )
+            recording = open_recording(folder, **_reading(c))
             frames = choose_frames(
                 recording.n_frames,
                 ranges=c.frames,
@@ -196,6 +191,18 @@ def _preparers(config: Any) -> list[Preparer]:
     raise_all("recordings cannot be prepared", problems)
     _same_rig(preparers)
     return preparers
+
+
+def _reading(c: Any) -> dict[str, Any]:
+    """How a recording is read, of `inspect_recording`."""
+    cameras = c.cameras if isinstance(c.cameras, str) else ",".join(map(str, c.cameras))
+    return {
+        "trim": c.trim,
+        "unit": c.unit or None,
+        "calibration": calibration_of(c.calibration) if c.calibration else None,
+        "cameras": cameras.split(","),
+        "up": c.up,
+    }
 
 
 def _same_rig(preparers: Sequence[Preparer]) -> None:
@@ -283,8 +290,7 @@ def _diagnose(preparer: Preparer, name: str, config: Any, workdir: Workdir) -> N
     cover = preparer.witness.worst_cover()
     log.info("%s: a hull covers only %.3f of its masks: looking for the cause", name, cover)
     c = config.prepare
-    options = {"trim": c.trim, "unit": c.unit or None}
-    found = check_recording(preparer.recording.path, **options).findings
+    found = check_recording(preparer.recording.path, **_reading(c)).findings
     stop = c.faults == "stop"
     for finding in found:
         if finding.severity == "warning" or (finding.severity == "error" and not stop):

@@ -129,8 +129,8 @@ def test_what_was_guessed_of_a_recording_is_said(recording_dir, tmp_path):
     config = get_config("tiny")
     config.recording, config.split.gap_s = str(tmp_path / "rec"), 0.02
     assert (
-        "videos are not numbered as the cameras: matched by order"
-        in stage.plan(config, tmp_path).notes
+        "file names do not tell the cameras; matched by order: 1 -> 0, 2 -> 1, 3 -> 2, 4 -> 3, "
+        "5 -> 4, 6 -> 5" in stage.plan(config, tmp_path).notes
     )
 
 

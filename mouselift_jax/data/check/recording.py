@@ -94,17 +94,20 @@ def plain(value: Any) -> Any:
     return int(value) if isinstance(value, np.integer) else value
 
 
-def check_recording(path: str | Path, *, max_frames: int = MAX_FRAMES) -> CheckResult:
+def check_recording(
+    path: str | Path, *, max_frames: int = MAX_FRAMES, **options: Any
+) -> CheckResult:
     """Check layout, calibration, synchrony, masks and keypoints of a recording.
 
     Args:
         path: the recording's folder; it is only read.
         max_frames: frames to look at; longer recordings are sampled in runs.
+        options: of `inspect_recording`: trim, unit, cameras, up.
 
     Raises:
         LayoutError: there is no such folder.
     """
-    recording, findings = inspect_recording(path)
+    recording, findings = inspect_recording(path, **options)
     tracks = stored_track(Path(path))
     if recording is None:
         measures: dict[str, Any] = {}
@@ -166,9 +169,11 @@ def link(seen: list[Finding], told: list[Finding]) -> list[Finding]:
 
 
 def _follows(finding: Finding, cause: Finding) -> bool:
-    if finding.cameras and not set(finding.cameras) & set(cause.cameras):
-        return False
     if finding.code not in CAUSED_BY.get(cause.code, ()):
+        return False
+    if cause.code == "calibration_duplicate":  # anyone may be blamed for it
+        return True
+    if finding.cameras and not set(finding.cameras) & set(cause.cameras):
         return False
     if (finding.code, cause.code) != ("mask_empty", "video_offset"):
         return True

@@ -51,13 +51,31 @@ CAUSED_BY = {
     "handedness": _DISAGREEMENT,
     "rotation_invalid": _DISAGREEMENT,
     "intrinsics": _DISAGREEMENT,
+    "calibration_duplicate": (
+        *_DISAGREEMENT,
+        *_OF_PICTURES,
+        *_TIMELY,
+        "looks_away",
+        "principal_points",
+        "frames_lost",
+        "clock_drift",
+        "pieces_exchanged",
+        "picture_resized",
+        "video_turned",
+    ),
     "mask_levels": ("mask_empty", "mask_flicker", *_DISAGREEMENT),
     "mask_inverted": (*_DISAGREEMENT, "mask_not_animal", "mask_flicker", *_OF_PICTURES),
     "mask_not_animal": (*_DISAGREEMENT, "mask_flicker", *_OF_PICTURES),
     "several_animals": (*_DISAGREEMENT, "mask_flicker", *_OF_PICTURES),
 }
 
-IMPOSSIBLE = ("handedness", "rotation_invalid", "intrinsics", "mask_levels")
+IMPOSSIBLE = (
+    "calibration_duplicate",
+    "handedness",
+    "rotation_invalid",
+    "intrinsics",
+    "mask_levels",
+)
 NO_SILHOUETTES = ("mask_inverted", "mask_not_animal", "several_animals")
 SYMPTOMS = ("keypoints_inconsistent", "hull_cover", "masks_inconsistent")
 

@@ -372,7 +372,11 @@ class Preparer:
             scene_scale=self.scene.scene_scale,
             scene_from_recording={
                 "scale": float(similarity.scale),
-                "R": similarity.R.tolist(),
+                "R": (
+                    similarity.R
+                    if self.recording.level is None
+                    else similarity.R @ self.recording.level
+                ).tolist(),
                 "t": similarity.t.tolist(),
             },
         )

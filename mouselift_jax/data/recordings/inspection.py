@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,13 +24,15 @@ from mouselift_jax.data.findings import Finding, raise_errors
 from mouselift_jax.data.mask_levels import MaskLevels, levels_findings
 from mouselift_jax.data.readers import Calibration, examine, read_calibration
 from mouselift_jax.data.readers.keypoints import read_keypoints
+from mouselift_jax.data.recordings.agreement import frame_counts, picture_sizes
 from mouselift_jax.data.recordings.layout import VIDEO_FOLDERS, Layout, find_recording
+from mouselift_jax.data.recordings.pairing import pair_names
 from mouselift_jax.data.recordings.probe import probe, probe_masks
 from mouselift_jax.data.recordings.recording import Frames, Recording
+from mouselift_jax.data.recordings.world import levelled, parse_up, same_places
 from mouselift_jax.errors import ConfigError, MouseLiftError, nearest
 from mouselift_jax.geometry.camera import Camera
 
-_RATE_TOLERANCE = 0.002  # 29.97 beside 30 is how the same camera may be declared
 TRIMS, UNITS = ("error", "shortest"), ("mm", "m")
 
 
@@ -39,6 +42,8 @@ def inspect_recording(
     trim: str = "error",
     unit: str | None = None,
     calibration: Path | None = None,
+    cameras: Sequence[str | int] = (),
+    up: str = "",
 ) -> tuple[Recording | None, list[Finding]]:
     """Read a recording as far as possible.
 
@@ -48,14 +53,18 @@ def inspect_recording(
             `shortest`.
         unit: `mm` or `m` says what the calibration is in; None keeps the format's usual unit.
         calibration: a file to use instead of the recording's own.
+        cameras: numbers or names of the cameras to use; none takes all.
+        up: which direction of the calibration's world is up (see `world.parse_up`); empty takes z,
+            or where that is plainly not up what the cameras say.
 
     Returns:
         The recording, or None where not even its cameras and videos can be paired; and findings.
 
     Raises:
         LayoutError: there is no such folder.
-        ConfigError: no such `trim` or `unit`.
+        ConfigError: no such `trim`, `unit`, `up` or camera.
     """
+    parse_up(up)
     for key, value, known in (("trim", trim, TRIMS), ("unit", unit or UNITS[0], UNITS)):
         if value not in known:
             raise ConfigError(
@@ -69,6 +78,14 @@ def inspect_recording(
     layout.calibration = calibration or layout.calibration
     findings: list[Finding] = []
     calibrated = _calibration(layout, unit, findings)
+    chosen = _chosen(calibrated, cameras)
+    if calibrated is not None:
+        kept = [calibrated.cameras[i] for i in chosen]
+        findings += examine(dataclasses.replace(calibrated, cameras=kept))
+        findings += same_places(
+            [c.name for c in kept], [c.number for c in kept], [(c.R, c.center) for c in kept],
+            str(calibrated.path),
+        )  # fmt: skip
     if not layout.videos:
         fix = f"put one video per camera into one of {', '.join(VIDEO_FOLDERS)}"
         findings.append(
@@ -76,7 +93,7 @@ def inspect_recording(
         )
     if calibrated is None or not layout.videos:
         return None, findings
-    pairs = _pair(calibrated, list(layout.videos), findings, str(calibrated.path))
+    pairs = _pair(calibrated, layout, chosen, findings)
     videos = {n: _probed(layout.videos[n], n, findings) for n, _ in pairs}
     masks = _masks(layout, [n for n, _ in pairs], videos, findings)
     good = [
@@ -87,10 +104,10 @@ def inspect_recording(
     shown = [videos[n] for n, _ in good]
     kept = None if masks is None else tuple(masks[n] for n, _ in good)
     numbers = [calibrated.cameras[i].number for _, i in good]
-    n_frames = _frame_counts(good, shown, kept, numbers, trim, findings)
-    _picture_sizes(calibrated, good, shown, kept, findings)
+    n_frames = frame_counts(good, shown, kept, numbers, trim, findings)
+    picture_sizes(calibrated, good, shown, kept, findings)
     recording = _assemble(layout, calibrated, good, shown, kept, n_frames, findings)
-    return recording, findings
+    return levelled(recording, up, findings), findings
 
 
 def _calibration(layout: Layout, unit: str | None, findings: list[Finding]) -> Calibration | None:
@@ -113,8 +130,10 @@ def _calibration(layout: Layout, unit: str | None, findings: list[Finding]) -> C
         findings.append(_from_error("calibration_unreadable", error))
         return None
     calibration.unit = unit or calibration.unit
-    findings += examine(calibration)
-    return calibration if len(calibration.cameras) >= 2 else None
+    if len(calibration.cameras) < 2:
+        findings += examine(calibration)
+        return None
+    return calibration
 
 
 def _from_error(code: str, error: MouseLiftError, cameras: tuple[int, ...] = ()) -> Finding:
@@ -124,30 +143,57 @@ def _from_error(code: str, error: MouseLiftError, cameras: tuple[int, ...] = ())
     return Finding(code, "error", error.what, cameras, error.fix or "", evidence, where=where)
 
 
+def _chosen(calibration: Calibration | None, wanted: Sequence[str | int]) -> list[int]:
+    """Indices of the calibrated cameras to use.
+
+    Raises:
+        ConfigError: no such camera, or fewer than two.
+    """
+    if calibration is None:
+        return []
+    by_name = {c.name: i for i, c in enumerate(calibration.cameras)}
+    by_number = {str(c.number): i for i, c in enumerate(calibration.cameras)}
+    words = [str(w).strip() for w in wanted if str(w).strip()]
+    known = {**by_number, **by_name}
+    unknown = [w for w in words if w not in known]
+    found = sorted({known[w] for w in words if w in known})
+    if unknown or (words and len(found) < 2):
+        raise ConfigError(
+            "no such camera" if unknown else "a recording needs at least two cameras",
+            where="config.prepare.cameras",
+            expected=", ".join(f"{c.number} ({c.name})" for c in calibration.cameras),
+            found=", ".join(unknown or words),
+            fix="--config.prepare.cameras=0,2,4 takes three; leave it out to take all",
+        )
+    return found or list(range(len(calibration.cameras)))
+
+
 def _pair(
-    calibration: Calibration, names: list[str], findings: list[Finding], where: str
+    calibration: Calibration, layout: Layout, chosen: Sequence[int], findings: list[Finding]
 ) -> list[tuple[str, int]]:
-    """(video name, index of its calibrated camera), ascending by camera number."""
-    cameras = calibration.cameras
-    by_name = {c.name.lower(): i for i, c in enumerate(cameras)}
-    by_number = {c.number: i for i, c in enumerate(cameras)}
-    found = {n: re.findall(r"\d+", n) for n in names}
-    numbers = {n: int(f[-1]) for n, f in found.items() if f}
-    pairs: dict[str, int]
-    if all(n.lower() in by_name for n in names):
-        pairs = {n: by_name[n.lower()] for n in names}
-    elif len(set(numbers.values())) < len(names):
-        pairs = {n: i for i, n in enumerate(names) if i < len(cameras)}
-        calibration.notes.append("videos have no distinct numbers: matched to cameras by order")
-    elif (
-        0 not in numbers.values()
-        and set(numbers.values()) - set(by_number)
-        and (len(names) == len(cameras))
-    ):
-        pairs = {n: i for i, n in enumerate(sorted(names, key=lambda n: numbers[n]))}
-        calibration.notes.append("videos are not numbered as the cameras: matched by order")
-    else:
-        pairs = {n: by_number[k] for n, k in numbers.items() if k in by_number}
+    """(video name, index of its calibrated camera), ascending by camera number.
+
+    Masks and keypoints whose names are not those of the videos are put to the videos of the camera
+    that their own names tell.
+    """
+    cameras, names = calibration.cameras, list(layout.videos)
+    where = str(calibration.path)
+    known = [(c.name, c.number) for c in cameras]
+    pairs, how = pair_names(names, known)
+    if len(names) == len(chosen) < len(cameras) and how == "order":
+        pairs = {n: chosen[k] for k, n in enumerate(names)}
+    if how == "order":
+        told = ", ".join(f"{n} -> {cameras[i].name}" for n, i in sorted(pairs.items()))
+        message = f"file names do not tell the cameras; matched by order: {told}"
+        calibration.notes.append(message)
+        evidence = {"found": told, "expected": "each camera's name in one file name"}
+        fix = "name each video after its camera, if the order is not right"
+        findings.append(Finding("pairing_by_order", "info", message, (), fix, evidence, [], where))
+    for part in (layout.masks, layout.keypoints):
+        if part and not set(part) >= set(pairs):
+            own, _ = pair_names(list(part), known)
+            files = {index: part[name] for name, index in own.items()}
+            part.update({n: files[i] for n, i in pairs.items() if n not in part and i in files})
     for name in names:
         if name not in pairs:
             findings.append(
@@ -156,24 +202,26 @@ def _pair(
                     "error",
                     f"video {name} has no calibrated camera",
                     fix="add its K, R, T to the calibration, or remove the video",
-                    evidence={"found": f"calibration of cameras {sorted(by_number)}"},
+                    evidence={"found": f"calibration of cameras {[c.name for c in cameras]}"},
                     where=where,
                 )
             )
-    for i, camera in enumerate(cameras):
+    for i in chosen:
         if i not in pairs.values():
+            rest = ",".join(str(cameras[k].number) for k in chosen if k in pairs.values())
             findings.append(
                 Finding(
                     "camera_missing",
                     "error",
-                    f"camera {camera.number} is calibrated but has no video",
-                    (camera.number,),
-                    "add its video, or remove it from the calibration",
+                    f"camera {cameras[i].number} is calibrated but has no video",
+                    (cameras[i].number,),
+                    f"add its video, or leave it out: --config.prepare.cameras={rest}",
                     {"found": f"videos {names}"},
                     where=where,
                 )
             )
-    return sorted(pairs.items(), key=lambda item: (cameras[item[1]].number, item[1]))
+    kept = [(n, i) for n, i in pairs.items() if i in chosen]
+    return sorted(kept, key=lambda item: (cameras[item[1]].number, item[1]))
 
 
 def _masks(
@@ -228,108 +276,6 @@ def _probed_masks(
         return None
     levels[name] = (found, frames.path)
     return frames
-
-
-def _frame_counts(
-    good: list[tuple[str, int]],
-    videos: list[Frames],
-    masks: tuple[Frames, ...] | None,
-    numbers: list[int],
-    trim: str,
-    findings: list[Finding],
-) -> int:
-    rows = [(k, "", f) for k, f in zip(numbers, videos, strict=True)]
-    rows += [(k, "mask of ", f) for k, f in zip(numbers, masks or (), strict=False)]
-    counts = np.array([f.n_frames for _, _, f in rows])
-    values, times = np.unique(counts, return_counts=True)
-    usual = int(values[np.argmax(times)])
-    _frame_rates(rows, usual, findings)
-    for number, what, frames in rows:
-        if frames.n_frames != usual:
-            findings.append(
-                Finding(
-                    "frame_count",
-                    "error" if trim == "error" else "info",
-                    f"{what}camera {number} has {frames.n_frames:,} frames, the others {usual:,}",
-                    (number,),
-                    "export it again, or, if they start together, use the frames all have: "
-                    "--config.prepare.trim=shortest",
-                    {"frames": frames.n_frames, "expected": usual, "found": frames.n_frames},
-                    where=str(frames.path),
-                )
-            )
-    return int(counts.min())
-
-
-def _frame_rates(rows: list[tuple[int, str, Frames]], usual: int, findings: list[Finding]) -> None:
-    """Cameras that declare unlike rates: told, and an error where their counts differ as well."""
-    rates = {n: round(f.fps, 3) for n, what, f in rows if f.fps > 0 and not what}
-    if len(set(rates.values())) < 2:
-        return
-    values, times = np.unique(list(rates.values()), return_counts=True)
-    common = float(values[np.argmax(times)])
-    odd = [n for n, rate in rates.items() if rate != common]
-    counts = {n: f.n_frames for n, what, f in rows if not what}
-    apart = max(abs(np.log(rates[n] / common)) for n in odd) > _RATE_TOLERANCE
-    real = apart and any(counts[n] != usual for n in odd)
-    told = ", ".join(f"camera {n}: {rates[n]:g} fps, {counts[n]:,} frames" for n in odd)
-    message = f"the videos declare different frame rates: {told}; the others {common:g} fps"
-    if real:
-        message += ": frames are matched by number, so these cameras would run away from the others"
-    findings.append(
-        Finding(
-            "frame_rate",
-            "error" if real else "warning",
-            message,
-            tuple(odd),
-            f"resample these cameras to {common:g} fps (ffmpeg -i IN -vf fps={common:g} OUT), and "
-            "their masks; trim=shortest does not help"
-            if real
-            else "frames are matched by number; make sure the cameras were triggered together",
-            {"expected": f"{common:g} fps", "found": told, "fps": sorted(set(rates.values()))},
-        )
-    )
-
-
-def _picture_sizes(
-    calibration: Calibration,
-    good: list[tuple[str, int]],
-    videos: list[Frames],
-    masks: tuple[Frames, ...] | None,
-    findings: list[Finding],
-) -> None:
-    for v, ((_, i), frames) in enumerate(zip(good, videos, strict=True)):
-        camera = calibration.cameras[i].sized(frames.width, frames.height)
-        size = (frames.width, frames.height)
-        wanted = camera.size or size
-        against = "its calibration is for"
-        if masks is not None and (masks[v].width, masks[v].height) != size:
-            wanted, against = (masks[v].width, masks[v].height), "its masks are"
-        if wanted != size:
-            findings.append(
-                Finding(
-                    "picture_size",
-                    "error",
-                    f"camera {camera.number}: pictures are {size[0]}x{size[1]}, {against} "
-                    f"{wanted[0]}x{wanted[1]}",
-                    (camera.number,),
-                    "export pictures, masks and calibration at one size, without cropping",
-                    {"expected": f"{wanted[0]}x{wanted[1]}", "found": f"{size[0]}x{size[1]}"},
-                    where=str(frames.path),
-                )
-            )
-        cx, cy = camera.K[0, 2], camera.K[1, 2]
-        if not (0 < cx < size[0] and 0 < cy < size[1]):
-            findings.append(
-                Finding(
-                    "intrinsics",
-                    "warning",
-                    f"camera {camera.number}: the principal point ({cx:.0f}, {cy:.0f}) lies outside"
-                    f" its {size[0]}x{size[1]} pictures",
-                    (camera.number,),
-                    "is K in pixels of these pictures?",
-                )
-            )
 
 
 def _assemble(
@@ -452,6 +398,8 @@ def open_recording(
     trim: str = "error",
     unit: str | None = None,
     calibration: Path | None = None,
+    cameras: Sequence[str | int] = (),
+    up: str = "",
 ) -> Recording:
     """Read a recording's layout, calibration and keypoints.
 
@@ -460,12 +408,16 @@ def open_recording(
         trim: cameras with different frame counts are an `error`, or usable up to the `shortest`.
         unit: `mm` or `m` says what the calibration is in; None keeps the format's usual unit.
         calibration: a file to use instead of the recording's own.
+        cameras: numbers or names of the cameras to use; none takes all.
+        up: which direction of the calibration's world is up (see `inspect_recording`).
 
     Raises:
         LayoutError, CalibrationError, ProblemList: everything wrong at once.
         ConfigError: no such `trim` or `unit`.
     """
-    recording, findings = inspect_recording(path, trim=trim, unit=unit, calibration=calibration)
+    recording, findings = inspect_recording(
+        path, trim=trim, unit=unit, calibration=calibration, cameras=cameras, up=up
+    )
     raise_errors(f"not a usable recording: {path}", findings)
     if recording is None:  # only possible if inspect_recording forgot to say why
         raise RuntimeError(f"no recording and no reason: {path}")

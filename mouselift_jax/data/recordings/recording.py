@@ -76,6 +76,8 @@ class Recording:
         calibration_path: the file the cameras came from, or the folder of its several files.
         notes: remarks for the manifest and the report.
         findings: warnings and remarks of the look at the folder (errors are raised).
+        level: rotation [3,3] from the calibration file's world to this one, whose z is up; None
+            where they are the same.
         calibration_files: the files the cameras came from; empty = `calibration_path` alone.
     """
 
@@ -96,6 +98,7 @@ class Recording:
     notes: tuple[str, ...] = ()
     findings: tuple[Finding, ...] = ()
     calibration_files: tuple[Path, ...] = ()
+    level: np.ndarray | None = None
 
     @property
     def n_views(self) -> int:

@@ -1,0 +1,44 @@
+"""Names of files that labs use: each video is given its own camera."""
+
+import pytest
+
+from mouselift_jax.data.recordings.pairing import pair_names
+
+LAB = [(str(i), i) for i in range(6)]
+SERIAL = ["18475996", "18475997", "19061101", "19061600", "19061602", "19061605"]
+WORDS = ["front", "right", "left", "back", "top", "bottom"]
+
+
+def cameras(names):
+    return [(n, i) for i, n in enumerate(names)]
+
+
+CASES = {
+    "numbers": (["0", "1", "2", "3", "4", "5"], LAB, "name"),
+    "serials, then seconds": (
+        [f"s1_{n}_2024_02_13_20_30_{25 + 4 * i % 6}" for i, n in enumerate(SERIAL)],
+        cameras(SERIAL), "word"),
+    "words": ([f"mouse1_{n}" for n in WORDS], cameras(WORDS), "word"),
+    "camera, then a time": ([f"cam{i}_20240501_12305{5 - i}" for i in range(6)], LAB, "number"),
+    "a time, then camera": (
+        [f"2024-05-01T12.30.0{5 - i}_Camera{i}" for i in range(6)], LAB, "number"),
+    "a trial before": ([f"trial3_{i}" for i in range(6)], LAB, "number"),
+    "a resolution behind": ([f"view_{i}_1280x1024" for i in range(6)], LAB, "number"),
+    "from 1": ([f"Camera{i + 1}" for i in range(6)], LAB, "order"),
+    "from 1, with a time": ([f"cam_{i + 1}_12-30-5{5 - i}" for i in range(6)], LAB, "order"),
+    "letters": (list("abcdef"), LAB, "order"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_every_video_gets_its_camera(case):
+    names, known, how = CASES[case]
+    shuffled = [names[i] for i in (3, 0, 5, 1, 4, 2)]
+    found, told = pair_names(shuffled, known)
+    assert [found[n] for n in names] == [0, 1, 2, 3, 4, 5]
+    assert told == how
+
+
+def test_some_of_the_cameras():
+    assert pair_names(["cam4", "cam0", "cam2"], LAB)[0] == {"cam4": 4, "cam0": 0, "cam2": 2}
+    assert pair_names(["m_left", "m_top"], cameras(WORDS))[0] == {"m_left": 2, "m_top": 4}

@@ -1,0 +1,106 @@
+"""A world that is not z up is noticed and levelled; one that is stays as it is."""
+
+import pickle
+
+import numpy as np
+import pytest
+
+from mouselift_jax.data.recordings.inspection import inspect_recording, open_recording
+from mouselift_jax.data.recordings.world import camera_up, parse_up, rotation_to_z, z_is_up
+from mouselift_jax.data.synthetic import write_recording
+from mouselift_jax.errors import ConfigError, MouseLiftError
+
+
+@pytest.fixture(scope="module")
+def clean(tmp_path_factory):
+    path = tmp_path_factory.mktemp("up") / "mouse"
+    return write_recording(path, frames=2, size=(72, 64), n_heldout=0, workers=1)
+
+
+@pytest.fixture
+def turned(clean, tmp_path):
+    """The same recording, with a world turned by any rotation; and the original's cameras."""
+
+    def write(turn):
+        path = tmp_path / "turned"
+        path.mkdir()
+        for part in ("videos_undist", "simpleclick_undist"):
+            (path / part).symlink_to(clean / part)
+        rows = pickle.loads((clean / "new_cam.pkl").read_bytes())
+        turn = np.asarray(rows[0]["R"]) if turn is None else turn
+        for row in rows:
+            row["R"] = np.asarray(row["R"]) @ turn.T
+        (path / "new_cam.pkl").write_bytes(pickle.dumps(rows))
+        return path, turn
+
+    return write
+
+
+TURNS = {
+    "first camera": None,
+    "y up": np.array([[1.0, 0, 0], [0, 0, 1], [0, -1, 0]]),
+    "upside down": np.diag([1.0, -1, -1]),
+}
+
+
+@pytest.mark.parametrize("name", TURNS)
+def test_the_world_is_levelled(clean, turned, name):
+    path, turn = turned(TURNS[name])
+    recording, findings = inspect_recording(path)
+    (told,) = [f for f in findings if f.severity != "info"]
+    assert told.code == "world_not_z_up" and told.severity == "warning"
+    up = recording.level @ turn @ [0, 0, 1]  # the true up, in the levelled world
+    assert np.degrees(np.arccos(up[2])) < 6.0
+    # The level says how to get there from the file's world.
+    for ours, theirs in zip(recording.cameras, open_recording(clean).cameras, strict=True):
+        np.testing.assert_allclose(ours.center, recording.level @ turn @ theirs.center, atol=1e-8)
+    exact = turn @ [0, 0, 1]
+    said = ",".join(f"{v:.12f}" for v in exact)
+    recording, findings = inspect_recording(path, up=said)
+    assert not [f for f in findings if f.severity != "info"]
+    np.testing.assert_allclose(recording.level @ exact, [0, 0, 1], atol=1e-9)
+    assert open_recording(path, up="z").level is None
+
+
+def test_a_level_world_stays(clean):
+    recording = open_recording(clean)
+    assert recording.level is None and not recording.findings
+
+
+def test_cameras_that_hang_above_do_not_turn_the_world():
+    down = np.diag([1.0, -1.0, -1.0])
+    rig = np.stack([down @ rotation_to_z(np.array([np.cos(a), np.sin(a), 4.0])) for a in range(6)])
+    assert z_is_up(rig)
+
+
+def test_up_of_levelled_cameras_is_exact():
+    rng = np.random.default_rng(0)
+    true = np.array([0.3, -0.8, 0.52])
+    true /= np.linalg.norm(true)
+    rotations = []
+    for _ in range(5):
+        z = rng.normal(size=3) - 1.2 * true
+        z /= np.linalg.norm(z)
+        x = np.cross(z, true)
+        x /= np.linalg.norm(x)
+        rotations.append(np.stack([x, np.cross(z, x), z]))
+    np.testing.assert_allclose(camera_up(np.stack(rotations)), true, atol=1e-9)
+
+
+def test_directions():
+    np.testing.assert_array_equal(parse_up("-y"), [0, -1, 0])
+    assert parse_up("") is None
+    with pytest.raises(ConfigError, match="no such direction"):
+        parse_up("up")
+
+
+def test_two_cameras_in_one_place(clean, turned):
+    path, _ = turned(np.eye(3))
+    rows = pickle.loads((path / "new_cam.pkl").read_bytes())
+    rows[4] = rows[1]
+    (path / "new_cam.pkl").write_bytes(pickle.dumps(rows))
+    with pytest.raises(MouseLiftError, match=r"cameras 1 .* and 4 .* one and the same pose"):
+        open_recording(path)
+    assert open_recording(path, cameras=("0", "1", "2")).camera_ids == (0, 1, 2)
+    with pytest.raises(ConfigError, match="no such camera"):
+        open_recording(path, cameras=("0", "7"))
