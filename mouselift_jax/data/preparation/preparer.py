@@ -372,11 +372,7 @@ class Preparer:
             scene_scale=self.scene.scene_scale,
             scene_from_recording={
                 "scale": float(similarity.scale),
-                "R": (
-                    similarity.R
-                    if self.recording.level is None
-                    else similarity.R @ self.recording.level
-                ).tolist(),
+                "R": self.recording.of_file(similarity.R).tolist(),
                 "t": similarity.t.tolist(),
             },
         )

@@ -105,6 +105,10 @@ class Recording:
         """Number of cameras."""
         return len(self.cameras)
 
+    def of_file(self, R: np.ndarray) -> np.ndarray:
+        """A rotation [3,3] out of this world as one out of the calibration file's."""
+        return R if self.level is None else R @ self.level
+
     def files(self) -> list[Path]:
         """Every file the recording was read from (folders of pictures: their files)."""
         frames = [*self.videos, *(self.masks or ())]
