@@ -223,7 +223,7 @@ def picture_size(folder: Path, name: str) -> tuple[int, int] | None:
 def number_by_path(cameras: list[CameraModel]) -> None:
     """Number cameras by the number in their folder or file name where these are distinct."""
     for part in (-2, -1):
-        names = [Path(c.name).with_suffix("").parts for c in cameras]
+        names = [(*Path(c.name).parts[:-1], Path(c.name).stem) for c in cameras]
         found = [re.findall(r"\d+", n[part]) if len(n) >= -part else [] for n in names]
         if all(found) and len({f[-1] for f in found}) == len(cameras):
             for camera, name, f in zip(cameras, names, found, strict=True):

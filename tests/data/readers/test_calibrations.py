@@ -412,6 +412,12 @@ def test_a_byte_order_mark(tmp_path):
         assert_pixels(read_calibration(tmp_path / "transforms.json"), opencv)
 
 
+def test_frames_without_a_files_name_are_cameras_all_the_same(tmp_path):
+    for name in ("", ".", "/"):
+        content = transforms({}, frames=[{"file_path": name}] * 6)
+        assert_pixels(read_calibration(write(tmp_path, content)), opencv)
+
+
 def test_two_formats_in_one_folder_are_named(tmp_path):
     storage(tmp_path / "a.yml", camera_matrix=K[0], R=R[0], T=T[0])
     storage(tmp_path / "b.yml", intrinsicMatrix=K[0], R=R[0], T=T[0])
