@@ -35,7 +35,7 @@ from mouselift_jax.training import metrics as metric
 log = logging.getLogger("mouselift_jax")
 NEXT = (
     "python -m mouselift_jax view {workdir}",
-    "python -m mouselift_jax export {workdir} --to=html --out={beside}/fit.html",
+    "python -m mouselift_jax export {workdir} {beside}/fit.html --to=html",
 )
 SKIPPED = "skipped.json"  # a frame that cannot be fitted, and why
 LEAST_COVER = 0.9  # of a mask by the hull of the others; below it cameras or masks are wrong

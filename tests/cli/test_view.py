@@ -17,9 +17,9 @@ def test_a_film_becomes_one_page(tmp_path, capsys):
 
 
 def test_long_films_are_thinned_and_that_is_said(tmp_path, capsys, monkeypatch):
-    from mouselift_jax.cli import view
+    from mouselift_jax.exports import page
 
-    monkeypatch.setattr(view, "MAX_PAGE_FRAMES", 2)
+    monkeypatch.setattr(page, "MAX_PAGE_FRAMES", 2)
     for i in range(3):
         save_ply(tmp_path / f"{i}.ply", one(i))
     assert main(["view", str(tmp_path), "--export-html", str(tmp_path / "p.html")]) == 0

@@ -401,7 +401,7 @@ def test_a_killed_conversion_leaves_nothing_that_loads_and_a_repeat_completes(so
     code = (
         "import sys, time\n"
         "from mouselift_jax.weights import store\n"
-        "from mouselift_jax.pipelines import conversion\n"
+        "import mouselift_jax.weights.convert\n"
         "def slow(array):\n"
         "    print('writing', flush=True)\n"
         "    time.sleep(60)\n"

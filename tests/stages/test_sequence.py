@@ -60,7 +60,7 @@ def test_frames_become_a_film_and_are_measured_once(film, monkeypatch):
     assert sections[0].title == "The film"
     tables = [b for b in sections[0].blocks if isinstance(b, Table)]
     assert [row[0] for row in tables[0].rows][-1] == "speed, mm/s"
-    monkeypatch.setattr(sequence.film, "measure", lambda *a: 1 / 0)
+    monkeypatch.setattr(sequence.measures, "measure", lambda *a: 1 / 0)
     with Workdir(run, {"stage": "infer"}) as workdir:
         sequence.write(workdir, samples, places, 32)
     assert json.loads((places[samples.ids()[0]] / "motion.json").read_text())["frame"] == 0
