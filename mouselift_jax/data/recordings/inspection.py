@@ -25,7 +25,12 @@ from mouselift_jax.data.mask_levels import MaskLevels, levels_findings
 from mouselift_jax.data.readers import Calibration, examine, read_calibration
 from mouselift_jax.data.readers.keypoints import read_keypoints
 from mouselift_jax.data.recordings.agreement import frame_counts, picture_sizes
-from mouselift_jax.data.recordings.layout import VIDEO_FOLDERS, Layout, find_recording
+from mouselift_jax.data.recordings.layout import (
+    VIDEO_FOLDERS,
+    Layout,
+    find_recording,
+    recordings_near,
+)
 from mouselift_jax.data.recordings.pairing import pair_names
 from mouselift_jax.data.recordings.probe import probe, probe_masks
 from mouselift_jax.data.recordings.recording import Frames, Recording
@@ -88,6 +93,9 @@ def inspect_recording(
         )  # fmt: skip
     if not layout.videos:
         fix = f"put one video per camera into one of {', '.join(VIDEO_FOLDERS)}"
+        near = recordings_near(layout.path)
+        if near:
+            fix = f"a folder near this one is a recording: {', '.join(map(str, near))}"
         findings.append(
             Finding("camera_missing", "error", "no videos found", fix=fix, where=str(layout.path))
         )
@@ -113,12 +121,17 @@ def inspect_recording(
 def _calibration(layout: Layout, unit: str | None, findings: list[Finding]) -> Calibration | None:
     if layout.calibration is None:
         present = sorted(p.name for p in layout.path.iterdir())
+        near = recordings_near(layout.path)
         findings.append(
             Finding(
                 "calibration_missing",
                 "error",
                 "no calibration found",
-                fix="put new_cam.pkl (or another calibration, see docs/data_format.md) there",
+                fix=(
+                    f"a folder near this one is a recording: {', '.join(map(str, near))}"
+                    if near
+                    else "put new_cam.pkl (or another calibration, see docs/data_format.md) there"
+                ),
                 evidence={"expected": "new_cam.pkl", "found": f"only {present}"},
                 where=str(layout.path),
             )

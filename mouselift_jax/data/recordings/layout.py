@@ -20,6 +20,9 @@ MASK_FOLDERS = ("simpleclick_undist", "masks", "mask", "masks_undist", "silhouet
 KEYPOINT_FOLDERS = ("keypoints2d_undist", "keypoints2d", "keypoints")
 
 
+_OTHERS = (*MASK_FOLDERS, *KEYPOINT_FOLDERS, "calibration", "calib", "cameras")
+
+
 @dataclasses.dataclass
 class Layout:
     """Where the parts of a recording are.
@@ -58,6 +61,8 @@ def find_recording(path: str | Path) -> Layout:
     videos = _sources(path, VIDEO_FOLDERS)
     if not videos:  # videos right in the folder
         videos = {p.stem: p for p in list_files(path, VIDEO_SUFFIXES)}
+    if not videos:  # a folder for each camera right in the folder, with its video
+        videos = {n: p for n, p in _sources(path, (".",)).items() if n not in _OTHERS}
     keypoints = {}
     for name in KEYPOINT_FOLDERS:
         files = list_files(path / name, SUFFIXES)
@@ -75,8 +80,16 @@ def _sources(path: Path, names: tuple[str, ...]) -> dict[str, Path]:
             inner = list_files(sub, VIDEO_SUFFIXES)
             if len(inner) == 1:
                 found.setdefault(sub.name, inner[0])
+            elif inner and all(p.stem.isdigit() for p in inner):  # DANNCE: 0.mp4, 3500.mp4 ...
+                found.setdefault(sub.name, sub)
             elif list_files(sub, PICTURE_SUFFIXES):
                 found.setdefault(sub.name, sub)
         if found:
             return dict(sorted(found.items(), key=lambda item: natural_key(item[0])))
     return {}
+
+
+def recordings_near(path: Path) -> list[Path]:
+    """Folders one level up or down that look like a recording: videos and a calibration."""
+    near = [path.resolve().parent, *sorted(p for p in path.iterdir() if p.is_dir())]
+    return [p for p in near if find_calibration(p) and find_recording(p).videos]

@@ -16,6 +16,7 @@ SOURCES = ("auto", "files", "alpha", "threshold", "background_model", "rembg")
 
 
 BACKGROUND_FRAMES = 25
+_FEW_PIXELS, _MOSTLY_STILL = 8, 0.3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,13 +129,16 @@ def _background_masker(
     """Difference from the median picture; one extra pass over each video, with bounded memory."""
     from mouselift_jax.data.recordings.video import FrameStream
 
-    chosen = np.asarray(frames)[np.linspace(0, len(frames) - 1, BACKGROUND_FRAMES).astype(int)]
+    # Of the whole recording: an animal that rests in the chosen frames would be its own background.
+    last = min(v.n_frames for v in videos) - 1
+    chosen = np.linspace(0, last, BACKGROUND_FRAMES).astype(int)
     scenes = []
     for video in videos:
         stream = FrameStream(video)
         pictures = [stream.read_at(int(f))[..., :3] for f in sorted(set(chosen.tolist()))]
         stream.close()
         scenes.append(np.median(np.stack(pictures), axis=0).astype(np.uint8))
+        _must_move(video, np.stack(pictures), scenes[-1], settings)
     table = ramp_table(settings.difference, min(SOFTNESS, settings.difference // 3))
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (5, 5))
 
@@ -145,6 +149,34 @@ def _background_masker(
         return clean_mask(cv2.morphologyEx(alpha, cv2.MORPH_CLOSE, kernel), settings.min_blob)
 
     return make
+
+
+def _must_move(
+    video: Frames, pictures: np.ndarray, scene: np.ndarray, settings: MaskSettings
+) -> None:
+    """Raise a LayoutError where the animal rests so long that it is part of the empty scene.
+
+    Then most pictures do not differ from the scene anywhere, or what differs in the others stays
+    where it is: the empty place of an animal that left.
+    """
+    size = (max(1, video.width // 4), max(1, video.height // 4))
+    apart = [
+        cv2.resize(cv2.absdiff(p, scene).max(axis=2), size, interpolation=cv2.INTER_AREA)
+        > settings.difference
+        for p in pictures
+    ]
+    seen = np.array([a.sum() for a in apart])
+    usual = np.median(seen[seen > _FEW_PIXELS]) if (seen > _FEW_PIXELS).any() else 0.0
+    absent = float(np.mean(seen <= max(_FEW_PIXELS, 0.1 * usual)))
+    if absent > _MOSTLY_STILL:
+        raise LayoutError(
+            "the animal hardly moves, so that it became part of the background",
+            where=video.path,
+            expected="an animal that leaves every place for most of the recording",
+            found=f"nothing differs from the median picture in {absent:.0%} of {len(pictures)} "
+            "pictures over the whole recording",
+            fix="--config.prepare.masks=threshold or rembg, or bring masks",
+        )
 
 
 def _rembg_masker() -> MaskMaker:

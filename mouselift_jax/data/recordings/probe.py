@@ -39,7 +39,10 @@ def probe(path: Path) -> Frames:
     Raises:
         LayoutError: it cannot be opened, is cut short, or holds no frame.
     """
-    if path.is_dir():
+    chunks = _of_chunks(path) if path.is_dir() else []
+    if chunks:
+        frames, images = _joined(chunks)
+    elif path.is_dir():
         frames, images = _probe_folder(path, 1)
         if images[0].dtype == np.uint16:
             images = _spread(frames, _DEPTH_PICTURES)
@@ -54,7 +57,11 @@ def probe_masks(path: Path) -> tuple[Frames, MaskLevels]:
     Raises:
         LayoutError: it cannot be opened, is cut short, or holds no frame.
     """
-    if path.is_dir():
+    chunks = _of_chunks(path) if path.is_dir() else []
+    if chunks:
+        frames, images = _joined(chunks, masks=True)
+        lossless = frames.deep or _codec(chunks[0]) in _LOSSLESS
+    elif path.is_dir():
         frames, _ = _probe_folder(path, 1)
         images = _spread(frames, _MASK_PICTURES)
         if not any(i.max() for i in images):  # the animal may come later
@@ -65,6 +72,18 @@ def probe_masks(path: Path) -> tuple[Frames, MaskLevels]:
         lossless = frames.deep or _codec(path) in _LOSSLESS
     levels = find_levels(images, lossless=lossless)
     return dataclasses.replace(frames, white=levels.white, channel=levels.channel), levels
+
+
+def _of_chunks(path: Path) -> list[Path]:
+    """The video files of a folder that holds no pictures, in the order of their numbers."""
+    return [] if list_files(path, PICTURE_SUFFIXES) else list_files(path, VIDEO_SUFFIXES)
+
+
+def _joined(chunks: list[Path], masks: bool = False) -> tuple[Frames, list[np.ndarray]]:
+    """One camera's video in several files, as one."""
+    first, images = _probe_video(chunks[0], masks)
+    counts = [first.n_frames, *(_probe_video(c)[0].n_frames for c in chunks[1:])]
+    return dataclasses.replace(first, n_frames=sum(counts), files=tuple(chunks)), images
 
 
 def _probe_folder(path: Path, n: int) -> tuple[Frames, list[np.ndarray]]:

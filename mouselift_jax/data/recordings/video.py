@@ -45,6 +45,7 @@ class FrameStream:
         self.gap_ms = 0.0  # between the last two frames read, by the container's clock
         self._time_ms = 0.0
         self._capture = _open_video(frames.path) if frames.kind == "video" else None
+        self._chunks = list(frames.files[1:]) if frames.kind == "video" else []
         self._luma = False
         self._spare: list[np.ndarray] = []  # pictures handed back, to decode into
         plain = grey and not frames.white and frames.channel == "grey"
@@ -110,8 +111,13 @@ class FrameStream:
             self._capture.release()
 
     def _grab(self) -> None:
-        if not self._capture.grab():
-            raise self._ended()
+        while not self._capture.grab():
+            if not self._chunks:
+                raise self._ended()
+            self._capture.release()  # recorders begin a new file every few thousand frames
+            self._capture = _open_video(self._chunks.pop(0))
+            if self.frames.deep or self._luma:
+                self._capture.set(cv2.CAP_PROP_CONVERT_RGB, 0)
         now = self._capture.get(cv2.CAP_PROP_POS_MSEC)
         self.gap_ms, self._time_ms = now - self._time_ms, now
 
@@ -134,7 +140,7 @@ class FrameStream:
 
     def _shallow(self, image: np.ndarray) -> np.ndarray:
         """Pictures of more than 8 bits as 8 bits."""
-        where = self.frames.files[self.position - 1] if self.frames.files else self.frames.path
+        where = self.frames.files[self.position - 1] if self._capture is None else self.frames.path
         if image.dtype not in (np.uint8, np.uint16):
             raise LayoutError(
                 "samples of this kind cannot be read",

@@ -1,5 +1,6 @@
 """Names of files that labs use: each video is given its own camera."""
 
+import numpy as np
 import pytest
 
 from mouselift_jax.data.recordings.pairing import pair_names
@@ -42,3 +43,30 @@ def test_every_video_gets_its_camera(case):
 def test_some_of_the_cameras():
     assert pair_names(["cam4", "cam0", "cam2"], LAB)[0] == {"cam4": 4, "cam0": 0, "cam2": 2}
     assert pair_names(["m_left", "m_top"], cameras(WORDS))[0] == {"m_left": 2, "m_top": 4}
+
+
+def test_chunks_of_a_camera_are_joined_and_folders_near_are_named(tmp_path):
+    """DANNCE's recorders begin a new file every 3,500 frames: videos/Camera1/0.mp4, 3500.mp4 ..."""
+    from mouselift_jax.data.mp4 import mp4_writer
+    from mouselift_jax.data.recordings.inspection import inspect_recording, open_recording
+    from mouselift_jax.data.recordings.video import FrameStream
+    from mouselift_jax.data.synthetic import write_recording
+
+    path = write_recording(tmp_path / "r", frames=2, size=(64, 64), n_heldout=0, workers=1)
+    for folder in ("videos_undist", "simpleclick_undist"):
+        for file in sorted((path / folder).glob("*.mp4")):
+            place = path / folder / f"Camera{file.stem}"
+            place.mkdir()
+            file.unlink()
+            for start in (0, 2, 10):
+                with mp4_writer(place / f"{start}.mp4", 30) as write:
+                    for k in range(start, start + 2):
+                        write(np.full((64, 64, 3), 20 * k, np.uint8))
+    recording = open_recording(path)
+    assert recording.n_frames == 6 and recording.camera_ids == tuple(range(6))
+    stream = FrameStream(recording.videos[3])
+    levels = [float(stream.read().mean()) for _ in range(6)]
+    np.testing.assert_allclose(levels, [0, 20, 40, 60, 200, 220], atol=3)
+    for other in (tmp_path, path / "videos_undist"):
+        _, findings = inspect_recording(other)
+        assert any(str(path.resolve()) in f.fix or str(path) in f.fix for f in findings)
