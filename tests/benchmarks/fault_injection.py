@@ -208,7 +208,7 @@ def faults() -> list[Fault]:
             Fault(f"mirrored, {depth} 4", lambda p, d=depth: videos(p, 4, d, mirror),
                   "video_mirrored", (4,))
         )  # fmt: skip
-    return [Fault("clean", lambda p: None, "", ()), *rows, *untuned()]
+    return [Fault("clean", lambda p: None, "", ()), *rows, *untuned(), *labs()]
 
 
 def untuned() -> list[Fault]:
@@ -242,6 +242,98 @@ def untuned() -> list[Fault]:
               "video_mirrored", (3,)),
         Fault("mirrored, masks 5", lambda p: videos(p, 5, "masks", mirror),
               "video_mirrored", (5,)),
+    ]  # fmt: skip
+
+
+def order(index: Callable[[int], np.ndarray]) -> Callable[[np.ndarray], np.ndarray]:
+    """Frames in another order: `index` of their number; beyond the end the last is repeated."""
+    return lambda x: x[np.clip(index(len(x)), 0, len(x) - 1)]
+
+
+def lost(at: int, n: int) -> Callable[[np.ndarray], np.ndarray]:
+    """n frames lost at `at` (negative: doubled), the end filled up so that the count stays."""
+    return order(lambda f: np.where(np.arange(f) < at, np.arange(f), np.arange(f) + n))
+
+
+def resized(x: np.ndarray, factor: float) -> np.ndarray:
+    """Frames at another size, even numbers of pixels."""
+    h, w = (2 * round(factor * v / 2) for v in x.shape[1:3])
+    return np.stack([cv2.resize(f, (w, h), interpolation=cv2.INTER_AREA) for f in x])
+
+
+def every(path: Path, depth: str, change: Callable[[np.ndarray], np.ndarray]) -> None:
+    """Rewrite the videos of all cameras."""
+    for camera in range(6):
+        videos(path, camera, depth, change)
+
+
+def turn_world(rows: list[dict], turn: np.ndarray) -> None:
+    """Give the calibration another world: X_new = turn X."""
+    for row in rows:
+        row["R"] = np.asarray(row["R"]) @ turn.T
+
+
+def two_bodies(x: np.ndarray) -> np.ndarray:
+    """The silhouette and one more of the same size, elsewhere in the picture."""
+    return np.maximum(x, np.roll(x, (x.shape[1] // 2, x.shape[2] // 3), (1, 2)))
+
+
+def shades(x: np.ndarray) -> np.ndarray:
+    """A cut-out's greys in place of white."""
+    coat = np.random.default_rng(0).integers(10, 90, x.shape[1:3], dtype=np.uint8)
+    coat = cv2.resize(coat[::6, ::6], x.shape[2:0:-1], interpolation=cv2.INTER_NEAREST)
+    return np.where(x > 127, coat[None, ..., None], 0).astype(np.uint8)
+
+
+def labs() -> list[Fault]:
+    """Faults that recordings of labs have: time that goes astray on the way, sizes, masks, worlds."""
+    everyone = (0, 1, 2, 3, 4, 5)
+    time = [
+        ("lost 4 at 30", "both", 1, lost(30, 4), "frames_lost", ("frames", 4, 0.5)),
+        ("lost 2 at 60", "both", 4, lost(60, 2), "frames_lost", ("frames", 2, 0.5)),
+        ("lost 5 at 50", "colour", 3, lost(50, 5), "frames_lost", ("frames", 5, 0.5)),
+        ("doubled 3 at 40", "both", 0, lost(40, -3), "frames_doubled", ("frames", 3, 0.5)),
+        ("drift of 6 %", "both", 5, order(lambda f: np.round(np.arange(f) * 1.06).astype(int)),
+         "clock_drift", None),
+        ("twice the rate", "both", 2, order(lambda f: np.arange(f) // 2), "clock_drift", None),
+        ("pieces exchanged at 30", "both", 3, lambda x: np.concatenate([x[30:], x[:30]]),
+         "pieces_exchanged", None),
+        ("half the rate, filled up", "both", 5, order(lambda f: np.arange(f) // 2 * 2),
+         "frames_doubled", None),
+        ("half a turn", "both", 1, lambda x: x[:, ::-1, ::-1], "video_turned", None),
+        ("half a turn", "colour", 4, lambda x: x[:, ::-1, ::-1], "video_turned", None),
+        ("a quarter turn", "both", 2, lambda x: np.rot90(x, -1, (1, 2)), "video_turned", None),
+        ("half size", "both", 3, lambda x: resized(x, 0.5), "picture_resized",
+         ("factor_x", 0.5, 0.01)),
+        ("two thirds of the size", "both", 0, lambda x: resized(x, 2 / 3), "picture_resized",
+         ("factor_x", 2 / 3, 0.01)),
+        ("white everywhere", "masks", 2, lambda x: np.full_like(x, 255), "mask_not_animal", None),
+        ("shades", "masks", 1, shades, "mask_levels", None),
+    ]  # fmt: skip
+    rows = [
+        Fault(f"lab: {name}, {depth} {camera}",
+              lambda p, c=camera, d=depth, f=change: videos(p, c, d, f), code, (camera,), number)
+        for name, depth, camera, change, code, number in time
+    ]  # fmt: skip
+    first = lambda r: turn_world(r, np.asarray(r[0]["R"]))  # noqa: E731
+    up_y = np.array([[1.0, 0, 0], [0, 0, 1], [0, -1, 0]])
+    return [
+        *rows,
+        Fault("lab: half size, all", lambda p: every(p, "both", lambda x: resized(x, 0.5)),
+              "picture_resized", everyone),
+        Fault("lab: masks inverted", lambda p: every(p, "masks", lambda x: 255 - x),
+              "mask_inverted", everyone),
+        Fault("lab: two bodies", lambda p: every(p, "masks", two_bodies), "several_animals",
+              everyone),
+        Fault("lab: all principal points 2 px off", lambda p: calibration(p, lambda r: [
+            x.update(K=x["K"] + [[0, 0, 2.0], [0, 0, 2.0], [0, 0, 0]]) for x in r]),
+              "principal_points", everyone, ("x", 2, 0.4)),
+        Fault("lab: one pose twice", lambda p: calibration(p, lambda r: r.__setitem__(5, r[2])),
+              "calibration_duplicate", (2, 5)),
+        Fault("lab: the world is camera 0", lambda p: calibration(p, first),
+              "world_not_z_up", ()),
+        Fault("lab: y is up", lambda p: calibration(p, lambda r: turn_world(r, up_y)),
+              "world_not_z_up", ()),
     ]  # fmt: skip
 
 
