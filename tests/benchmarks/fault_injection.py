@@ -286,7 +286,7 @@ def shades(x: np.ndarray) -> np.ndarray:
 
 
 def labs() -> list[Fault]:
-    """Faults that recordings of labs have: time that goes astray on the way, sizes, masks, worlds."""
+    """Faults that recordings of labs have: time, sizes, masks, worlds."""
     everyone = (0, 1, 2, 3, 4, 5)
     time = [
         ("lost 4 at 30", "both", 1, lost(30, 4), "frames_lost", ("frames", 4, 0.5)),
