@@ -172,7 +172,7 @@ def min_snr_weights(
 
     Args:
         alpha_bar: signal power.
-        gamma: cap of the signal-to-noise ratio; None = all ones.
+        gamma: cap of the signal-to-noise ratio; None or inf = all ones.
         form: "epsilon" divides the capped ratio by the ratio, as the released model was trained
             although it predicts v; "v" divides by the ratio plus one, as the paper has it for v.
 
@@ -187,7 +187,7 @@ def min_snr_weights(
             fix="--config.loss.snr_form=epsilon, as the released network was trained",
         )
     ratio = snr(alpha_bar)
-    if gamma is None:
+    if gamma is None or gamma == math.inf:
         return jnp.ones_like(ratio)
     return jnp.minimum(ratio, gamma) / (ratio + (1 if form == "v" else 0))
 

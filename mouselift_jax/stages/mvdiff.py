@@ -73,12 +73,15 @@ NEXT = (
 
 def unet_config(config: Any, downscale: int) -> mvunet.MVUNetConfig:
     """The network of a config; its picture size follows `data.size`."""
-    if config.data.size % downscale:
+    levels = len(config.model.block_channels)
+    step = downscale * 2 ** (levels - 1)  # the UNet halves the latents before each further level
+    if config.data.size % step:
         raise ConfigError(
-            "config.data.size must be a multiple of the autoencoder's step",
-            expected=f"a multiple of {downscale}",
+            "config.data.size must be a multiple of the networks' step",
+            expected=f"a multiple of {step}: {downscale} of the autoencoder times "
+            f"{step // downscale} of the UNet",
             found=config.data.size,
-            fix=f"--config.data.size={-(-config.data.size // downscale) * downscale}",
+            fix=f"--config.data.size={-(-config.data.size // step) * step}",
         )
     return mvunet.MVUNetConfig(**config.model.to_dict(), sample_size=config.data.size // downscale)
 

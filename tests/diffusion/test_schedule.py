@@ -104,6 +104,8 @@ def test_known_values():
     v_form = s.min_snr_weights(table, 5.0, "v")
     np.testing.assert_allclose(v_form[900], s.snr(table)[900] / (s.snr(table)[900] + 1), rtol=1e-6)
     assert float(s.min_snr_weights(table, None).min()) == 1.0
+    for form in ("epsilon", "v"):  # the config says: inf = no weights
+        assert (s.min_snr_weights(table, float("inf"), form) == 1.0).all()
     # with eta 1 the last step adds noise too
     last = sampling_steps(50)
     out = ddim_step(

@@ -214,6 +214,16 @@ def test_a_pose_input_is_added_to_weights_without_one(monkeypatch):
 # --- averages, alarms, messages ------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("name, size, good", [("base", 520, 576), ("base", 65, 128)])
+def test_a_size_that_the_unet_cannot_take_is_told_with_the_next_good_one(name, size, good):
+    config = configs.get_config(name)
+    config.data.size = size
+    with pytest.raises(ConfigError, match=f"config.data.size={good}"):
+        mvdiff.unet_config(config, 8)
+    config.data.size = good
+    assert mvdiff.unet_config(config, 8).sample_size == good // 8
+
+
 def test_ema_rate_against_the_reference(shared):
     from tests.models.oracle import tensors
 
