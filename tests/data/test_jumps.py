@@ -36,3 +36,13 @@ def test_missing_positions_are_no_jump():
     track = np.stack([Scene(1, 30.0).body(f).position for f in range(60)])
     track[20:24] = np.nan
     assert content_jumps(track).size == 0
+
+
+def test_a_resting_animal_whose_mask_changes_is_no_cut():
+    rng = np.random.default_rng(0)
+    for step in (0.5, 2.0, 8.0, 16.0):
+        track = rng.normal(0, 0.05, (120, 3))
+        track[60:, 0] += step
+        assert not len(content_jumps(track)) and not len(content_jumps(track / 1000, 1000.0))
+    track[60:, 0] += 40
+    assert content_jumps(track).tolist() == [60]

@@ -9,10 +9,11 @@ _NEAR = 3  # steps on each side that a jump must stand out from
 # Chosen on the published track of the rig's recording (18,000 frames, cut at 5900, 11800, 17700):
 # its cuts score at least (3.6, 4.9), every other frame less than 3 in the one or 4 in the other.
 _ISOLATION, _SURPRISE = 3.0, 4.0
+_RESTING_MM, _HOP_MM = 0.6, 20.0  # steps of an animal that rests; what its masks may change by
 _STEP_FLOOR = 0.3  # of the median step: how still an animal must be for a small hop to count
 
 
-def content_jumps(track: np.ndarray) -> np.ndarray:
+def content_jumps(track: np.ndarray, unit_mm: float = 1.0) -> np.ndarray:
     """Frames at which a track jumps: the step into them is no continuation of the motion.
 
     Two things must come together: the step is several times larger than all steps around it
@@ -20,7 +21,9 @@ def content_jumps(track: np.ndarray) -> np.ndarray:
     before and from after disagree by much more than they do nearby.
 
     Args:
-        track: positions [F,D] in any unit; NaN where unknown.
+        track: positions [F,D]; NaN where unknown.
+        unit_mm: millimetres per unit. An animal that rests hops by millimetres when its tail joins
+            its mask; that is no cut.
 
     Returns:
         Frame numbers, ascending; frame f means the cut lies between f - 1 and f.
@@ -39,6 +42,7 @@ def content_jumps(track: np.ndarray) -> np.ndarray:
     gap = _extrapolation_gap(track)
     surprise = gap / (_running_median(gap) + _STEP_FLOOR * np.nanmedian(gap) + 1e-9)
     jump = (isolation > _ISOLATION) & (surprise[1:] > _SURPRISE)
+    jump &= (neighbour * unit_mm > _RESTING_MM) | (step * unit_mm > _HOP_MM)
     return np.flatnonzero(jump) + 1
 
 

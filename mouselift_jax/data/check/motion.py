@@ -46,12 +46,13 @@ def jump_findings(
     track: np.ndarray,
     window: np.ndarray,
     measures: dict[str, Any],
+    unit_mm: float = 1.0,
 ) -> list[Finding]:
     """Cuts in the animal's track; they are seen by all cameras at once."""
     jumps: list[int] = []
     for number in np.unique(window):
         rows = np.flatnonzero(window == number)
-        jumps += [int(frames[rows[j]]) for j in content_jumps(track[rows])]
+        jumps += [int(frames[rows[j]]) for j in content_jumps(track[rows], unit_mm)]
     measures["content_jumps"] = jumps
     return [describe("content_jump", cameras, {"frames": jumps})] if jumps else []
 

@@ -129,7 +129,7 @@ def check_recording(
         found.append(describe("hull_cover", (recording.camera_ids[worst],), evidence))
     found += picture_findings(recording, seen, found)
     track = tracks or animal_track(recording, seen, outlines, masks_say, keypoints_say)
-    found += jump_findings(recording.camera_ids, *track, measures)
+    found += jump_findings(recording.camera_ids, *track, measures, recording.unit_mm)
     return CheckResult(
         Path(path), "recording", ordered(link(found, findings)), measures, seen,
         recording.camera_ids,
