@@ -46,14 +46,16 @@ def view_colors(spec: Spec, means: Array, colors: Array, w2c: Array) -> Array:
     if spec.sh_degree is None:
         return colors
     w2c = jnp.where(jnp.isfinite(w2c), w2c, 0)  # such a camera draws nothing: see `project`
-    offset = means + w2c[:3, :3].T @ w2c[:3, 3]  # from the camera's centre
     if spec.sh_degree == 0:
-        offset = jnp.zeros_like(means)  # the basis is constant
-    finite = _finite(offset, colors)[:, None]
-    offset = jnp.where(finite, offset, 0)
-    square = (offset * offset).sum(-1, keepdims=True)
-    apart = square > 0
-    direction = jnp.where(apart, offset / jnp.sqrt(jnp.where(apart, square, 1)), 0)
+        # The basis is constant. Nothing is summed over the zeros: XLA would do it while compiling.
+        finite, direction = _finite(colors)[:, None], jnp.zeros_like(means)
+    else:
+        offset = means + w2c[:3, :3].T @ w2c[:3, 3]  # from the camera's centre
+        finite = _finite(offset, colors)[:, None]
+        offset = jnp.where(finite, offset, 0)
+        square = (offset * offset).sum(-1, keepdims=True)
+        apart = square > 0
+        direction = jnp.where(apart, offset / jnp.sqrt(jnp.where(apart, square, 1)), 0)
     rgb = eval_sh(spec.sh_degree, jnp.where(finite[..., None], colors, 0), direction)
     return jnp.where(finite, rgb, jnp.nan)
 
