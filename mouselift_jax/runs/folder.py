@@ -229,7 +229,9 @@ def check_same_config(path: Path, config: Mapping[str, Any]) -> None:
         if old.get(key) == new.get(key) and (key in old) == (key in new):
             continue
         change = f"{key}: {old.get(key, '(absent)')!r} -> {new.get(key, '(absent)')!r}"
-        if any(fnmatch.fnmatchcase(key, allowed) for allowed in MAY_CHANGE):
+        if key not in old:  # made before this version had the key: nothing contradicts it
+            log.warning("new since this folder was made, so the run goes on with: %s", change)
+        elif any(fnmatch.fnmatchcase(key, allowed) for allowed in MAY_CHANGE):
             log.info("changed since this folder was made: %s", change)
         else:
             different.append(change)
