@@ -33,6 +33,8 @@ from mouselift_jax.stages.harness.plan import Plan
 
 log = logging.getLogger("mouselift_jax")
 NEXT = (
+    "python launch.py --config=configs/fit.py{tiny} --config.samples={workdir} "
+    "--workdir={beside}/fit",
     "python launch.py --config=configs/gslrm.py{tiny} --config.samples={workdir} "
     "--workdir={beside}/gslrm",
 )

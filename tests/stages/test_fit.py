@@ -125,6 +125,28 @@ def test_frames_that_cannot_be_fitted_are_named_and_left_out(
         run(config(samples, frames="0"), tmp_path / "none")
 
 
+def test_a_start_that_lost_something_since_the_frame_before_is_not_kept(
+    samples, monkeypatch
+) -> None:
+    real, loss = fits.fit, [0.0]
+
+    def lossy(views, begun, settings, *, is_next=False):
+        out = real(views, begun, settings, is_next=is_next)
+        return dataclasses.replace(out, iou=np.full(4, 0.99 - loss[0] * is_next))
+
+    monkeypatch.setattr(fits, "fit", lossy)
+    c = config(samples)
+    items = fit.Frames(c)
+    fitter, starts = fit.Fitter(c, items, print), []
+    for item_id, loss[0] in zip(
+        items.ids, (0, 0.5 * fit.WARM_LOSS, 2 * fit.WARM_LOSS), strict=True
+    ):
+        item = items.load(item_id)
+        fitter(item)
+        starts.append(item.about["start"])
+    assert starts == ["hull", "frame before", "hull"]
+
+
 def test_a_fit_that_diverges_is_begun_again_once(samples, monkeypatch) -> None:
     real, seeds = fits.fit, []
 
