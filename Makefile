@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 JOBS ?= 2
 
-.PHONY: help demo test test-slow test-without-warp lint format bench bench-render clean
+.PHONY: help check demo test test-slow test-without-warp lint format bench bench-render clean
 
 help:  ## this text
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 22
@@ -32,6 +32,9 @@ lint: $(STAMP)  ## style, layers
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
+
+check: lint  ## what CI refuses first, in seconds: style, layers, the house's rules
+	$(BIN)/python -m pytest -n 0 tests/test_repo_rules.py
 
 format: $(STAMP)  ## fix what can be fixed
 	$(BIN)/ruff check --fix .
