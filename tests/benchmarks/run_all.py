@@ -94,6 +94,14 @@ BENCHMARKS = {
         on=("cpu",),
         needs=SHARED / "recordings" / "mouse_a",
     ),
+    "fit": Benchmark(
+        "Fit without weights",
+        "One camera hidden from the fit, the visual hull of the same views beside it; processor "
+        "time after compilation. Asked for by name, with `-- --samples RUN_OF_PREPARE`.",
+        "bench_fit",
+        on=("cpu",),
+        needs=Path("asked for by name"),
+    ),
     "checkpoint": Benchmark(
         "Checkpoints",
         "`blocked` is what a training step waits for, `whole` until the checkpoint is complete, "
