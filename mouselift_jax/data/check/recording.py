@@ -109,7 +109,8 @@ def check_recording(
     """
     recording, findings = inspect_recording(path, **options)
     tracks = stored_track(Path(path))
-    if recording is None:
+    # Of two cameras in one place nothing can be derived: they are told, and that is all.
+    if recording is None or any(f.code == "calibration_duplicate" for f in findings):
         measures: dict[str, Any] = {}
         findings += jump_findings((), *tracks, measures) if tracks else []
         return CheckResult(Path(path), "recording", ordered(findings), measures)

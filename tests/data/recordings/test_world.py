@@ -5,6 +5,7 @@ import pickle
 import numpy as np
 import pytest
 
+from mouselift_jax.data.check.recording import check_recording
 from mouselift_jax.data.recordings.inspection import inspect_recording, open_recording
 from mouselift_jax.data.recordings.world import camera_up, parse_up, rotation_to_z, z_is_up
 from mouselift_jax.data.synthetic import write_recording
@@ -101,6 +102,10 @@ def test_two_cameras_in_one_place(clean, turned):
     (path / "new_cam.pkl").write_bytes(pickle.dumps(rows))
     with pytest.raises(MouseLiftError, match=r"cameras 1 .* and 4 .* one and the same pose"):
         open_recording(path)
+    # Keypoints of the two would have one ray: nothing is triangulated.
+    (path / "keypoints2d_undist").symlink_to(clean / "keypoints2d_undist")
+    first = check_recording(path).findings[0]
+    assert first.code == "calibration_duplicate" and first.cameras == (1, 4)
     assert open_recording(path, cameras=("0", "1", "2")).camera_ids == (0, 1, 2)
     with pytest.raises(ConfigError, match="no such camera"):
         open_recording(path, cameras=("0", "7"))
