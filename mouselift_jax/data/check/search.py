@@ -126,8 +126,10 @@ def explain(
     if _least(tried) > enough:
         attempt(size_hypotheses(geometry, suspects))
     thin = geometry.thinned(_FIT_INSTANTS)
+    if _least(tried) > enough:  # keypoints that agree to a few pixels do not speak against it
+        attempt(iter([principal_points_hypothesis(thin)]))
     if "calibration" in families and _least(tried) > enough:
-        attempt(iter([common_focal_hypothesis(thin), principal_points_hypothesis(thin)]))
+        attempt(iter([common_focal_hypothesis(thin)]))
     for v in suspects[:2]:
         if "pixels" in families and _least(tried) > enough:
             attempt(time_hypotheses(geometry, v, floor))
@@ -146,7 +148,7 @@ def _explain_little(
         v = int(np.argmax(whiles))
         if whiles[v] > _SOMETIMES * floor:
             tried += _attempted(time_hypotheses(geometry, v, floor), geometry, none.pairs, families)
-    if not tried and "calibration" in families and none.before > _FRACTION * floor:
+    if not tried and none.before > _FRACTION * floor:
         thin = geometry.thinned(_FIT_INSTANTS)
         found = iter([principal_points_hypothesis(thin)])
         tried += _attempted(found, geometry, none.pairs, families)

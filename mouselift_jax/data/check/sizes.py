@@ -102,5 +102,5 @@ def principal_points_hypothesis(geometry: Geometry) -> Hypothesis:
     best = minimize(lambda p: cost(moved(geometry, *p)), np.zeros(2), method="Nelder-Mead",
                     options=options).x  # fmt: skip
     parameters = {"x": float(best[0]), "y": float(best[1])}
-    return Hypothesis("principal_points", tuple(range(geometry.n_views)), "calibration", parameters,
+    return Hypothesis("principal_points", tuple(range(geometry.n_views)), "either", parameters,
                       1.8, lambda g, p=best: moved(g, *p))  # fmt: skip
