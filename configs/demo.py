@@ -2,12 +2,12 @@
 
     make demo        (= python launch.py --config=configs/demo.py --workdir=runs/demo)
 
-All stages, one after the other. A procedural six-camera recording becomes samples (prepare), a
-small GS-LRM is trained on them (gslrm), and 3D Gaussians of frames it did not see (infer) are
-judged from cameras it did not see. Then the way from one photo: a toy multi-view network (mvdiff),
-samples of the views it generates (synth), a short fine-tune on them (gslrm_synth), and a photo
-turned into Gaussians (photo). Without the released weights that second half shows only that it
-runs.
+All stages, one after the other. A procedural six-camera recording becomes samples (prepare); some
+frames become 3D Gaussians without any network (fit). A small GS-LRM is trained on the samples
+(gslrm) and lifts frames it did not see (infer). Both are judged from cameras that no video has.
+Then the way from one photo: a toy multi-view network (mvdiff), samples of the views it generates
+(synth), a short fine-tune on them (gslrm_synth), and a photo turned into Gaussians (photo). Without
+the released weights that second half shows only that it runs.
 
 Each stage works in a sub-folder of the workdir, and its keys are those of its own config:
 --config.gslrm.train.steps=500.
@@ -21,13 +21,20 @@ from __future__ import annotations
 
 from ml_collections import ConfigDict
 
-from configs import common, gslrm, infer, mvdiff, prepare, synth
+from configs import common, fit, gslrm, infer, mvdiff, prepare, synth
 
 VARIANTS = {
     "base": {},
     "quick": {
         "recording.frames": 12,
         "prepare.split.gap_s": 0.05,
+        "fit.limit": 1,
+        "fit.fit.cells": 20,
+        "fit.fit.nodes": 16,
+        "fit.fit.coarse_steps": 4,
+        "fit.fit.fine_steps": 4,
+        "fit.turntable.frames": 4,
+        "fit.turntable.size": 64,
         "gslrm.train.steps": 4,
         "gslrm.data.size": 32,
         "gslrm.model.animal_share": 0.5,  # patches are large
@@ -58,6 +65,7 @@ def get_config(variant: str = "base") -> ConfigDict:
     with c.unlocked():
         c.recording = recording()
         c.prepare = prepare.get_config("tiny")
+        c.fit = fit.get_config("fast")
         c.gslrm = gslrm.get_config("tiny")
         c.infer = infer.get_config("tiny")
         c.mvdiff = mvdiff.get_config("tiny")
@@ -67,6 +75,8 @@ def get_config(variant: str = "base") -> ConfigDict:
     c.prepare.prepare.min_mask_px = 20  # the animal is small in small pictures
     c.prepare.prepare.subject_mm = 175.0  # the tail's tip is cut in some views
     c.prepare.split.gap_s = 0.2  # the recording lasts seconds
+    c.fit.split = "val"
+    c.fit.limit = 4
     c.gslrm.train.steps = 400
     c.gslrm.model.animal_share = 0.15
     c.gslrm.train.save_every = 100

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,17 +33,22 @@ from mouselift_jax.report.html import (
 from mouselift_jax.report.pictures import comparison_rows
 from mouselift_jax.runs.folder import Workdir
 from mouselift_jax.runs.record import read_json, read_summary
-from mouselift_jax.stages import gslrm, infer, mvdiff, prepare, synth
+from mouselift_jax.splats import load_ply
+from mouselift_jax.stages import fit, gslrm, infer, mvdiff, prepare, synth
 from mouselift_jax.stages.harness.plan import Plan
 from mouselift_jax.training import metrics as metric
 
 log = logging.getLogger("mouselift_jax")
-NEXT = ("python -m mouselift_jax view {workdir}/infer",)
+NEXT = ("python -m mouselift_jax view {workdir}/fit",)
 
-STAGES = {"prepare": prepare, "gslrm": gslrm, "infer": infer, "mvdiff": mvdiff, "synth": synth}
+STAGES = {
+    "prepare": prepare, "fit": fit, "gslrm": gslrm,
+    "infer": infer, "mvdiff": mvdiff, "synth": synth,
+}  # fmt: skip
 # What each stage reads of the others: key -> folder in the demo's workdir.
 WIRES = {
     "prepare": {"recording": "recording"},
+    "fit": {"samples": "prepare"},
     "gslrm": {"samples": "prepare"},
     "infer": {"samples": "prepare", "gslrm": "gslrm"},
     "mvdiff": {"samples": "prepare"},
@@ -95,8 +101,12 @@ def run(config: Any, workdir: Workdir) -> None:
         with Workdir(workdir / name, sub, workdir.options) as folder:
             STAGES[sub.stage].run(sub, folder)
         seconds[name] = read_summary(workdir / name)["wall_s"]
-    figures, pictures = judge(config, workdir.path)
-    finish(config, workdir, figures, pictures, seconds)
+    sub = wired(config, workdir.path)["infer"]
+    sub.limit, sub.split = 0, "val"
+    lifter = infer.make_lifter(sub)
+    figures, pictures = judge(sub, workdir.path, lambda item: lifter(item)[0])
+    fitted, looks = judge(wired(config, workdir.path)["fit"], workdir.path, from_fit(workdir.path))
+    finish(config, workdir, figures, pictures, seconds, fitted_section(workdir.path, fitted, looks))
 
 
 def take_photo(workdir: Path) -> None:
@@ -106,12 +116,17 @@ def take_photo(workdir: Path) -> None:
     write_bytes_atomic(workdir / "photo.png", samples.picture_paths(name)[0].read_bytes())
 
 
-def judge(config: Any, workdir: Path) -> tuple[list[dict[str, float]], list[np.ndarray]]:
-    """Figures of every held-out view of every held-out frame, and pictures of the first frames."""
-    sub = wired(config, workdir)["infer"]
-    sub.limit, sub.split = 0, "val"
+def from_fit(workdir: Path) -> Callable[[Any], Any]:
+    """What `fit` made of an item, read back."""
+    alone = (workdir / "fit" / "splats.ply").exists()  # a single item lies in the folder itself
+    return lambda item: load_ply(infer.place_of(workdir / "fit", item.id, alone) / "splats.ply")
+
+
+def judge(
+    sub: Any, workdir: Path, gaussians_of: Callable[[Any], Any]
+) -> tuple[list[dict[str, float]], list[np.ndarray]]:
+    """Figures of every held-out view of the items of a stage, and pictures of the first frames."""
     items = infer.FromSamples(sub)
-    lifter = infer.make_lifter(sub)
     from mouselift_jax.render import render
 
     draw = jax.jit(lambda g, c: render(g, c, implementation=sub.render))
@@ -119,7 +134,7 @@ def judge(config: Any, workdir: Path) -> tuple[list[dict[str, float]], list[np.n
     rows, pictures = [], []
     for item_id in items.ids:
         item = items.load(item_id)
-        gaussians, _ = lifter(item)
+        gaussians = gaussians_of(item)
         record = samples.camera_file(item_id)
         camera, images, masks = heldout_views(
             workdir / "recording", item.about["frame"], record["scene_from_recording"]
@@ -179,17 +194,39 @@ def from_photo(workdir: Path) -> list[Any]:
     return [*blocks, Splats(f"photo/{made['ply']}", "drag to turn")]
 
 
+def means_of(rows: list[dict[str, float]]) -> dict[str, float]:
+    """Means over frames and views of the figures of `judge`."""
+    return {
+        k: float(np.nanmean([r[k] for r in rows])) for k in rows[0] if k not in ("frame", "view")
+    }
+
+
+def fitted_section(
+    workdir: Path, rows: list[dict[str, float]], pictures: list[np.ndarray]
+) -> Section:
+    """The report's part about Gaussians without weights."""
+    m = means_of(rows)
+    text = (
+        f"`fit` needs no network: {len({r['frame'] for r in rows})} frames, seen from cameras that "
+        f"no video has: silhouette IoU {m['iou']:.3f}, interior PSNR {m['interior_psnr']:.2f} dB, "
+        f"{m['interior_psnr'] - m['mean_color_psnr']:+.2f} dB against the mean colour."
+    )
+    log.info("%s", text)
+    first = read_summary(workdir / "fit")["artefacts"]["ply"]
+    splats = Splats(f"fit/{first}", "drag to turn")
+    return Section("Fitted, without weights", [Text(text), *map(Picture, pictures), splats])
+
+
 def finish(
     config: Any,
     workdir: Workdir,
     rows: list[dict[str, float]],
     pictures: list[np.ndarray],
     seconds: dict[str, float],
+    fitted: Section,
 ) -> None:
     """Summary and report with the figures that count."""
-    means = {
-        k: float(np.nanmean([r[k] for r in rows])) for k in rows[0] if k not in ("frame", "view")
-    }
+    means = means_of(rows)
     gain = means["interior_psnr"] - means["mean_color_psnr"]
     reached = means["iou"] >= GOALS["iou"] and gain >= GOALS["gain"]
     metrics = {f"heldout/{k}": v for k, v in means.items()} | {"heldout/gain_db": gain}
@@ -222,7 +259,8 @@ def finish(
         splats.insert(0, Video(artefacts["turntable"], "turntable"))
     times = Table(["stage", "seconds"], [[k, v] for k, v in seconds.items()])
     sections = [
-        Section("Seen from cameras of no video", blocks),
+        fitted,
+        Section("A small network, seen from cameras of no video", blocks),
         Section("3D Gaussians", [*splats, Picture(artefacts["views"], "input views and renders")]),
         Section("Samples", [Picture("prepare/views.png", "six views of one instant")]),
         Section("From one photo: toy weights", from_photo(workdir.path)),
