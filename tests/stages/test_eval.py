@@ -73,7 +73,7 @@ def run(samples, workdir, gaussians, monkeypatch, **changes):
     config.samples, config.gslrm = str(samples), str(weights)
     config.render, config.heldout_cameras = "tiled", (0, 3)
     config.update(changes)
-    monkeypatch.setattr(stage, "load_pretrained", lambda *a: (Oracle(gaussians), {}))
+    monkeypatch.setattr(stage, "load_pretrained", lambda *a, **k: (Oracle(gaussians), {}))
     with Workdir(workdir, config) as folder:
         stage.run(config, folder)
     return json.loads((workdir / "summary.json").read_text())
