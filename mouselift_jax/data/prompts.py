@@ -2,7 +2,7 @@
 
 The network knows a view by its prompt alone, so the order of the prompts is the order of the slots:
 front, front right, right, back, left, front left for the canonical rig. Texts and styles live in
-data/prompts/styles.json. Source: spec/mouse_data.md section 3.
+data/prompts/styles.json.
 """
 
 from __future__ import annotations

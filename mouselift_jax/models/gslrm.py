@@ -5,7 +5,8 @@ that FaceLift trains (Lyu et al., 2025): rays by direction and nearest point, le
 tokens, one weight-only LayerNorm in front of the blocks and none behind. Letters: B batch, V views,
 p patch size, L tokens = n_gaussian_tokens + V (H/p) (W/p), D width.
 
-The parameter tree is torch's with the blocks stacked on a leading axis; see `convert/gslrm.py`.
+The parameter tree is torch's with the blocks stacked on a leading axis; see
+`weights/tables/gslrm.py`.
 """
 
 from __future__ import annotations

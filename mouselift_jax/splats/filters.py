@@ -39,7 +39,7 @@ class FilterConfig:
     crop_z: float | None = None
 
 
-# Source: spec/gslrm.md 5.1, the recipe that the released head checkpoints are exported with.
+# The recipe that the released head checkpoints are exported with.
 HEAD = FilterConfig(0.04, 0.1, True, 0.6, 0.91, 1.0)
 # A mouse stands on the floor at z < 0 and may leave the head's crop box: only what is invisible or
 # larger than the animal goes.

@@ -27,7 +27,7 @@ from mouselift_jax.report.html import Finding, Picture, Section, Table, Text, wr
 from mouselift_jax.report.pictures import contact_sheet
 from mouselift_jax.runs.folder import Workdir
 from mouselift_jax.runs.record import command_line, plain, read_summary
-from mouselift_jax.stages.harness import cost as program
+from mouselift_jax.stages.harness import cost
 from mouselift_jax.stages.harness.plan import Plan
 from mouselift_jax.stages.lift_judge import FIGURES, LiftJudge, roomy
 from mouselift_jax.training import loop, lora
@@ -274,12 +274,12 @@ def plan(config: Any, workdir: Path) -> Plan:
     )
 
 
-def compile_plan(config: Any, workdir: Path) -> program.Cost:
+def compile_plan(config: Any, workdir: Path) -> cost.Cost:
     """Memory, FLOPs and traffic of the compiled step, on shapes alone."""
     del workdir
     task = make_task(config, loss_networks(config, abstract=True))
     trainer = Trainer(task, config.train, low_rank=config.lora)
-    return program.cost(trainer)
+    return cost.cost(trainer)
 
 
 def run(config: Any, workdir: Workdir) -> None:

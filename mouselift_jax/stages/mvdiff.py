@@ -36,9 +36,9 @@ from mouselift_jax.pipelines.views_training import (
 from mouselift_jax.report.html import Finding, Picture, Section, Table, Text, write_report
 from mouselift_jax.runs.folder import Workdir
 from mouselift_jax.runs.record import command_line, read_summary
-from mouselift_jax.stages.harness import cost as program
+from mouselift_jax.stages.harness import cost
 from mouselift_jax.stages.harness.plan import Plan
-from mouselift_jax.stages.multiview import batches as mvdiff_data
+from mouselift_jax.stages.multiview.batches import picture_batches
 from mouselift_jax.stages.multiview.encodings import Cache, variants
 from mouselift_jax.stages.multiview.frozen import (
     Towers,
@@ -257,14 +257,14 @@ def plan(config: Any, workdir: Path) -> Plan:
     )
 
 
-def compile_plan(config: Any, workdir: Path) -> program.Cost:
+def compile_plan(config: Any, workdir: Path) -> cost.Cost:
     """Memory, FLOPs and traffic of the compiled step, on shapes alone."""
     del workdir
     towers = abstract_towers(config)
     networks = towers.networks(make_unet(config, towers.modules["vae"].config.downscale))
     constants = {**towers.params, "prompts": towers.prompts}
     task = make_task(config, networks, constants)
-    return program.cost(Trainer(task, config.train, low_rank=low_rank(config)))
+    return cost.cost(Trainer(task, config.train, low_rank=low_rank(config)))
 
 
 def run(config: Any, workdir: Workdir) -> None:
@@ -375,7 +375,7 @@ def training_batches(
 ) -> Callable[[int], Iterator[Any]]:
     """A function from a step to the batches from there on; fills the cache first."""
     if not config.cache.enabled:
-        return functools.partial(mvdiff_data.picture_batches, config, samples, rows)
+        return functools.partial(picture_batches, config, samples, rows)
     root = Path(config.cache.dir) if config.cache.dir else workdir / "cache"
     identity = {
         name: {"config": dataclasses.asdict(towers.modules[name].config), "sum": _sum(params)}

@@ -25,7 +25,7 @@ NEXT = (
 )
 
 # Above this, two views are worded so alike that the network can hardly tell them apart; the
-# released prompts reach 0.995 between front_right and front_left (spec/mouse_data.md section 3).
+# released prompts reach 0.995 between front_right and front_left.
 ALIKE = 0.998
 
 

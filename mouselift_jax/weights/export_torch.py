@@ -18,10 +18,10 @@ import numpy as np
 
 from mouselift_jax.errors import CheckpointError
 from mouselift_jax.files import atomic_path, write_json_atomic
-from mouselift_jax.weights import torch_writer as torch_file
 from mouselift_jax.weights.networks import network
 from mouselift_jax.weights.pretrained import Stored, find_component, read_component
 from mouselift_jax.weights.rules import expected_keys, pack, unflatten
+from mouselift_jax.weights.torch_writer import write_torch_file
 
 EXPORTED = ("gslrm", "unet", "vae", "image_encoder", "text_encoder", "image_normalizer")
 ONLY_HOW = ("dtype", "remat", "attention", "token_multiple")  # no matter of the results
@@ -199,7 +199,7 @@ def _write_gslrm(source: Any, out: Path, stored: Stored, perceptual_from: Any) -
         note = "with VGG-19, as FaceLift's inference.py wants it"
     steps = dict.fromkeys(("fwdbwd_pass_step", "param_update_step"), stored.step)
     with atomic_path(path) as part:
-        torch_file.write_torch_file(part, tensors, steps)
+        write_torch_file(part, tensors, steps)
     lines = [f"{path}: {len(tensors)} tensors", f"  {note}"]
     other = _unlike_the_released(stored.config)
     if other:

@@ -29,7 +29,7 @@ from configs import mvdiff as mvdiff_config
 from mouselift_jax.models import gslrm as network
 from mouselift_jax.pipelines import views_cost
 from mouselift_jax.stages import gslrm, mvdiff
-from mouselift_jax.stages.harness import cost as program
+from mouselift_jax.stages.harness import cost
 from mouselift_jax.training import loop
 from mouselift_jax.training.trainer import Task, Trainer
 from tests.benchmarks import report
@@ -146,9 +146,9 @@ def measure(config: Any, name: str, what: str, repeat: int) -> dict[str, Any]:
 
 def plan(config: Any) -> dict[str, Any]:
     """The compiler's own figures for the whole step."""
-    cost = program.cost(Trainer(gslrm.make_task(config), config.train))
-    found = {k: v for k, v in dataclasses.asdict(cost).items() if not isinstance(v, dict)}
-    return found | {f"{k} bytes": size for k, (_, size) in cost.collectives.items()}
+    made = cost.cost(Trainer(gslrm.make_task(config), config.train))
+    found = {k: v for k, v in dataclasses.asdict(made).items() if not isinstance(v, dict)}
+    return found | {f"{k} bytes": size for k, (_, size) in made.collectives.items()}
 
 
 def torch_peer(config: Any, repeat: int) -> dict[str, Any] | None:

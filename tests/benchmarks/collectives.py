@@ -41,7 +41,7 @@ def main() -> int:
 
     from configs import gslrm as config_file
     from mouselift_jax.models import gslrm
-    from mouselift_jax.stages.harness import cost as program
+    from mouselift_jax.stages.harness import cost
     from mouselift_jax.training.trainer import Trainer
     from tests.benchmarks.bench_train_step import network_only
 
@@ -58,8 +58,8 @@ def main() -> int:
         trainer = Trainer(network_only(config), config.train, devices=jax.devices()[:n_devices])
         started = time.monotonic()
         compiled = trainer.lower().compile()
-        cost = program.read(trainer, compiled, time.monotonic() - started)
-        found = dataclasses.asdict(cost) | {"flops": compiled.cost_analysis()["flops"]}
+        made = cost.read(trainer, compiled, time.monotonic() - started)
+        found = dataclasses.asdict(made) | {"flops": compiled.cost_analysis()["flops"]}
         weights = sum(x.size * 4 for x in jax.tree.leaves(trainer.shapes))
         print(json.dumps({"mesh": mesh, "weights": weights, **found}), flush=True)
     return 0

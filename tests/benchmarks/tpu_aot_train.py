@@ -63,18 +63,18 @@ def mvdiff_task(config: Any, sequence: int) -> Any:
     del sequence
     from mouselift_jax.models import clip, vae
     from mouselift_jax.stages import mvdiff
-    from mouselift_jax.stages.multiview import frozen as towers
+    from mouselift_jax.stages.multiview import frozen
 
     released = {
         "vae": dataclasses.asdict(vae.VAEConfig()),
         "image_encoder": dataclasses.asdict(clip.VisionConfig()),
         "image_normalizer": {"embedding_dim": 1024},
     }
-    towers.read_config = lambda source, name: released[name]
+    frozen.read_config = lambda source, name: released[name]
     config.init_from = "released"
-    frozen = towers.abstract_towers(config)
-    networks = frozen.networks(mvdiff.make_unet(config, frozen.modules["vae"].config.downscale))
-    return mvdiff.make_task(config, networks, {**frozen.params, "prompts": frozen.prompts})
+    made = frozen.abstract_towers(config)
+    networks = made.networks(mvdiff.make_unet(config, made.modules["vae"].config.downscale))
+    return mvdiff.make_task(config, networks, {**made.params, "prompts": made.prompts})
 
 
 def compile_case(
@@ -84,7 +84,7 @@ def compile_case(
     from jax.experimental import topologies
 
     from mouselift_jax.models import attention
-    from mouselift_jax.stages.harness import cost as program
+    from mouselift_jax.stages.harness import cost
     from mouselift_jax.training.trainer import Trainer
 
     # The device is not here, and is a TPU: what would be chosen there.
@@ -103,7 +103,7 @@ def compile_case(
     task = {"gslrm": gslrm_task, "mvdiff": mvdiff_task}[stage](config, sequence)
     started = time.time()
     trainer = Trainer(task, config.train, low_rank=config.lora, devices=devices)
-    found = dataclasses.asdict(program.cost(trainer))
+    found = dataclasses.asdict(cost.cost(trainer))
     case = {
         "stage": stage, "topology": topology, "mesh": mesh, "batch": batch, "variant": variant,
     }  # fmt: skip

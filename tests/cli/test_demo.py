@@ -22,9 +22,9 @@ def test_weights_must_be_named(capsys):
 
 
 def test_words_that_are_none_are_refused_before_the_page_opens(capsys):
-    from mouselift_jax.stages.items import from_photos as generated
+    from mouselift_jax.stages.items import from_photos
 
-    assert demo.BACKGROUNDS == generated.BACKGROUNDS
+    assert demo.BACKGROUNDS == from_photos.BACKGROUNDS
     for wrong in ("--background=rmbg", "--dtype=float16"):
         with pytest.raises(SystemExit) as stop:
             main(["demo", "--mvdiff=a", "--gslrm=b", wrong])

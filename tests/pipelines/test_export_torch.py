@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 
 from mouselift_jax.errors import CheckpointError, MouseLiftError
-from mouselift_jax.weights import torch_writer as torch_file
 from mouselift_jax.weights.convert import convert
 from mouselift_jax.weights.export_torch import export_torch
 from mouselift_jax.weights.kinds import Request, plan_conversion
 from mouselift_jax.weights.networks import network, param_shapes
 from mouselift_jax.weights.pretrained import load_pretrained
 from mouselift_jax.weights.rules import apply_rules, flatten
+from mouselift_jax.weights.torch_writer import write_torch_file
 from tests import torch_sources as fake
 
 
@@ -192,7 +192,7 @@ def test_torch_file_types_and_alignment(tmp_path):
     }
     values["scalar"] = values["scalar"].astype(np.float32)
     lazy = {k: (v.shape, v.dtype, lambda v=v: v) for k, v in values.items()}
-    torch_file.write_torch_file(tmp_path / "x.pt", lazy, {"step": 3, "note": "hello"})
+    write_torch_file(tmp_path / "x.pt", lazy, {"step": 3, "note": "hello"})
     for mapped in (False, True):
         content = torch.load(tmp_path / "x.pt", weights_only=True, mmap=mapped)
         assert content["step"] == 3 and content["note"] == "hello"
@@ -245,4 +245,4 @@ def test_the_verb(tmp_path, capsys):
 def test_a_type_that_torch_files_do_not_hold(tmp_path):
     lazy = {"a": ((2,), np.dtype("complex64"), lambda: np.zeros(2, np.complex64))}
     with pytest.raises(MouseLiftError, match="complex64"):
-        torch_file.write_torch_file(tmp_path / "x.pt", lazy, {})
+        write_torch_file(tmp_path / "x.pt", lazy, {})

@@ -13,7 +13,7 @@ from mouselift_jax.errors import ConfigError, MissingExtraError
 from mouselift_jax.runs.folder import Options, Workdir
 from mouselift_jax.splats.ply import load_ply
 from mouselift_jax.stages import infer
-from mouselift_jax.stages.items import from_photos as generated
+from mouselift_jax.stages.items import from_photos
 from mouselift_jax.weights.networks import param_shapes
 from mouselift_jax.weights.pretrained import save_component
 from tests import torch_sources as fake
@@ -85,7 +85,7 @@ def test_what_is_missing_is_told_before_any_network_is_loaded(place, tmp_path, m
         infer.plan(head(folder, face_box=str(tmp_path / "boxes.json")), tmp_path / "run")
     with pytest.raises(ConfigError, match=r"no such background[\s\S]*did you mean 'rembg'"):
         infer.plan(head(folder, **{"generate.background": "rmbg"}), tmp_path / "run")
-    monkeypatch.setattr(generated, "find_spec", lambda name: None)
+    monkeypatch.setattr(from_photos, "find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match=r"\[matte\]"):
         infer.plan(head(folder, **{"generate.background": "rembg"}), tmp_path / "run")
     assert infer.plan(head(folder), tmp_path / "run").steps == "2 item(s)"
@@ -105,7 +105,7 @@ def test_soft_edges_of_a_face_are_laid_on_white_once(place, tmp_path, side):
     )  # fmt: skip
     config = head(folder, image=str(tmp_path / "a.png"), size=side)
     config.generate.keep_reference = True
-    item = generated.FromImages(config, made).load("a")
+    item = from_photos.FromImages(config, made).load("a")
     square, _ = face_square(soft, BOX)
     if side == 512:
         np.testing.assert_array_equal(asked[0], square[..., :3])

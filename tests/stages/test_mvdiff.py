@@ -22,8 +22,7 @@ from mouselift_jax.errors import ConfigError
 from mouselift_jax.models.mvunet import MVUNetConfig
 from mouselift_jax.runs.rows import read_rows
 from mouselift_jax.stages import mvdiff
-from mouselift_jax.stages.multiview import batches as mvdiff_data
-from mouselift_jax.stages.multiview import frozen as towers
+from mouselift_jax.stages.multiview import batches, frozen
 from mouselift_jax.stages.multiview.encodings import Cache
 from mouselift_jax.stages.multiview.order import azimuths_of, order_from
 from mouselift_jax.stages.multiview.rig import measure_rig, spread_advice
@@ -71,13 +70,13 @@ def test_random_references_keep_prompts_and_pictures_together(samples):
 
 
 def _batches(config, samples, step=0):
-    return mvdiff_data.picture_batches(config, samples, (0, 1), step)
+    return batches.picture_batches(config, samples, (0, 1), step)
 
 
 def test_references_do_not_depend_on_the_number_of_hosts():
     config = tiny(reference="random")
-    whole = mvdiff_data.orders(config, None, 4, 7, (0, 1))
-    halves = [mvdiff_data.orders(config, None, 2, 7, (i, 2)) for i in range(2)]
+    whole = batches.orders(config, None, 4, 7, (0, 1))
+    halves = [batches.orders(config, None, 2, 7, (i, 2)) for i in range(2)]
     np.testing.assert_array_equal(whole, np.concatenate(halves))
 
 
@@ -88,11 +87,11 @@ def test_poses_are_relative_to_the_reference():
     rig = rig_from_angles(270 - 60.0 * np.arange(6), 15.0, 2.7, 40.0, 32)
     K, c2w = (np.asarray(x, np.float32)[None] for x in (rig.K, rig.c2w))
     order = order_from(3, azimuths_of(c2w[0]), 6)[None]
-    poses = mvdiff_data.poses_of(config, K, c2w, order)
+    poses = batches.poses_of(config, K, c2w, order)
     turns = np.rad2deg(poses[0, :, 0]) % 360
     np.testing.assert_allclose(turns, [0, 300, 240, 180, 120, 60], atol=1e-3)
     batch = Batch(np.zeros((1, 6, 4, 4, 3)), None, K, c2w, None, None, None)
-    assert mvdiff_data.turned(config, batch, 0)["poses"].shape == (1, 6, 4)
+    assert batches.turned(config, batch, 0)["poses"].shape == (1, 6, 4)
 
 
 # --- the cache -----------------------------------------------------------------------------------
@@ -174,7 +173,7 @@ def pretend(monkeypatch, in_channels, pose_features=0):
     """A stored UNet with a recognisable first layer."""
     config = dataclasses.asdict(MVUNetConfig(in_channels=in_channels, pose_features=pose_features))
     params = {"conv_in": {"kernel": np.ones((3, 3, in_channels, 2), np.float32)}}
-    monkeypatch.setattr(towers, "read_config", lambda s, n: config)
+    monkeypatch.setattr(frozen, "read_config", lambda s, n: config)
     import mouselift_jax.weights.pretrained as pretrained
 
     def load_initial(source, name, expected, checkpoint="best"):
@@ -187,7 +186,7 @@ def pretend(monkeypatch, in_channels, pose_features=0):
 
 def test_conv_in_is_extended_with_zeros_only_from_4_channels(monkeypatch):
     pretend(monkeypatch, 4)
-    params, note = towers.initial_unet("x", MVUNetConfig(), None)
+    params, note = frozen.initial_unet("x", MVUNetConfig(), None)
     kernel = params["conv_in"]["kernel"]
     assert kernel.shape == (3, 3, 8, 2)
     assert (kernel[:, :, :4] == 1).all()
@@ -197,7 +196,7 @@ def test_conv_in_is_extended_with_zeros_only_from_4_channels(monkeypatch):
 
 def test_a_tuned_conv_in_is_never_erased(monkeypatch):
     pretend(monkeypatch, 8)
-    params, note = towers.initial_unet("x", MVUNetConfig(), None)
+    params, note = frozen.initial_unet("x", MVUNetConfig(), None)
     assert (params["conv_in"]["kernel"] == 1).all()
     assert note == "loaded"
 
@@ -206,7 +205,7 @@ def test_a_pose_input_is_added_to_weights_without_one(monkeypatch):
     pretend(monkeypatch, 8)
     fresh = {"pose_encoder": {"linear_3": {"kernel": np.zeros((2, 2))}}}
     config = MVUNetConfig(pose_features=16)
-    params, note = towers.initial_unet("x", config, lambda: fresh)
+    params, note = frozen.initial_unet("x", config, lambda: fresh)
     assert "pose_encoder" in params
     assert "pose" in note
 
@@ -239,8 +238,8 @@ def test_ema_rate_against_the_reference(shared):
 
 def test_there_must_be_weights_or_toys():
     with pytest.raises(ConfigError, match="no weights to start from"):
-        towers.uses_toys(configs.get_config("base"))
-    assert towers.uses_toys(tiny())
+        frozen.uses_toys(configs.get_config("base"))
+    assert frozen.uses_toys(tiny())
 
 
 def test_toys_are_known_as_such_also_by_what_was_trained_from_them(tmp_path):
@@ -256,14 +255,14 @@ def test_toys_are_known_as_such_also_by_what_was_trained_from_them(tmp_path):
         (tmp_path / name / file).write_text(json.dumps(record))
         if name != "later":
             (tmp_path / name / "image_encoder/params").mkdir(parents=True)
-    found = {n: towers.are_toys(tmp_path / n) for n in ("own", "later", "released")}
+    found = {n: frozen.are_toys(tmp_path / n) for n in ("own", "later", "released")}
     assert found == {"own": True, "later": True, "released": False}
 
 
 def test_prompts_of_the_wrong_width_stop_the_run(samples):
     from mouselift_jax.data.samples.sample_set import SampleSet
 
-    made = towers.Towers({}, {}, {}, np.ones((6, 77, 768), np.float32))
+    made = frozen.Towers({}, {}, {}, np.ones((6, 77, 768), np.float32))
     with pytest.raises(ConfigError, match="768"):
         mvdiff.early_alarms(configs.get_config("base"), SampleSet.open(samples), made)
 
@@ -274,7 +273,7 @@ def test_prompts_out_of_register_with_the_cameras_are_told(samples):
     prompts = np.random.default_rng(0).normal(size=(6, 4, 32))
     turns = (0, 60, 120, 180, 240, 300)  # the samples' own
     for named, codes in ((turns, []), (None, []), (turns[:1] + turns[:0:-1], ["prompts_register"])):
-        made = towers.Towers({}, {}, {}, prompts, turns=named)
+        made = frozen.Towers({}, {}, {}, prompts, turns=named)
         alarms = mvdiff.early_alarms(tiny(), SampleSet.open(samples), made)
         assert [a.code for a in alarms] == codes
 
@@ -282,7 +281,7 @@ def test_prompts_out_of_register_with_the_cameras_are_told(samples):
 def test_a_cached_run_hands_no_frozen_network_to_its_step():
     for cached in (True, False):
         config = tiny(**{"cache.enabled": cached})
-        made = towers.abstract_towers(config)
+        made = frozen.abstract_towers(config)
         networks = made.networks(mvdiff.make_unet(config, made.modules["vae"].config.downscale))
         task = mvdiff.make_task(config, networks, {**made.params, "prompts": made.prompts})
         assert ({"vae", "image_encoder"} <= task.constants.keys()) != cached

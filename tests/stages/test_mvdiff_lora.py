@@ -13,7 +13,7 @@ from safetensors.numpy import load_file
 from configs import mvdiff as configs
 from mouselift_jax.runs.rows import read_rows
 from mouselift_jax.stages import mvdiff
-from mouselift_jax.stages.multiview import frozen as towers
+from mouselift_jax.stages.multiview import frozen
 from mouselift_jax.training import optim
 from mouselift_jax.training.checkpoint import checksum, state_items
 from mouselift_jax.training.trainer import Trainer
@@ -53,7 +53,7 @@ def make_trainer(models):
     config.update_from_flattened_dict(flat)
     prompts = np.random.default_rng(1).normal(size=(3, 5, 12)).astype(np.float32)
     task = mvdiff.make_task(config, models.networks, {**models.params, "prompts": prompts})
-    return Trainer(task, config.train, low_rank=towers.low_rank(config))
+    return Trainer(task, config.train, low_rank=frozen.low_rank(config))
 
 
 class Lab:
@@ -136,6 +136,6 @@ def test_what_a_run_adds_to_the_network_is_trained_whole(monkeypatch):
     config.init_from = "stock"
     for channels, expected in ((4, ("^conv_in/",)), (8, ())):
         stored = {"in_channels": channels}
-        monkeypatch.setattr(towers, "read_config", lambda source, name, stored=stored: stored)
-        assert towers.low_rank(config).whole == expected
+        monkeypatch.setattr(frozen, "read_config", lambda source, name, stored=stored: stored)
+        assert frozen.low_rank(config).whole == expected
     assert config.lora.whole == ()

@@ -6,7 +6,7 @@ import pytest
 
 from mouselift_jax.models import gslrm
 from mouselift_jax.models.gslrm import GSLRM, GSLRMConfig, forward_flops
-from mouselift_jax.stages.harness import cost as program
+from mouselift_jax.stages.harness import cost
 from mouselift_jax.training.trainer import Trainer
 from tests.training import toy_run
 
@@ -31,7 +31,7 @@ ENTRY %main (a: f32[4,8]) -> f32[4,8] {
 
 
 def test_collectives_of_loops_are_counted_as_often_as_the_loop_runs():
-    found, largest = program.collectives(TEXT)
+    found, largest = cost.collectives(TEXT)
     assert found["all-gather"] == (24, 24 * 16 * 8 * 4)
     assert found["collective-permute"] == (24, 24 * 4 * 8 * 4)
     assert found["all-reduce"] == (1, 200)
@@ -41,14 +41,14 @@ def test_collectives_of_loops_are_counted_as_often_as_the_loop_runs():
 def test_cost_of_the_toy_on_two_devices():
     config = toy_run.config(3, **{"mesh.data": 2, "accum_steps": 1})
     trainer = Trainer(toy_run.task(), config, devices=jax.devices()[:2])
-    cost = program.cost(trainer)
+    made = cost.cost(trainer)
     weights = sum(x.size * 4 for x in jax.tree.leaves(trainer.shapes))
-    assert cost.params == weights and 3 * weights <= cost.optimiser <= 3 * weights + 64
+    assert made.params == weights and 3 * weights <= made.optimiser <= 3 * weights + 64
     # Gradients of data-parallel copies are summed once: as many bytes as the weights, and no more.
-    moved = sum(b for _, b in cost.collectives.values())
+    moved = sum(b for _, b in made.collectives.values())
     assert weights <= moved <= 1.1 * weights + 1024
-    assert cost.largest <= weights + 64  # with the loss beside them
-    assert "all-reduce" in cost.describe() and "activations" in cost.describe()
+    assert made.largest <= weights + 64  # with the loss beside them
+    assert "all-reduce" in made.describe() and "activations" in made.describe()
 
 
 @pytest.mark.parametrize("views, side", [(2, 32), (3, 48)])

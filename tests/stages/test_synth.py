@@ -17,7 +17,7 @@ from mouselift_jax.geometry.rig import azimuth_elevation, rig_from_angles
 from mouselift_jax.runs.folder import Workdir
 from mouselift_jax.runs.record import read_summary
 from mouselift_jax.stages import synth
-from mouselift_jax.stages.items import from_photos as generated
+from mouselift_jax.stages.items import from_photos
 from mouselift_jax.stages.multiview.rig import subject_place
 from tests.sample_sets import write_samples
 
@@ -175,7 +175,7 @@ def photo(background=(230, 230, 230)):
 
 
 def test_plain_background_is_removed():
-    rgba, how = generated.foreground(photo())
+    rgba, how = from_photos.foreground(photo())
     assert how == "plain"
     assert rgba[15, 50, 3] == 255
     assert rgba[0, 0, 3] == 0
@@ -184,20 +184,20 @@ def test_plain_background_is_removed():
 def test_alpha_is_used_where_it_says_something():
     image = np.dstack([photo(), np.zeros((40, 60), np.uint8)])
     image[10:20, 40:56, 3] = 255
-    assert generated.foreground(image)[1] == "alpha"
+    assert from_photos.foreground(image)[1] == "alpha"
     image[..., 3] = 255
-    assert generated.foreground(image)[1] == "plain"
+    assert from_photos.foreground(image)[1] == "plain"
 
 
 def test_a_busy_background_is_an_error_that_says_what_to_do():
     noise = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
     with pytest.raises(LayoutError, match="rembg"):
-        generated.foreground(noise)
+        from_photos.foreground(noise)
 
 
 def test_the_subject_is_centred_and_scaled():
-    rgba, _ = generated.foreground(photo())
-    square, M = generated.centred(rgba, 64, 0.5)
+    rgba, _ = from_photos.foreground(photo())
+    square, M = from_photos.centred(rgba, 64, 0.5)
     assert square.shape == (64, 64, 4)
     rows, columns = np.nonzero(square[..., 3] > 127)
     assert columns.max() + 1 - columns.min() == pytest.approx(32, abs=1)
@@ -205,7 +205,7 @@ def test_the_subject_is_centred_and_scaled():
     assert (rows.max() + 1 + rows.min()) / 2 == pytest.approx(32, abs=1)
     np.testing.assert_allclose(M @ [48, 15, 1], [32, 32, 1])
     with pytest.raises(LayoutError, match="no subject"):
-        generated.centred(np.zeros((8, 8, 4), np.uint8), 16, 0.5)
+        from_photos.centred(np.zeros((8, 8, 4), np.uint8), 16, 0.5)
 
 
 @pytest.mark.parametrize("by", ["box", "centroid"])
@@ -213,16 +213,16 @@ def test_a_photo_is_laid_as_the_training_pictures_were(tmp_path, by):
     """A body with a tail: the middle of its box is not its centroid."""
     body = np.zeros((40, 40, 4), np.uint8)
     body[18:26, 20:30] = body[21:23, 4:20] = (90, 60, 30, 255)
-    square, _ = generated.centred(body, 64, 0.5, by=by)
+    square, _ = from_photos.centred(body, 64, 0.5, by=by)
     rig = rig_from_angles(270 - 60.0 * np.arange(6), 15.0, 2.7, 70.0, 64)
     with SampleWriter(tmp_path / "set", {"source": {}, "parameters": {}}) as writer:
         writer.write(0, [square] * 6, rig, range(6), frame=0)
         writer.finish(lambda rows: ["train"])
     found = subject_place(SampleSet.open(tmp_path / "set"))
     assert found == {"subject_share": pytest.approx(0.5, abs=0.04), "subject_centre": by}
-    again, M = generated.centred(square, 64, found["subject_share"], by=by)
+    again, M = from_photos.centred(square, 64, found["subject_share"], by=by)
     np.testing.assert_allclose(M @ [32, 32, 1], [32, 32, 1], atol=1.0)
-    other, _ = generated.centred(square, 64, 0.5, by="box" if by == "centroid" else "centroid")
+    other, _ = from_photos.centred(square, 64, 0.5, by="box" if by == "centroid" else "centroid")
     rows = [np.average(np.arange(64), weights=x[..., 3].sum(0)) for x in (again, other)]
     assert abs(rows[0] - rows[1]) > 3
 
@@ -233,8 +233,8 @@ def test_the_animal_fills_what_it_filled_in_training(samples):
     columns = np.nonzero(alpha.any(0))[0]
     assert share == pytest.approx((columns[-1] + 1 - columns[0]) / 32, abs=0.15)
     told = []
-    made = generated.FromImages.__new__(generated.FromImages)
+    made = from_photos.FromImages.__new__(from_photos.FromImages)
     made._warn, made.generator = told.append, types.SimpleNamespace(subject_share=share)
     assert made._share() == share and not told
     made.generator.subject_share = None
-    assert made._share() == generated.FILL and "generate.fill" in told[0]
+    assert made._share() == from_photos.FILL and "generate.fill" in told[0]

@@ -76,7 +76,7 @@ def test_optimiser_state_goes_where_its_weight_is():
 def test_views_of_the_unet_on_different_devices():
     """Views over `sequence`: the same loss and gradients; only slot 0's keys and values move."""
     from mouselift_jax.models import mvunet
-    from mouselift_jax.stages.harness import cost as program
+    from mouselift_jax.stages.harness import cost
 
     config = mvunet.MVUNetConfig(
         sample_size=8, block_channels=(32,), block_attends=(True,), heads=(2,), layers_per_block=1,
@@ -96,7 +96,7 @@ def test_views_of_the_unet_on_different_devices():
     np.testing.assert_allclose(split_value, value, rtol=1e-5)
     for one, two in zip(jax.tree.leaves(grads), jax.tree.leaves(split_grads), strict=True):
         assert np.linalg.norm(two - one) <= 1e-4 * np.linalg.norm(one) + 1e-9
-    moved = sum(size for _, size in program.collectives(compiled.as_text())[0].values())
+    moved = sum(size for _, size in cost.collectives(compiled.as_text())[0].values())
     weights = sum(4 * x.size for x in jax.tree.leaves(params))  # their gradients are summed
     slot = 2 * 8 * 8 * 32 * 4  # bytes of slot 0's keys, both objects
     # Four times among the views: keys and values there, their gradients back.

@@ -18,7 +18,8 @@ from typing import Any
 
 from mouselift_jax.data.inputs import prepare_command
 from mouselift_jax.errors import BackendError, ConfigError, MouseLiftError, nearest, raise_all
-from mouselift_jax.runs import folder as workdirs
+from mouselift_jax.runs.folder import Options as RunOptions
+from mouselift_jax.runs.folder import Workdir, flatten, plain, read_summary
 from mouselift_jax.stages.harness.plan import STAGES, find_stage, next_commands
 from mouselift_jax.training.preempt import AGAIN, INTERRUPTED, StopRequested
 
@@ -113,7 +114,7 @@ def _known_keys(argv: Sequence[str]) -> dict[str, Any]:
         config = get_config(named[2]) if named[2] else get_config()
     except (OSError, KeyError, ValueError, TypeError):
         return {}
-    return workdirs.flatten(config.to_dict())
+    return flatten(config.to_dict())
 
 
 def check_choices(config: Any) -> None:
@@ -130,7 +131,7 @@ def check_choices(config: Any) -> None:
     choices = {"dtype": DTYPES, "frozen_dtype": DTYPES, "render": IMPLEMENTATIONS}
     choices |= {"axes": tuple(AXES), "filter": tuple(RECIPES), "policy": POLICIES}
     problems = []
-    for key, value in workdirs.flatten(workdirs.plain(config)).items():
+    for key, value in flatten(plain(config)).items():
         last = key.rsplit(".", 1)[-1]
         if last in POSITIVE and value is not None and value < 1:
             problems.append(
@@ -169,10 +170,8 @@ def run(config: Any, path: str, options: Options) -> int:
             primary = environment(Path(path), options)
             if options.plan:
                 return _plan(stage, config, Path(path), options)
-            run_options = workdirs.Options(
-                options.progress, options.profile, options.debug, primary
-            )
-            with workdirs.Workdir(path, config, run_options) as folder:
+            run_options = RunOptions(options.progress, options.profile, options.debug, primary)
+            with Workdir(path, config, run_options) as folder:
                 stage.run(config, folder)
             if primary and options.progress != "none":
                 say(closing(stage, config, Path(path)))
@@ -213,7 +212,7 @@ def closing(stage: Any, config: Any, path: Path) -> str:
     """What came out, where it is shown, and what to do next."""
     from mouselift_jax.report.html import headline
 
-    figures = headline(workdirs.read_summary(path).get("metrics", {}))
+    figures = headline(read_summary(path).get("metrics", {}))
     width = max((len(name) for name, _ in figures), default=0)
     lines = [f"  {name:<{width}}  {value}" for name, value in figures]
     if (path / "report.html").is_file():

@@ -17,7 +17,7 @@ from mouselift_jax.pipelines.views import Models, Networks, sample_views
 from mouselift_jax.report.pictures import contact_sheet
 from mouselift_jax.runs.record import command_line, in_own_keys
 from mouselift_jax.runs.rows import read_rows
-from mouselift_jax.stages.multiview import batches as mvdiff_data
+from mouselift_jax.stages.multiview.batches import turned
 from mouselift_jax.stages.multiview.frozen import Towers
 from mouselift_jax.stages.multiview.watchdogs import Alarm, Verdict, check_views, verdict
 from mouselift_jax.training import metrics as metric
@@ -72,7 +72,7 @@ class Judge:
             repeat=False,
             limit=self.count,
         )
-        return [mvdiff_data.turned(config, batch, i) for i, batch in enumerate(loader)]
+        return [turned(config, batch, i) for i, batch in enumerate(loader)]
 
     def __call__(self, state: Any, step: int) -> dict[str, float]:
         """Figures val/psnr, val/ssim and, with its weights, val/lpips.

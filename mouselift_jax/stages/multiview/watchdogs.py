@@ -1,7 +1,7 @@
 """Signs that the multi-view network learns the wrong thing, each with its cause and remedy.
 
 Plain functions on arrays, run at validation, not in the training step. Pictures are
-[N,V,H,W,3] in [0,1], slot 0 is the reference view. Source: spec/mouse_data.md 5.3 and 6.
+[N,V,H,W,3] in [0,1], slot 0 is the reference view.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ PROMPT_WIDTH = 1024  # of the SD2 text tower; 768 is CLIP ViT-L's, which the net
 # true views differ by; a network that has begun to turn the subject is well above one half.
 COLLAPSE_SHARE = 0.35
 BLANK_STD = 0.02  # of all pixels of a picture: below, it shows no subject
-CONVERGED_PSNR, CONVERGED_SSIM = 25.0, 0.9  # the goals of spec/mouse_data.md 5.3
+CONVERGED_PSNR, CONVERGED_SSIM = 25.0, 0.9  # dB and SSIM that a trained network is to reach
 STILL_IMPROVING_DB = 0.3  # over the second half of the history: below, training has stalled
 STILL_PARTING = 0.1  # likewise of watch/view_spread, which is 1 when views differ as they should
 VIEW_GAP_DB = 5.0  # a view this far below the median view has not been learned
