@@ -91,6 +91,70 @@ def test_folders_are_removed_in_one_place_only():
     assert found == allowed
 
 
+# Files of tests/ that bear no module's name. ACROSS holds more than one module to account;
+# AS_BEFORE keeps the name its module had before the move. Nothing is added to AS_BEFORE.
+ACROSS = {
+    "benchmarks/test_page.py", "cli/test_main.py", "data/readers/test_fuzz.py",
+    "data/readers/test_readers.py", "data/readers/test_real_rigs.py",
+    "integration/test_launch_tiny.py", "notebooks/test_notebooks.py",
+    "render/test_differences.py", "render/test_interface.py", "splats/test_splats.py",
+    "test_configs.py", "test_docs.py", "test_old_files.py", "test_repo_rules.py",
+    "test_security.py", "training/test_restart.py",
+}  # fmt: skip
+AS_BEFORE = {
+    "data/test_grade.py", "data/test_head.py", "data/test_hull.py", "data/test_jumps.py",
+    "data/test_layout.py", "data/test_loader.py", "data/test_prepare.py",
+    "data/test_prepare_stage.py", "data/test_rigs.py", "data/test_split_frames_views.py",
+    "data/test_video_masks.py", "pipelines/test_conversion.py",
+    "pipelines/test_conversion_faults.py", "pipelines/test_export_torch.py",
+    "pipelines/test_gslrm_parity.py", "stages/test_head.py", "stages/test_photos.py",
+    "stages/test_program.py", "stages/test_sequence.py", "stages/test_workdir.py",
+    "training/test_watchdogs.py",
+}  # fmt: skip
+
+
+def bears_a_modules_name(path: Path) -> bool:
+    """Whether tests/x/test_y.py or test_y_more.py stands for mouselift_jax/x/y.py or x/y/."""
+    stem = path.stem.removeprefix("test_")
+    folder = ROOT / "mouselift_jax" / path.relative_to(ROOT / "tests").parent
+    names = [p.stem for p in SOURCES if p.parent == folder and p.stem != "__init__"]
+    names += [p.parent.name for p in SOURCES if p.parent.parent == folder]
+    return any(stem == name or stem.startswith(f"{name}_") for name in names)
+
+
+def test_a_test_file_bears_its_modules_name():
+    files = [p for p in TESTS if p.name.startswith("test_")]
+    found = {p.relative_to(ROOT / "tests").as_posix() for p in files if not bears_a_modules_name(p)}
+    assert not found - ACROSS - AS_BEFORE, "name these after their module, in its mirrored folder"
+    assert not (ACROSS | AS_BEFORE) - found, "these need no exception any more"
+
+
+# Parameters `config: Any` below stages/*.py, which should be dataclasses: only ever fewer.
+UNTYPED_SETTINGS = {
+    "runs/folder.py": 1, "runs/record.py": 1, "stages/harness/command.py": 4,
+    "stages/harness/plan.py": 1, "stages/items/from_photos.py": 1,
+    "stages/items/from_samples.py": 1, "stages/multiview/batches.py": 2,
+    "stages/multiview/encodings.py": 2, "stages/multiview/frozen.py": 6,
+    "stages/multiview/generator.py": 1, "stages/multiview/judge.py": 2,
+    "stages/multiview/order.py": 2, "stages/multiview/rig.py": 3,
+    "stages/multiview/toys.py": 3, "training/optim.py": 2, "training/trainer.py": 1,
+}  # fmt: skip
+
+
+def untyped_settings(tree: ast.AST) -> int:
+    """How many parameters of a module are `config: Any`."""
+    parameters = [node for node in ast.walk(tree) if isinstance(node, ast.arg)]
+    return sum(a.arg == "config" and getattr(a.annotation, "id", "") == "Any" for a in parameters)
+
+
+def test_settings_below_the_stages_are_typed():
+    package = ROOT / "mouselift_jax"
+    below = [p for p in SOURCES if package in p.parents and p.parent != package / "stages"]
+    counts = {p: untyped_settings(ast.parse(p.read_text())) for p in below}
+    found = {p.relative_to(package).as_posix(): n for p, n in counts.items() if n}
+    assert found == UNTYPED_SETTINGS, "take a dataclass; where one became typed, lower the table"
+
+
 def test_no_machine_paths_or_hosts():
     # Built from parts, so that this file does not contain what it forbids.
     words = [
