@@ -255,6 +255,8 @@ def test_errors_name_the_cause():
                 "attention_head_dim": 1,
                 "cross_attention_dim": 8,
                 "down_block_types": ["DownBlock2D"],
+                "use_linear_projection": True,
+                "class_embed_type": "projection",
                 "resnet_time_scale_shift": "scale_shift",
             }
         )
