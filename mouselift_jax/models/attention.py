@@ -69,11 +69,11 @@ def attention(
     """
     name = implementation
     if name is None:
-        name = _choose(q, k, quiet)
+        name = _choose(q, k, kv_length, quiet)
     elif name not in BACKENDS:
         raise ConfigError("unknown attention backend", where=name, fix=nearest(name, BACKENDS))
     else:
-        reason = unavailable(name, q)
+        reason = unavailable(name, q, k, kv_length)
         if reason is not None:
             raise BackendError(
                 f"attention backend {name!r} cannot run here",
@@ -98,35 +98,50 @@ BACKEND_NEEDS = {
 }
 
 
-def unavailable(name: str, q: Any) -> str | None:
-    """Why a backend cannot serve queries of this dtype and shape here; None when it can."""
+def unavailable(name: str, q: Any, k: Any, kv_length: int | None = None) -> str | None:
+    """Why a backend cannot serve arrays of these dtypes and shapes here; None when it can."""
     device = jax.default_backend()
     if name == "splash" and device != "tpu":
         return f"device {device}"
     if name == "cudnn":
         if device != "gpu":
             return f"device {device}"
-        if q.dtype not in (jnp.bfloat16, jnp.float16) or q.shape[-1] > 128 or q.shape[-1] % 8:
-            return f"{q.dtype} with head size {q.shape[-1]}"
-        return _cudnn_fault()
+        size = q.shape[-1]
+        if q.dtype not in (jnp.bfloat16, jnp.float16):
+            return (
+                f"{q.dtype}: products on the slow units, and the backward pass repeats them; "
+                "bfloat16 takes it (train.dtype, or dtype where nothing is trained)"
+            )
+        if size > 128 or size % 8:
+            return f"head size {size}"
+        return _cudnn_fault(str(q.dtype), q.shape[1], k.shape[1], size, kv_length)
     return None
 
 
 @functools.cache
-def _cudnn_fault() -> str | None:
-    """Try cuDNN once on a small problem: some CUDA installations miss the engine libraries."""
-    x = jax.ShapeDtypeStruct((1, 128, 1, 64), jnp.bfloat16)
+def _cudnn_fault(dtype: str, n_q: int, n_k: int, size: int, kv_length: int | None) -> str | None:
+    """Try cuDNN once on one head of these lengths, forward and backward.
+
+    Some CUDA installations miss the engine libraries, and what is refused depends on the lengths
+    and differs between the two passes.
+    """
+    q, k = (jax.ShapeDtypeStruct((1, n, 1, size), jnp.dtype(dtype)) for n in (n_q, n_k))
+
+    def probe(q: Array, k: Array, v: Array) -> Any:
+        out, pull = jax.vjp(functools.partial(_cudnn, kv_length=kv_length), q, k, v)
+        return out, pull(out)
+
     try:
-        jax.jit(_cudnn).lower(x, x, x).compile()
+        jax.jit(probe).lower(q, k, k).compile()
     except (RuntimeError, ValueError, NotImplementedError) as error:
         return f"cuDNN attention does not compile: {str(error).splitlines()[0]}"
     return None
 
 
-def _choose(q: Array, k: Array, quiet: bool) -> str:
+def _choose(q: Array, k: Array, kv_length: int | None, quiet: bool) -> str:
     device, shape, why = jax.default_backend(), (q.shape[1], k.shape[1]), None
     if device == "gpu":
-        why = unavailable("cudnn", q)
+        why = unavailable("cudnn", q, k, kv_length)
     if device == "tpu" and min(shape) >= SPLASH_BLOCK:
         name = "splash"
     elif device == "gpu" and why is None:
@@ -156,10 +171,14 @@ def _xla(q: Array, k: Array, v: Array, kv_length: int | None = None) -> Array:
 
 
 def _cudnn(q: Array, k: Array, v: Array, kv_length: int | None = None) -> Array:
-    lengths = None if kv_length is None else jnp.full(q.shape[0], kv_length, jnp.int32)
+    # Odd lengths are refused where there is a gradient, so both are padded to even ones. A padding
+    # query is answered and cut off: it gives no gradient.
+    n_q, n_k = q.shape[1], kv_length or k.shape[1]
+    q, k, v = (_pad_to(x, 2) for x in (q, k, v))
+    lengths = None if n_k == k.shape[1] else jnp.full(q.shape[0], n_k, jnp.int32)
     return jax.nn.dot_product_attention(
         q, k, v, key_value_seq_lengths=lengths, implementation="cudnn"
-    )
+    )[:, :n_q]
 
 
 def _pad_to(x: Array, multiple: int) -> Array:

@@ -83,7 +83,8 @@ def rows(tokens: int, heads: int, dtype: str, repeat: int) -> list[dict]:
     """One row a backend and direction."""
     shape, out = (1, tokens, heads, HEAD_DIM), []
     names = [n for n in BACKENDS if n != "splash_interpret"]
-    names = [n for n in names if unavailable(n, jax.ShapeDtypeStruct(shape, dtype)) is None]
+    x = jax.ShapeDtypeStruct(shape, dtype)
+    names = [n for n in names if unavailable(n, x, x) is None]
     if heads * tokens**2 * 4 > SCORES_LIMIT:
         names.remove("xla")
     for backward in (False, True):

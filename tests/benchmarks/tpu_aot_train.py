@@ -88,8 +88,8 @@ def compile_case(
     from mouselift_jax.training.trainer import Trainer
 
     # The device is not here, and is a TPU: what would be chosen there.
-    attention.unavailable = lambda name, q: None
-    attention._choose = lambda q, k, quiet: (
+    attention.unavailable = lambda *_: None
+    attention._choose = lambda q, k, kv_length, quiet: (
         "splash" if min(q.shape[1], k.shape[1]) >= attention.SPLASH_BLOCK else "xla"
     )
     config = importlib.import_module(f"configs.{stage}").get_config(variant)

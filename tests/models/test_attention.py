@@ -114,7 +114,7 @@ def test_initialising_a_network_says_nothing_of_shapes_that_it_will_not_work_on(
 
 def test_a_gpu_without_cudnn_is_told_why(caplog, monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    monkeypatch.setattr(lib, "unavailable", lambda name, q: "cuDNN attention does not compile")
+    monkeypatch.setattr(lib, "unavailable", lambda *_: "cuDNN attention does not compile")
     lib._say.cache_clear()
     x = jax.ShapeDtypeStruct((1, 16, 1, 8), jnp.bfloat16)
     with caplog.at_level("INFO", logger=lib.__name__):
@@ -122,6 +122,70 @@ def test_a_gpu_without_cudnn_is_told_why(caplog, monkeypatch):
     lib._say.cache_clear()
     assert "attention: xla (gpu, bfloat16" in caplog.text
     assert "not cudnn: cuDNN attention does not compile" in caplog.text
+
+
+@pytest.fixture
+def cudnn_anywhere(monkeypatch):
+    """cuDNN's library as jax asks for it, absent here: lowering needs only its version."""
+    from jax._src.cudnn import fused_attention_stablehlo as fused
+
+    monkeypatch.setattr(fused, "check_cudnn_version", lambda: 92800)
+
+
+@pytest.mark.parametrize("t,s,kv_length", [(64, 77, None), (63, 63, None), (64, 80, 77)])
+def test_cudnn_takes_odd_lengths_in_both_passes(cudnn_anywhere, t, s, kv_length):
+    """77 text tokens: jax refuses odd lengths where there is a gradient (the UNet in bf16)."""
+    q, k = (jax.ShapeDtypeStruct((2, n, 2, 64), jnp.bfloat16) for n in (t, s))
+
+    def loss(*x):
+        return lib._cudnn(*x, kv_length=kv_length).astype(jnp.float32).sum()
+
+    traced = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2))).trace(q, k, k)
+    text = traced.lower(lowering_platforms=("cuda",)).as_text()
+    assert "fmhaSoftmaxBackward" in text
+    assert [x.shape for x in traced.out_info[1]] == [q.shape, k.shape, k.shape]
+
+
+@pytest.mark.parametrize("t,s,kv_length", [(20, 77, None), (19, 19, None), (20, 80, 77)])
+def test_padding_for_cudnn_changes_nothing(monkeypatch, t, s, kv_length):
+    plain = jax.nn.dot_product_attention
+    here = lambda *x, **kw: plain(*x, **kw | {"implementation": "xla"})  # noqa: E731
+    monkeypatch.setattr(jax.nn, "dot_product_attention", here)
+    q, k, v = make(t, s)
+    with jax.default_matmul_precision("highest"):
+        out = lib._cudnn(q, k, v, kv_length=kv_length)
+    np.testing.assert_allclose(out, reference(q, k, v, kv_length), atol=3e-6)
+
+
+def test_cudnn_is_asked_at_the_true_lengths_and_head_size(caplog, monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    asked = []
+    monkeypatch.setattr(lib, "_cudnn_fault", lambda *how: asked.append(how) or "not this one")
+    q, k = (jax.ShapeDtypeStruct((2, n, 2, 40), jnp.bfloat16) for n in (64, 77))
+    with caplog.at_level("INFO", logger=lib.__name__):
+        jax.eval_shape(attention, q, k, k)
+        whole = jax.ShapeDtypeStruct(q.shape, jnp.float32)
+        jax.eval_shape(attention, whole, whole, whole)
+    lib._say.cache_clear()
+    assert asked == [("bfloat16", 64, 77, 40, None)]
+    assert "not cudnn: float32: products on the slow units" in caplog.text  # and how to avoid it
+    assert "train.dtype" in caplog.text
+
+
+def test_a_cudnn_that_refuses_the_backward_pass_is_not_taken(monkeypatch):
+    @jax.custom_vjp
+    def forward_only(q, k, v):
+        return q
+
+    def refuse(*_):
+        raise NotImplementedError("Unsupported sequence length Q 64, KV 77.")
+
+    forward_only.defvjp(lambda q, k, v: (q, None), refuse)
+    monkeypatch.setattr(lib, "_cudnn", lambda *x, kv_length: forward_only(*x))
+    lib._cudnn_fault.cache_clear()
+    fault = lib._cudnn_fault("bfloat16", 64, 77, 64, None)
+    lib._cudnn_fault.cache_clear()
+    assert fault.endswith("Unsupported sequence length Q 64, KV 77.")
 
 
 def test_unknown_and_unavailable_backends_are_errors():

@@ -38,6 +38,25 @@ def test_collectives_of_loops_are_counted_as_often_as_the_loop_runs():
     assert largest == 16 * 8 * 4
 
 
+def test_collectives_merged_into_one_start_are_all_counted():
+    """As XLA writes them for GPUs: a tuple of operands, then a tuple of results."""
+    start = """
+ENTRY %main (a: f32[4,8]) -> f32[4,8] {
+  %ag = ((f32[4,8]{1,0}, bf16[2]{0}), (f32[16,8]{1,0}, bf16[8]{0})) all-gather-start(%x, %y), dim
+  %one = (f32[4]{0}, f32[16]{0}) all-gather-start(%x), dimensions={0}
+  %rs = ((f32[16,8]{1,0}, f32[8]{0}), (f32[4,8]{1,0}, f32[2]{0})) reduce-scatter-start(%x, %y)
+  %ar = (f32[100]{0:T(8)}, f32[10]{0}) all-reduce-start(%g, %h), to_apply=%add
+  %cp = (f32[4,8], f32[4,8], u32[], u32[]) collective-permute-start(%x)
+}
+"""
+    found, largest = cost.collectives(start)
+    assert found["all-gather"] == (2, 16 * 8 * 4 + 8 * 2 + 16 * 4)
+    assert found["reduce-scatter"] == (1, (4 * 8 + 2) * 4)
+    assert found["all-reduce"] == (1, 110 * 4)
+    assert found["collective-permute"] == (1, 4 * 8 * 4)
+    assert largest == 16 * 8 * 4 + 8 * 2
+
+
 def test_cost_of_the_toy_on_two_devices():
     config = toy_run.config(3, **{"mesh.data": 2, "accum_steps": 1})
     trainer = Trainer(toy_run.task(), config, devices=jax.devices()[:2])

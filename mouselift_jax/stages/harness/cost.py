@@ -171,12 +171,29 @@ def _collective(line: str) -> str | None:
 
 
 def _result_bytes(line: str, kind: str) -> int:
-    result = line.split(f" {kind}", 1)[0].split("=", 1)[-1]
-    sizes = []
+    """Bytes of what a collective leaves, of all arrays that it serves at once."""
+    result = line.split(f" {kind}", 1)[0].split("=", 1)[-1].strip()
+    # An asynchronous start is the pair of its operands and its results, each a tuple where the
+    # compiler merged several collectives; an all-reduce has its results alone.
+    if f" {kind}-start(" in line and kind != "all-reduce":
+        parts = _top_level(result)
+        result = parts[1] if len(parts) > 1 else result
+    total = 0
     for dtype, dims in re.findall(r"(\w+)\[([\d,]*)\]", result):
         n = _BYTES.get(dtype, 0)
         for d in filter(None, dims.split(",")):
             n *= int(d)
-        sizes.append(n)
-    # An asynchronous start names its operand beside its result: the larger one is what moves.
-    return (max(sizes) if f" {kind}-start(" in line else sum(sizes)) if sizes else 0
+        total += n
+    return total
+
+
+def _top_level(shape: str) -> list[str]:
+    """The elements of a tuple's shape; commas of inner tuples, dimensions and layouts stay."""
+    parts, depth = [""], 0
+    for letter in shape.removeprefix("(").removesuffix(")"):
+        depth += (letter in "([{") - (letter in ")]}")
+        if letter == "," and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += letter
+    return parts
