@@ -99,6 +99,3 @@ def _paint(
 
 def _forward(cameras: Camera) -> np.ndarray:
     return np.asarray(cameras.c2w, np.float64)[..., :3, 2]
-
-
-BASELINES = {"visual hull": visual_hull, "nearest view": nearest_view}

@@ -23,7 +23,7 @@ from PIL import Image
 from mouselift_jax.errors import LayoutError
 from mouselift_jax.files import write_bytes_atomic, write_json_atomic, write_text_atomic
 from mouselift_jax.report.curves import curves_svg, read_metrics
-from mouselift_jax.report.pictures import png_bytes
+from mouselift_jax.report.pictures import Sheet, png_bytes, sheet_of
 
 MAX_VIDEO_BYTES = 12 << 20  # larger videos are linked, not embedded
 PICTURE_BYTES = 600_000  # larger PNGs are embedded as JPEG; the file in DIR/report stays PNG
@@ -132,6 +132,7 @@ def write_report(
         finished=True if given else summary.get("finished"),
         steps=summary.get("steps"),
         wall=_duration(summary.get("wall_s")),
+        verdict=summary.get("verdict"),
         findings=[_finding(w) for w in summary.get("warnings", [])],
         metrics=headline(summary.get("metrics", {})),
         figures=[(k, number(v)) for k, v in summary.get("metrics", {}).items()],
@@ -251,7 +252,10 @@ def _block(workdir: Path, block: Any) -> dict[str, Any]:
     kind = type(block).__name__
     if isinstance(block, Picture):
         path = _inside(workdir, block.image)
-        return {"kind": kind, "src": _picture_uri(path), "caption": block.caption}
+        sheet = sheet_of(path)
+        if sheet is not None:
+            return {"kind": "Sheet", "caption": block.caption, **_tiles(sheet)}
+        return {"kind": kind, "src": _picture_uri(path.read_bytes()), "caption": block.caption}
     if isinstance(block, Video):
         path = _inside(workdir, block.path)
         big = path.stat().st_size > MAX_VIDEO_BYTES
@@ -288,14 +292,22 @@ def _inside(workdir: Path, relative: str) -> Path:
     return path
 
 
-def _picture_uri(path: Path) -> str:
-    data = path.read_bytes()
-    kind = "jpeg" if path.suffix.lower() in (".jpg", ".jpeg") else "png"
-    if kind == "png" and len(data) > PICTURE_BYTES:
+def _tiles(sheet: Sheet) -> dict[str, Any]:
+    """The columns of a sheet, each a picture of its own, so that they wrap on a narrow screen."""
+    columns = [png_bytes(c) for c in sheet.columns()]
+    most = PICTURE_BYTES // len(columns)
+    tiles = zip([_picture_uri(c, most) for c in columns], sheet.labels, strict=True)
+    return {"tiles": list(tiles), "rows": [r for r in sheet.rows if r]}
+
+
+def _picture_uri(png: bytes, most: int = PICTURE_BYTES) -> str:
+    """A picture file's bytes as a data URI; a large PNG becomes a JPEG."""
+    kind = "jpeg" if png[:2] == b"\xff\xd8" else "png"
+    if kind == "png" and len(png) > most:
         buffer = io.BytesIO()
-        Image.open(io.BytesIO(data)).convert("RGB").save(buffer, "jpeg", quality=90)
-        kind, data = "jpeg", buffer.getvalue()
-    return f"data:image/{kind};base64," + _b64(data)
+        Image.open(io.BytesIO(png)).convert("RGB").save(buffer, "jpeg", quality=90)
+        kind, png = "jpeg", buffer.getvalue()
+    return f"data:image/{kind};base64," + _b64(png)
 
 
 def _b64(data: bytes) -> str:

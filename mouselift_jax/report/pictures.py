@@ -7,13 +7,16 @@ the eye only.
 
 from __future__ import annotations
 
+import dataclasses
 import io
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
 
 from mouselift_jax.errors import ShapeError
 from mouselift_jax.files import write_bytes_atomic
@@ -48,11 +51,57 @@ def to_uint8(image: Any, background: float | Sequence[float] = 1.0) -> np.ndarra
     return np.round(np.clip(array, 0, 1) * 255).astype(np.uint8)
 
 
+@dataclasses.dataclass(frozen=True)
+class Sheet:
+    """Pictures in columns on one page, which knows where they are: a narrow screen wraps them.
+
+    Attributes:
+        pixels: [H,W,3] uint8, as a file viewer shows it; arrays are made of it.
+        labels: one a column.
+        rows: what the pictures of a column are, from the top.
+        boxes: x, y, width, height of each column's pictures.
+    """
+
+    pixels: np.ndarray
+    labels: Sequence[str]
+    rows: Sequence[str]
+    boxes: Sequence[Sequence[tuple[int, int, int, int]]]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.array(self.pixels, dtype, copy=copy is not False)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the pixels."""
+        return self.pixels.shape
+
+    def columns(self) -> list[np.ndarray]:
+        """Each column's pictures, one above the other."""
+        return [
+            np.concatenate([self.pixels[y : y + h, x : x + w] for x, y, w, h in column])
+            for column in self.boxes
+        ]
+
+
+SHEET_KEY = "mouselift_jax sheet"  # of the PNG's text chunk that holds what is not pixels
+
+
 def png_bytes(image: Any) -> bytes:
-    """The picture as PNG."""
-    buffer = io.BytesIO()
-    Image.fromarray(to_uint8(image)).save(buffer, "png", optimize=True)
+    """The picture as PNG; that of a `Sheet` carries its layout along."""
+    about, buffer = None, io.BytesIO()
+    if isinstance(image, Sheet):
+        about = PngInfo()
+        layout = {"labels": image.labels, "rows": image.rows, "boxes": image.boxes}
+        about.add_text(SHEET_KEY, json.dumps(layout))
+    Image.fromarray(to_uint8(image)).save(buffer, "png", optimize=True, pnginfo=about)
     return buffer.getvalue()
+
+
+def sheet_of(path: str | Path) -> Sheet | None:
+    """The sheet in a file, None when the file holds a plain picture."""
+    with Image.open(path) as image:
+        layout = getattr(image, "text", {}).get(SHEET_KEY)
+        return Sheet(np.asarray(image.convert("RGB")), **json.loads(layout)) if layout else None
 
 
 def save_png(path: str | Path, image: Any) -> Path:
@@ -120,7 +169,7 @@ def contact_sheet(
     columns: int | None = None,
     size: int | tuple[int, int] | None = None,
     title: str | None = None,
-) -> np.ndarray:
+) -> Sheet:
     """Many pictures on one page.
 
     Args:
@@ -144,8 +193,16 @@ def contact_sheet(
     if labels is not None:
         cells = [captioned(c, str(t)) for c, t in zip(cells, labels, strict=True)]
     columns = columns or max(1, int(np.ceil(np.sqrt(1.5 * len(cells)))))
-    sheet = grid([cells[i : i + columns] for i in range(0, len(cells), columns)])
-    return captioned(sheet, title, size=16) if title else sheet
+    page = grid([cells[i : i + columns] for i in range(0, len(cells), columns)])
+    high, wide = cells[0].shape[:2]
+    top = page.shape[0]
+    page = captioned(page, title, size=16) if title else page
+    top = page.shape[0] - top + _GAP + high - height  # of the first picture, below its label
+    boxes = [
+        [(_GAP + i % columns * (wide + _GAP), top + i // columns * (high + _GAP), width, height)]
+        for i in range(len(cells))
+    ]
+    return Sheet(page, [str(t) for t in labels or [""] * len(cells)], [""], boxes)
 
 
 def error_map(truth: Any, render: Any, *, top: float = ERROR_TOP) -> np.ndarray:
@@ -188,6 +245,67 @@ def masked(image: Any, mask: Any, background: float = 1.0) -> np.ndarray:
     return to_uint8(rgb * weight + background * (1 - weight))
 
 
+def around_the_animal(masks: np.ndarray, margin: float = 0.06) -> tuple[np.ndarray, int]:
+    """Square windows of one size round what each mask holds.
+
+    Args:
+        masks: [V,H,W], subject above 0.5.
+        margin: on each side, as a share of the animal.
+
+    Returns:
+        Left and top of each window [V,2], which may lie outside the picture, and the side. Without
+        an animal, or where it fills the picture, the windows are the pictures' middles, whole.
+    """
+    height, width = masks.shape[1:]
+    middle, size = np.full((len(masks), 2), (width / 2, height / 2)), 0.0
+    for v, mask in enumerate(masks > 0.5):
+        rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+        if len(rows):
+            low, high = np.array([columns[0], rows[0]]), np.array([columns[-1], rows[-1]]) + 1
+            middle[v], size = (low + high) / 2, max(size, *(high - low))
+    side = int(np.ceil(size * (1 + 2 * margin)))
+    if not 0 < side < 0.9 * max(height, width):
+        side = max(height, width)
+        middle[:] = width / 2, height / 2
+    return np.round(middle - side / 2).astype(int), side
+
+
+def cut(image: Any, corner: np.ndarray, side: int, beyond: float = 1.0) -> np.ndarray:
+    """A square window of a picture, `beyond` outside its border; the type stays."""
+    array = np.asarray(image)
+    fill = round(255 * beyond) if array.dtype == np.uint8 else beyond
+    out = np.full((side, side, *array.shape[2:]), fill, array.dtype)
+    x, y = (int(c) for c in corner)
+    part = array[max(y, 0) : max(y + side, 0), max(x, 0) : max(x + side, 0)]
+    out[max(-y, 0) :, max(-x, 0) :][: part.shape[0], : part.shape[1]] = part
+    return out
+
+
+def strip(
+    rows: Sequence[tuple[str, Sequence[Any]]], *, labels: Sequence[str] | None, size: int
+) -> Sheet:
+    """One column a view, one row a question.
+
+    Args:
+        rows: title and the views' pictures, each.
+        labels: a caption of each view.
+        size: side of a cell.
+    """
+    bands, tops, below = [], [], 0
+    for i, (title, pictures) in enumerate(rows):
+        cells = [fit(c, size, size) for c in pictures]
+        if i == 0 and labels is not None:
+            cells = [captioned(c, t) for c, t in zip(cells, labels, strict=True)]
+        bands.append(captioned(grid([cells]), title))
+        below += bands[-1].shape[0]
+        tops.append(below - _GAP - size)
+    n = len(rows[0][1])
+    boxes = [[(_GAP + v * (size + _GAP), top, size, size) for top in tops] for v in range(n)]
+    return Sheet(
+        np.concatenate(bands), list(labels or [""] * n), [title for title, _ in rows], boxes
+    )
+
+
 def comparison_rows(
     truth: Any,
     render: Any,
@@ -197,8 +315,10 @@ def comparison_rows(
     labels: Sequence[str] | None = None,
     size: int = 256,
     name: str = "truth",
-) -> np.ndarray:
+) -> Sheet:
     """One column a view, one row a question: truth, render, both masked, error, mask agreement.
+
+    With masks, all tiles are cut to the animal, at one zoom.
 
     Args:
         truth: [V,H,W,3].
@@ -216,11 +336,21 @@ def comparison_rows(
             expected=f"[V,H,W,3], here {truth.shape}",
             found=render.shape,
         )
+    about = name
+    if mask_truth is not None:
+        mask_truth = np.stack([_mask(m) for m in np.asarray(mask_truth)])
+        shown = mask_truth
+        if mask_render is not None:
+            mask_render = np.stack([_mask(m) for m in np.asarray(mask_render)])
+            shown = np.maximum(mask_truth, mask_render)
+        corners, side = around_the_animal(shown)
+        if side < max(truth.shape[1:3]):
+            about += f" ({side} of {truth.shape[2]} px)"
+        truth, render = (_cut_all(x, corners, side) for x in (truth, render))
+        mask_truth = _cut_all(mask_truth, corners, side, 0.0)
+        mask_render = None if mask_render is None else _cut_all(mask_render, corners, side, 0.0)
     views = range(len(truth))
-    rows: list[tuple[str, list[np.ndarray]]] = [
-        (name, [to_uint8(truth[v]) for v in views]),
-        ("render", [to_uint8(render[v]) for v in views]),
-    ]
+    rows: list[tuple[str, list[Any]]] = [(about, list(truth)), ("render", list(render))]
     if mask_truth is not None:
         pair = ((f"{name}, animal only", truth), ("render, same mask", render))
         rows += [(title, [masked(x[v], mask_truth[v]) for v in views]) for title, x in pair]
@@ -229,10 +359,10 @@ def comparison_rows(
     if mask_truth is not None and mask_render is not None:
         title = "masks: green both, orange missing, blue extra"
         rows.append((title, [mask_agreement(mask_truth[v], mask_render[v]) for v in views]))
-    bands = []
-    for i, (title, cells) in enumerate(rows):
-        cells = [fit(c, size, size) for c in cells]
-        if i == 0 and labels is not None:
-            cells = [captioned(c, t) for c, t in zip(cells, labels, strict=True)]
-        bands.append(captioned(grid([cells]), title))
-    return np.concatenate(bands)
+    return strip(rows, labels=labels, size=size)
+
+
+def _cut_all(
+    pictures: np.ndarray, corners: np.ndarray, side: int, beyond: float = 1.0
+) -> np.ndarray:
+    return np.stack([cut(p, c, side, beyond) for p, c in zip(pictures, corners, strict=True)])

@@ -176,10 +176,11 @@ class Workdir:
         artefacts: Mapping[str, str | os.PathLike] | None = None,
         warnings: Sequence[str] = (),
         inputs: Mapping[str, Any] | None = None,
+        verdict: Mapping[str, str] | None = None,
     ) -> dict[str, Any]:
         """Write summary.json; warnings of earlier visits stay, metrics and artefacts too.
 
-        A metric or an artefact that is given anew replaces the old one.
+        A metric, an artefact or a verdict that is given anew replaces the old one.
         """
         old = read_summary(self.path)
         all_artefacts = dict(old.get("artefacts", {}))
@@ -201,6 +202,9 @@ class Workdir:
             "inputs": dict(inputs or old.get("inputs", {})),
             "versions": versions(),
         }
+        said = verdict or old.get("verdict")
+        if said:
+            record["verdict"] = dict(said)
         if self.options.primary:
             if finished and not (self.path / "metrics.jsonl").exists():
                 # Training writes its rows as it goes; every other stage has one, at its end.

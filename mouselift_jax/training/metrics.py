@@ -14,6 +14,7 @@ from jaxtyping import Array, Float
 from mouselift_jax.training.losses import SSIM_WINDOW, ssim_map
 
 PSNR_CAP = 100.0  # dB, of identical pictures
+SPECK = 0.25  # error of a pixel that is seen at once
 _PICTURE = (-3, -2, -1)
 
 
@@ -89,7 +90,7 @@ def figures(
     image: Float[Array, "*B H W 3"],
     mask: Float[Array, "*B H W 1"],
 ) -> dict[str, Array]:
-    """Every figure of a render, each [*B]: psnr, ssim, iou, interior_psnr, mean_color_psnr."""
+    """Every figure of a render, each [*B]: the names are those of the functions and of Interior."""
     inside = interior_psnr(rgb, alpha, image, mask)
     return {
         "psnr": psnr(rgb, image),
@@ -97,7 +98,25 @@ def figures(
         "iou": mask_iou(alpha, mask),
         "interior_psnr": inside.psnr,
         "mean_color_psnr": inside.mean_color_psnr,
+        "specks": specks(rgb, alpha, image, mask),
     }
+
+
+def specks(
+    image: Float[Array, "*B H W C"],
+    alpha: Float[Array, "*B H W 1"],
+    target: Float[Array, "*B H W C"],
+    mask: Float[Array, "*B H W 1"],
+    margin: int = 2,
+) -> Float[Array, "*B"]:
+    """Share of the interior's pixels that are off by more than SPECK in any channel; NaN of none.
+
+    Arguments as those of `interior_psnr`.
+    """
+    inside = interior(alpha, margin) * interior(mask, margin)
+    off = jnp.abs(jnp.clip(image, 0, 1) - target).max(-1, keepdims=True) > SPECK
+    n = inside.sum(_PICTURE)
+    return jnp.where(n > 0, (off * inside).sum(_PICTURE) / jnp.maximum(n, 1.0), jnp.nan)
 
 
 def mask_iou(a: Float[Array, "*B H W 1"], b: Float[Array, "*B H W 1"]) -> Float[Array, "*B"]:

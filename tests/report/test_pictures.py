@@ -23,7 +23,7 @@ def test_contact_sheet_holds_every_picture_unscaled_and_labelled():
     assert sheet.shape == (2 * 24 + 4, 3 * 34 + 4, 3)
     for i in range(5):
         y, x = 4 + i // 3 * 24, 4 + i % 3 * 34
-        assert (sheet[y : y + 20, x : x + 30] == i * 20).all()
+        assert (sheet.pixels[y : y + 20, x : x + 30] == i * 20).all()
     assert pictures.contact_sheet(tiles, labels=list("abcde"), columns=3).shape[0] > sheet.shape[0]
     with pytest.raises(ShapeError):
         pictures.contact_sheet([])
@@ -55,6 +55,30 @@ def test_comparison_rows_have_one_band_a_question():
     assert short.shape[0] == 3 * band and full.shape[0] > 6 * band
     with pytest.raises(ShapeError):
         pictures.comparison_rows(views, views[:2])
+
+
+@pytest.mark.parametrize("title", [None, "a title"])
+def test_a_sheet_knows_its_columns_also_as_a_file(tmp_path, title):
+    tiles = [np.full((20, 30, 3), i * 20, np.uint8) for i in range(5)]
+    sheet = pictures.contact_sheet(tiles, labels=list("abcde"), columns=3, title=title)
+    read = pictures.sheet_of(pictures.save_png(tmp_path / "a.png", sheet))
+    assert list(read.labels) == list("abcde")
+    for column, tile in zip(read.columns(), tiles, strict=True):
+        np.testing.assert_array_equal(column, tile)
+    assert pictures.sheet_of(pictures.save_png(tmp_path / "b.png", tiles[0])) is None
+
+
+def test_compared_views_are_cut_to_the_animal_at_one_zoom():
+    masks = np.zeros((2, 64, 64, 1), np.float32)
+    masks[0, 2:18, 40:60], masks[1, 30:34, 0:4] = 1, 1  # one at the border
+    views = np.where(masks > 0, [0.9, 0.1, 0.1], 1.0).astype(np.float32)
+    sheet = pictures.comparison_rows(views, views, masks, masks, labels=["a", "b"], size=32)
+    assert sheet.rows[0] == "truth (23 of 64 px)" and len(sheet.rows) == 6
+    first, second = (c[:32] for c in sheet.columns())
+    red = (first == np.round(np.array([0.9, 0.1, 0.1]) * 255)).all(-1)
+    assert red.sum() > 0.6 * 32 * 32  # a speck of 320 px in 4096 before
+    assert 0 < (second[..., 1] < 128).sum() < 64  # the smaller one stays smaller
+    assert (sheet.columns()[1][-32:] == 255).mean() > 0.9  # beyond the border there is no mask
 
 
 def test_save_png_is_whole_or_absent(tmp_path, monkeypatch):

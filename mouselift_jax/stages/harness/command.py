@@ -212,9 +212,12 @@ def closing(stage: Any, config: Any, path: Path) -> str:
     """What came out, where it is shown, and what to do next."""
     from mouselift_jax.report.html import headline
 
-    figures = headline(read_summary(path).get("metrics", {}))
+    summary = read_summary(path)
+    figures = headline(summary.get("metrics", {}))
     width = max((len(name) for name, _ in figures), default=0)
     lines = [f"  {name:<{width}}  {value}" for name, value in figures]
+    if "verdict" in summary:
+        lines.append(summary["verdict"]["text"])
     if (path / "report.html").is_file():
         lines.append(f"report: {path / 'report.html'}")
     return "\n".join([*lines, *(f"next:   {c}" for c in next_commands(stage, config, path))])

@@ -1,7 +1,8 @@
 """What a stage is: `plan(config, workdir)` touches nothing, `run(config, workdir)` does it.
 
 `NEXT` names the commands that use its result. Their fields: `workdir`, `beside` (the folder it lies
-in), `config`, and `tiny`, which is ":tiny" for a toy-sized run.
+in), `config`, and `tiny`, which is ":tiny" for a toy-sized run. A stage whose result may be useless
+has `next_after(config, summary)`, which chooses them by what came out.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 from mouselift_jax.errors import ConfigError, nearest
+from mouselift_jax.runs.record import read_summary
 
 STAGES = (
     "prepare",
@@ -80,4 +82,6 @@ def next_commands(stage: ModuleType, config: Any, path: Path) -> list[str]:
     tiny = ":tiny" if "tiny" in config.variant.split(",") else ""
     values = SimpleNamespace(**{key: shlex.quote(str(value)) for key, value in config.items()})
     places = {"workdir": shlex.quote(str(path)), "beside": shlex.quote(str(path.parent))}
-    return [command.format(**places, config=values, tiny=tiny) for command in stage.NEXT]
+    choose = getattr(stage, "next_after", None)
+    commands = choose(config, read_summary(path)) if choose else stage.NEXT
+    return [command.format(**places, config=values, tiny=tiny) for command in commands]

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+
+import numpy as np
 
 from mouselift_jax.data.samples.sample_set import SampleSet
 from mouselift_jax.errors import ConfigError, LayoutError, nearest
@@ -91,3 +94,24 @@ def frame_times(sample_set: SampleSet) -> dict[str, tuple[int, float]]:
         name: (int(rows.get(name, {}).get("frame", -1)), rows.get(name, {}).get("time_s", math.nan))
         for name in sample_set.ids("all")
     }
+
+
+MIN_BLOCKS = 5  # fewer blocks make no interval
+
+
+def time_block(sample_set: SampleSet, ids: Sequence[str], seconds: float) -> tuple[int, bool]:
+    """How many consecutive samples make `seconds`, at least 1; 1 where times are unknown.
+
+    Neighbouring frames resemble one another, so a bootstrap draws them together.
+
+    Returns:
+        The number, and whether it had to be made smaller: fewer than MIN_BLOCKS would be left.
+    """
+    known = frame_times(sample_set)
+    times = np.sort([known[i][1] for i in ids])
+    steps = np.diff(times[np.isfinite(times)])
+    steps = steps[steps > 0]
+    block = max(1, round(seconds / float(np.median(steps)))) if len(steps) else 1
+    if len(ids) < MIN_BLOCKS * block:
+        return max(1, len(ids) // MIN_BLOCKS), True
+    return block, False
