@@ -36,6 +36,7 @@ from mouselift_jax.pipelines.views_training import (
 from mouselift_jax.report.html import Finding, Picture, Section, Table, Text, write_report
 from mouselift_jax.runs.folder import Workdir
 from mouselift_jax.runs.record import command_line, read_summary
+from mouselift_jax.runs.settings import typed
 from mouselift_jax.stages.harness import cost
 from mouselift_jax.stages.harness.plan import Plan
 from mouselift_jax.stages.multiview.batches import picture_batches
@@ -57,6 +58,7 @@ from mouselift_jax.stages.multiview.rig import (
     stacked_cameras,
     subject_place,
 )
+from mouselift_jax.stages.multiview.settings import MultiviewSettings
 from mouselift_jax.stages.multiview.watchdogs import Alarm, check_order, check_prompts
 from mouselift_jax.training import distributed, loop, lora
 from mouselift_jax.training.trainer import Task, Trainer
@@ -71,7 +73,7 @@ NEXT = (
 # --- what is trained -----------------------------------------------------------------------------
 
 
-def unet_config(config: Any, downscale: int) -> mvunet.MVUNetConfig:
+def unet_config(config: MultiviewSettings, downscale: int) -> mvunet.MVUNetConfig:
     """The network of a config; its picture size follows `data.size`."""
     levels = len(config.model.block_channels)
     step = downscale * 2 ** (levels - 1)  # the UNet halves the latents before each further level
@@ -83,10 +85,12 @@ def unet_config(config: Any, downscale: int) -> mvunet.MVUNetConfig:
             found=config.data.size,
             fix=f"--config.data.size={-(-config.data.size // step) * step}",
         )
-    return mvunet.MVUNetConfig(**config.model.to_dict(), sample_size=config.data.size // downscale)
+    return dataclasses.replace(
+        typed(mvunet.MVUNetConfig, config.model), sample_size=config.data.size // downscale
+    )
 
 
-def make_unet(config: Any, downscale: int) -> mvunet.MVUNet:
+def make_unet(config: MultiviewSettings, downscale: int) -> mvunet.MVUNet:
     """The network, with this run's arithmetic."""
     if config.train.remat not in ("none", "block"):
         raise ConfigError(
@@ -126,7 +130,7 @@ def init_unet(module: mvunet.MVUNet, key: jax.Array) -> Any:
     return module.init(key, *args, poses=poses)["params"]
 
 
-def batch_shapes(config: Any, networks: Networks) -> dict[str, jax.ShapeDtypeStruct]:
+def batch_shapes(config: MultiviewSettings, networks: Networks) -> dict[str, jax.ShapeDtypeStruct]:
     """Shapes of one training batch, of pictures or of encodings."""
     b, v, size = config.train.batch_size, config.model.n_views, config.data.size
     side, channels = networks.latent_side, networks.vae.config.latent_channels
@@ -143,9 +147,8 @@ def batch_shapes(config: Any, networks: Networks) -> dict[str, jax.ShapeDtypeStr
     return found | ({"poses": f32(v, 4)} if config.model.pose_features else {})
 
 
-def make_task(config: Any, networks: Networks, constants: dict[str, Any]) -> Task:
+def make_task(config: MultiviewSettings, networks: Networks, constants: dict[str, Any]) -> Task:
     """The training task. Frozen networks that the step does not need are not handed to it."""
-    how = DiffusionLossConfig(**config.loss.to_dict())
     n_steps = networks.latent_noise.n_steps
 
     def loss(params: Any, batch: Any, *, rng: Any, step: Any, constants: Any) -> Any:
@@ -162,7 +165,7 @@ def make_task(config: Any, networks: Networks, constants: dict[str, Any]) -> Tas
             draw_training(rng, networks, encoded.mean.shape, n_steps),
             networks=networks,
             normalizer=constants["image_normalizer"],
-            config=how,
+            config=typed(DiffusionLossConfig, config.loss),
             poses=batch.get("poses"),
         )
 
@@ -187,7 +190,7 @@ def make_task(config: Any, networks: Networks, constants: dict[str, Any]) -> Tas
 # --- data ----------------------------------------------------------------------------------------
 
 
-def check(config: Any, samples: Path) -> SampleSet:
+def check(config: MultiviewSettings, samples: Path) -> SampleSet:
     """The sample set, after everything about it that can be wrong has been looked at."""
     sample_set = SampleSet.open(samples)
     if not sample_set.ids("train"):
@@ -224,6 +227,7 @@ def check(config: Any, samples: Path) -> SampleSet:
 
 def plan(config: Any, workdir: Path) -> Plan:
     """What a run would do."""
+    config = MultiviewSettings.of(config)
     samples = resolve_samples(config.samples)
     sample_set = check(config, samples)
     toys = uses_toys(config)
@@ -260,6 +264,7 @@ def plan(config: Any, workdir: Path) -> Plan:
 def compile_plan(config: Any, workdir: Path) -> cost.Cost:
     """Memory, FLOPs and traffic of the compiled step, on shapes alone."""
     del workdir
+    config = MultiviewSettings.of(config)
     towers = abstract_towers(config)
     networks = towers.networks(make_unet(config, towers.modules["vae"].config.downscale))
     constants = {**towers.params, "prompts": towers.prompts}
@@ -269,6 +274,7 @@ def compile_plan(config: Any, workdir: Path) -> cost.Cost:
 
 def run(config: Any, workdir: Workdir) -> None:
     """Train, validate, report."""
+    config = MultiviewSettings.of(config)
     samples = resolve_samples(config.samples)
     sample_set = check(config, samples)
     done = read_summary(workdir)
@@ -331,7 +337,7 @@ def run(config: Any, workdir: Workdir) -> None:
     finish(config, workdir, judge, metrics, rig, alarms, towers, started)
 
 
-def early_alarms(config: Any, sample_set: SampleSet, towers: Towers) -> list[Alarm]:
+def early_alarms(config: MultiviewSettings, sample_set: SampleSet, towers: Towers) -> list[Alarm]:
     """What can be seen to be wrong before the first step; a file of the wrong width stops it."""
     alarms = check_prompts(towers.prompts, config.model.n_views, config.model.context_dim)
     for alarm in alarms:
@@ -346,7 +352,7 @@ def early_alarms(config: Any, sample_set: SampleSet, towers: Towers) -> list[Ala
     return alarms
 
 
-def keep_rig(config: Any, workdir: Workdir, sample_set: SampleSet) -> Rig | None:
+def keep_rig(config: MultiviewSettings, workdir: Workdir, sample_set: SampleSet) -> Rig | None:
     """Write cameras.json and say whether one rig can stand for all samples."""
     rig = measure_rig(config, sample_set)
     if rig is None:
@@ -366,7 +372,7 @@ def keep_rig(config: Any, workdir: Workdir, sample_set: SampleSet) -> Rig | None
 
 
 def training_batches(
-    config: Any,
+    config: MultiviewSettings,
     workdir: Workdir,
     samples: Path,
     towers: Towers,
@@ -408,7 +414,7 @@ def _sum(params: Any) -> float:
 
 
 def finish(
-    config: Any,
+    config: MultiviewSettings,
     workdir: Workdir,
     judge: Judge,
     metrics: dict[str, float],

@@ -17,6 +17,7 @@ import numpy as np
 import optax
 
 from mouselift_jax.errors import ConfigError, nearest
+from mouselift_jax.training.settings import OptimSettings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +67,7 @@ def warmup_cosine(
     return lr
 
 
-def schedule(config: Any, total_steps: int) -> dict[str, np.ndarray]:
+def schedule(config: OptimSettings, total_steps: int) -> dict[str, np.ndarray]:
     """The arguments of `warmup_cosine` as arrays.
 
     A compiled step takes them as arguments: a run that is made longer, or goes on with another
@@ -115,8 +116,10 @@ def match_all(patterns: Sequence[str], paths: Sequence[str], key: str) -> None:
             )
 
 
-def make(config: Any, total_steps: int, params: Any) -> tuple[optax.GradientTransformation, Guard]:
-    """The optimiser of a config section (see `configs/common.py`).
+def make(
+    config: OptimSettings, total_steps: int, params: Any
+) -> tuple[optax.GradientTransformation, Guard]:
+    """The optimiser of a run.
 
     Args:
         config: the section `train.optim`.

@@ -24,6 +24,7 @@ from mouselift_jax.runs.rows import MetricWriter
 from mouselift_jax.training import checkpoint, loop, lora, optim, sharding
 from mouselift_jax.training import state as states
 from mouselift_jax.training.checkpoint import Checkpoints
+from mouselift_jax.training.settings import LoraSettings, TrainSettings
 
 
 @dataclasses.dataclass
@@ -53,7 +54,7 @@ class Trainer:
 
     Args:
         task: what is trained.
-        config: the section `train` (see `configs/common.py`).
+        config: the section `train`.
         seed: of weights and of every random choice of the steps.
         low_rank: the section `lora`; with a rank above 0 only low-rank additions are trained, and
             the weights that it names to be trained whole.
@@ -63,12 +64,15 @@ class Trainer:
     def __init__(
         self,
         task: Task,
-        config: Any,
+        config: TrainSettings,
         *,
         seed: int = 0,
-        low_rank: Any = None,
+        low_rank: LoraSettings | None = None,
         devices: Sequence[Any] | None = None,
     ) -> None:
+        # The section of a config will do too: scripts and tests hand it over as it is.
+        config = TrainSettings.of(config)
+        low_rank = None if low_rank is None else LoraSettings.of(low_rank)
         self._low_rank = low_rank if low_rank is not None and low_rank.rank > 0 else None
         self._add = lambda params: params
         if self._low_rank is not None:
@@ -86,7 +90,7 @@ class Trainer:
                 loss=lambda params, *args, **kw: loss(lora.fold(params), *args, **kw),
             )
         self.task, self.config, self.seed = task, config, seed
-        self.mesh = sharding.make_mesh(config.mesh, devices)
+        self.mesh = sharding.make_mesh(dataclasses.asdict(config.mesh), devices)
         sharding.check_batch(config.batch_size, config.accum_steps, self.mesh)
         # On shapes alone: the devices of a plan may not be there.
         key = jax.eval_shape(lambda: jax.random.key(0))

@@ -65,8 +65,9 @@ class Lab:
 
     def run(self, name, steps=STEPS, lr=1e-2):
         train = self.trainer.config
-        train.steps, train.optim.lr = steps, lr
-        self.trainer.schedule = optim.schedule(train.optim, steps)
+        rate = dataclasses.replace(train.optim, lr=lr)
+        self.trainer.config = dataclasses.replace(train, steps=steps, optim=rate)
+        self.trainer.schedule = optim.schedule(rate, steps)
         folder = self.root / name
         start = jax.device_get(self.models.params["unet"])
         state, _ = self.trainer.fit(folder, batches, initial=lambda: start, style="none")

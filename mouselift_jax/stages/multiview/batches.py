@@ -9,13 +9,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from mouselift_jax.data.batches.loader import Batch, Views, make_loader
 from mouselift_jax.data.batches.pictures import Augment
 from mouselift_jax.stages.multiview.order import orders, poses_of
+from mouselift_jax.stages.multiview.settings import MultiviewSettings
 
 log = logging.getLogger("mouselift_jax")
 
@@ -24,7 +24,7 @@ log = logging.getLogger("mouselift_jax")
 
 
 def picture_batches(
-    config: Any, samples: Path, rows: tuple[int, int], step: int
+    config: MultiviewSettings, samples: Path, rows: tuple[int, int], step: int
 ) -> Iterator[dict[str, np.ndarray]]:
     """Batches of pictures from `step` on: images [b,V,H,W,3], order [b,V], poses."""
     d, t = config.data, config.train
@@ -48,7 +48,7 @@ def picture_batches(
 
 
 def turned(
-    config: Any, batch: Batch, step: int, rows: tuple[int, int] = (0, 1)
+    config: MultiviewSettings, batch: Batch, step: int, rows: tuple[int, int] = (0, 1)
 ) -> dict[str, np.ndarray]:
     """A batch with its views in the order from the reference on."""
     order = orders(config, batch.c2w, len(batch.images), step, rows)

@@ -25,6 +25,7 @@ from mouselift_jax.files import write_json_atomic
 from mouselift_jax.runs.progress import Progress
 from mouselift_jax.stages.multiview.order import orders, poses_of
 from mouselift_jax.stages.multiview.rig import stacked_cameras
+from mouselift_jax.stages.multiview.settings import MultiviewSettings
 
 log = logging.getLogger("mouselift_jax")
 
@@ -46,7 +47,7 @@ class Variant:
     draw: int  # number of the stored jitter draw
 
 
-def variants(config: Any) -> list[Variant]:
+def variants(config: MultiviewSettings) -> list[Variant]:
     """Every combination of background and stored jitter draw.
 
     Raises:
@@ -89,7 +90,9 @@ class Cache:
         identity: what identifies the frozen networks.
     """
 
-    def __init__(self, config: Any, samples: Path, root: Path, identity: dict[str, Any]) -> None:
+    def __init__(
+        self, config: MultiviewSettings, samples: Path, root: Path, identity: dict[str, Any]
+    ) -> None:
         self.config, self.set = config, SampleSet.open(samples)
         self.ids = self.set.ids("train")
         self.variants = variants(config)

@@ -28,7 +28,9 @@ from mouselift_jax.pipelines import views
 from mouselift_jax.pipelines.views import SETTINGS
 from mouselift_jax.runs.folder import Workdir
 from mouselift_jax.runs.record import read_json
+from mouselift_jax.stages.multiview.settings import MultiviewSettings
 from mouselift_jax.stages.multiview.toys import TOY_PROMPT_TOKENS, make_toys, toy_configs
+from mouselift_jax.training.settings import LoraSettings
 from mouselift_jax.weights.networks import network, param_shapes
 from mouselift_jax.weights.pretrained import (
     find_component,
@@ -67,7 +69,7 @@ class Towers:
         return views.Networks(unet, **self.modules, **self.settings)
 
 
-def uses_toys(config: Any) -> bool:
+def uses_toys(config: MultiviewSettings) -> bool:
     """Whether this run makes its frozen networks itself.
 
     Raises:
@@ -92,14 +94,14 @@ def are_toys(source: Path) -> bool:
     return bool((record.get("toy") or {}).get("vae_steps"))
 
 
-def downscale_of(config: Any) -> int:
+def downscale_of(config: MultiviewSettings) -> int:
     """Pixels for one latent along a side, of this run's autoencoder."""
     settings = toy_configs(config)["vae"] if uses_toys(config) else None
     settings = settings or read_config(must_exist(config.init_from, "init_from"), "vae")
     return network("vae").make(settings, jnp.float32).config.downscale
 
 
-def load_towers(config: Any, workdir: Workdir, samples: Path) -> Towers:
+def load_towers(config: MultiviewSettings, workdir: Workdir, samples: Path) -> Towers:
     """Read the frozen networks, after making them if they are toys."""
     if uses_toys(config):
         make_toys(config, workdir, samples)
@@ -116,7 +118,7 @@ def load_towers(config: Any, workdir: Workdir, samples: Path) -> Towers:
     return Towers(modules, params, settings, prompts, are_toys(source), turns)
 
 
-def abstract_towers(config: Any) -> Towers:
+def abstract_towers(config: MultiviewSettings) -> Towers:
     """The frozen networks as shapes, for plans: nothing is read but configs."""
     toys = toy_configs(config) if uses_toys(config) else {}
     dtype = jnp.dtype(config.frozen_dtype)
@@ -160,7 +162,9 @@ def copy_settings(source: Path, workdir: Workdir) -> None:
             shutil.copyfile(found / name, workdir / name)
 
 
-def read_prompts(config: Any, workdir: Workdir) -> tuple[np.ndarray, tuple[float, ...] | None]:
+def read_prompts(
+    config: MultiviewSettings, workdir: Workdir
+) -> tuple[np.ndarray, tuple[float, ...] | None]:
     """The prompt embeddings [V,T,C] of the config, kept beside the run's weights, and their turns.
 
     A file that does not tell the turns its prompts name is taken for the released one's.
@@ -182,9 +186,6 @@ def read_prompts(config: Any, workdir: Workdir) -> tuple[np.ndarray, tuple[float
         save_component(workdir.path, "prompt_embeds", record, {"prompt_embeds": array})
     turns = record.get("turns_deg", SLOT_TURNS if len(array) == len(SLOT_TURNS) else None)
     return array, None if turns is None else tuple(turns)
-
-
-# --- toys ----------------------------------------------------------------------------------------
 
 
 # --- the UNet to start from ----------------------------------------------------------------------
@@ -233,13 +234,13 @@ def _extends(stored: Mapping[str, Any], in_channels: int) -> bool:
     return stored.get("in_channels") == 4 and in_channels == 8
 
 
-def low_rank(config: Any) -> Any:
+def low_rank(config: MultiviewSettings) -> LoraSettings:
     """The section `lora` of a run.
 
     What the run adds to the network starts without effect; it is trained whole, for low-rank
     additions to the other weights would leave it so.
     """
-    low = config.lora.copy_and_resolve_references()
+    low = LoraSettings.of(config.lora)
     if not low.rank:
         return low
     added = ["^pose_encoder/"] if config.model.pose_features else []
@@ -247,5 +248,4 @@ def low_rank(config: Any) -> Any:
         read_config(config.init_from, "unet"), config.model.in_channels
     ):
         added.append("^conv_in/")
-    low.whole = (*low.whole, *added)
-    return low
+    return dataclasses.replace(low, whole=(*low.whole, *added))

@@ -19,6 +19,7 @@ from mouselift_jax.runs.record import command_line, in_own_keys
 from mouselift_jax.runs.rows import read_rows
 from mouselift_jax.stages.multiview.batches import turned
 from mouselift_jax.stages.multiview.frozen import Towers
+from mouselift_jax.stages.multiview.settings import MultiviewSettings
 from mouselift_jax.stages.multiview.watchdogs import Alarm, Verdict, check_views, verdict
 from mouselift_jax.training import metrics as metric
 from mouselift_jax.training.state import eval_params
@@ -41,7 +42,7 @@ class Judge:
 
     def __init__(
         self,
-        config: Any,
+        config: MultiviewSettings,
         samples: Path,
         networks: Networks,
         towers: Towers,
@@ -148,7 +149,7 @@ class Judge:
         )
 
 
-def read_lpips(config: Any) -> dict[str, Any]:
+def read_lpips(config: MultiviewSettings) -> dict[str, Any]:
     """LPIPS of stacks of pictures [N,V,H,W,3] -> [N,V], where its weights are given."""
     source = config.perceptual_from
     if not source:

@@ -10,6 +10,7 @@ from mouselift_jax.errors import LayoutError
 from mouselift_jax.geometry.camera import Camera
 from mouselift_jax.geometry.rig import azimuth_elevation
 from mouselift_jax.pipelines.views import camera_poses
+from mouselift_jax.stages.multiview.settings import MultiviewSettings
 
 SALT_REFERENCE = 0xAE5
 
@@ -29,7 +30,7 @@ def azimuths_of(c2w: np.ndarray | None) -> np.ndarray | None:
 
 
 def orders(
-    config: Any, c2w: np.ndarray | None, n: int, step: int, rows: tuple[int, int]
+    config: MultiviewSettings, c2w: np.ndarray | None, n: int, step: int, rows: tuple[int, int]
 ) -> np.ndarray:
     """The slot order [n,V] of each sample of this process's part of a batch."""
     v = config.model.n_views
@@ -45,7 +46,7 @@ def orders(
     )
 
 
-def poses_of(config: Any, K: Any, c2w: Any, order: np.ndarray) -> np.ndarray:
+def poses_of(config: MultiviewSettings, K: Any, c2w: Any, order: np.ndarray) -> np.ndarray:
     """Poses [n,V,4] of the views in their order."""
     if K is None:
         raise LayoutError(

@@ -16,13 +16,14 @@ from mouselift_jax.geometry.median_rig import Rig, aimed_at_origin, median_rig
 from mouselift_jax.geometry.rig import azimuth_elevation
 from mouselift_jax.runs.record import command_line, in_own_keys, read_json
 from mouselift_jax.stages.multiview.order import azimuths_of, order_from
+from mouselift_jax.stages.multiview.settings import MultiviewSettings
 
 # A tail reaches farther from the 3D centre than from the middle of a silhouette's box.
 ROOM_CENTRED = 1.45  # times `subject_mm`, with aim=centre, for the tail to stay in the picture
 
 
 def stacked_cameras(
-    sample_set: SampleSet, ids: tuple[str, ...], config: Any
+    sample_set: SampleSet, ids: tuple[str, ...], config: MultiviewSettings
 ) -> tuple[np.ndarray, np.ndarray] | None:
     """K [N,V,3,3] at the network's picture size, c2w [N,V,4,4]; None in a set without cameras."""
     found = [sample_set.cameras(i) for i in ids]
@@ -36,7 +37,9 @@ def stacked_cameras(
     )
 
 
-def measure_rig(config: Any, sample_set: SampleSet, *, aimed: bool = False) -> Rig | None:
+def measure_rig(
+    config: MultiviewSettings, sample_set: SampleSet, *, aimed: bool = False
+) -> Rig | None:
     """The cameras that the slots will have learned, and how far the samples stray from them.
 
     Args:
@@ -60,7 +63,9 @@ def measure_rig(config: Any, sample_set: SampleSet, *, aimed: bool = False) -> R
     return median_rig(aimed_at_origin(cameras) if aimed else cameras)
 
 
-def spread_advice(config: Any, sample_set: SampleSet, rig: Rig, workdir: Path) -> str | None:
+def spread_advice(
+    config: MultiviewSettings, sample_set: SampleSet, rig: Rig, workdir: Path
+) -> str | None:
     """What a spread too wide for one rig means, and the commands against it; None = narrow."""
     worst = float(np.max(rig.spread_px))
     if worst <= WARN_SPREAD_PX or config.model.pose_features:

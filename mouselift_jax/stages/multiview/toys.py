@@ -25,7 +25,10 @@ from mouselift_jax.models import vae
 from mouselift_jax.models.clip_pixels import ClipPixels
 from mouselift_jax.pipelines.views import SETTINGS
 from mouselift_jax.runs.folder import Workdir
+from mouselift_jax.runs.settings import typed
+from mouselift_jax.stages.multiview.settings import MultiviewSettings
 from mouselift_jax.training import sharding
+from mouselift_jax.training.settings import TrainSettings
 from mouselift_jax.training.trainer import Task, Trainer
 from mouselift_jax.weights.networks import network
 from mouselift_jax.weights.pretrained import save_component
@@ -36,11 +39,11 @@ log = logging.getLogger("mouselift_jax")
 TOY_PROMPT_TOKENS = 4
 
 
-def toy_configs(config: Any) -> dict[str, dict[str, Any]]:
+def toy_configs(config: MultiviewSettings) -> dict[str, dict[str, Any]]:
     """Configs of the toy networks."""
     width = config.model.class_dim // 2
     return {
-        "vae": _plain(dataclasses.asdict(vae.VAEConfig(**config.toy.vae.to_dict()))),
+        "vae": _plain(dataclasses.asdict(typed(vae.VAEConfig, config.toy.vae))),
         "image_encoder": {
             "hidden_size": 32,
             "intermediate_size": 64,
@@ -54,7 +57,7 @@ def toy_configs(config: Any) -> dict[str, dict[str, Any]]:
     }
 
 
-def make_toys(config: Any, workdir: Workdir, samples: Path) -> None:
+def make_toys(config: MultiviewSettings, workdir: Workdir, samples: Path) -> None:
     """Train and write the toy networks, if they are not there yet."""
     if (workdir / SETTINGS[-1]).exists():  # written last
         return
@@ -102,11 +105,13 @@ def _plain(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def train_toy_vae(
-    config: Any, coder: vae.VAE, workdir: Workdir, samples: Path
+    config: MultiviewSettings, coder: vae.VAE, workdir: Workdir, samples: Path
 ) -> tuple[dict[str, Any], float]:
     """Weights of a small autoencoder of the training pictures, and the scale of its latents."""
     toy, size, v = config.toy, config.data.size, config.model.n_views
-    b = sharding.batch_parts(sharding.make_mesh(config.train.mesh))  # one sample a device
+    train = TrainSettings.of(config.train)
+    # one sample a device
+    b = sharding.batch_parts(sharding.make_mesh(dataclasses.asdict(train.mesh)))
 
     def loss(params: Any, batch: jax.Array, *, rng: jax.Array, step: Any) -> Any:
         x = 2 * batch.reshape(-1, *batch.shape[2:]) - 1
@@ -119,15 +124,29 @@ def train_toy_vae(
         error += jnp.sum(subject * (y - x) ** 2) / (3 * jnp.sum(subject) + 1)
         return error + toy.vae_kl * vae.kl_divergence(mean, logvar), {}
 
-    train = config.train.copy_and_resolve_references()
-    with train.unlocked():
-        train.steps, train.batch_size, train.accum_steps = toy.vae_steps, b, 1
-        train.eval_every = train.picture_every = 0
-        train.save_every, train.keep, train.keep_best = toy.vae_steps, 1, ""
-        train.ema_decay = 0.0
-        train.optim.lr, train.optim.warmup_steps = toy.vae_lr, 20
-        train.optim.end_lr_fraction, train.optim.weight_decay = 0.05, 0.0
-        train.optim.skip_factor, train.optim.freeze, train.optim.lr_scale = 0.0, (), ()
+    optim = dataclasses.replace(
+        train.optim,
+        lr=toy.vae_lr,
+        warmup_steps=20,
+        end_lr_fraction=0.05,
+        weight_decay=0.0,
+        skip_factor=0.0,
+        freeze=(),
+        lr_scale=(),
+    )
+    train = dataclasses.replace(
+        train,
+        steps=toy.vae_steps,
+        batch_size=b,
+        accum_steps=1,
+        eval_every=0,
+        picture_every=0,
+        save_every=toy.vae_steps,
+        keep=1,
+        keep_best="",
+        ema_decay=0.0,
+        optim=optim,
+    )
     task = Task(
         lambda key: coder.init(key, jnp.zeros((1, size, size, 3)))["params"],
         loss,
