@@ -66,9 +66,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         ("trim", "error or shortest: files with different numbers of frames [error]"),
         ("cameras", "numbers or names of the cameras to use, joined by commas [all]"),
         ("up", "up in the calibration's world: z, -y, cameras, x,y,z [found out]"),
+        ("pixel_origin", "0, 0.5 or 1: the first pixel's centre in the calibration [its format's]"),
     ):
         # The names of prepare's options are understood as well: errors recommend them.
-        parser.add_argument(f"--{name}", f"--config.prepare.{name}", default="", help=text)
+        names = (f"--{name.replace('_', '-')}", f"--config.prepare.{name}")
+        parser.add_argument(*names, dest=name, default="", help=text)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -90,7 +92,7 @@ def run(args: argparse.Namespace) -> int:
         return EXIT_UNUSABLE
     more = "".join(
         f" --config.prepare.{name}={shlex.quote(getattr(args, name))}"
-        for name in ("unit", "trim", "cameras", "up")
+        for name in ("unit", "trim", "cameras", "up", "pixel_origin")
         if getattr(args, name) and not is_sample_set(results[0].path)
     )
     print(f"next: {_next(results[0])}{more}")  # noqa: T201
@@ -132,6 +134,7 @@ def _check(path: Path, args: argparse.Namespace) -> CheckResult:
     if is_sample_set(path):
         return check_samples(path, max_samples=args.max_samples)
     options = {"trim": args.trim or "error", "unit": args.unit or None, "up": args.up}
+    options["pixel_origin"] = args.pixel_origin
     cameras = args.cameras.split(",")
     return check_recording(path, max_frames=args.max_frames, cameras=cameras, **options)
 

@@ -89,7 +89,7 @@ def find_levels(images: Sequence[np.ndarray], *, lossless: bool) -> MaskLevels:
             n_colours = _colours(images) if channel == "brightest" else len(labels)
             low = int(min(labels))
             return MaskLevels(channel, low if low < _FULL * full else 0, n_colours, "", int(top))
-    if _solidity(planes, top) < _SOLID:
+    if min(_solidity(planes, top), _darkness(planes, top)) < _SOLID:
         return MaskLevels(channel, 0, 1, "shades", int(top))
     return MaskLevels(channel, 0 if top >= _FULL * full else int(top), 1, "", int(top))
 
@@ -133,6 +133,18 @@ def _solidity(planes: Sequence[np.ndarray], top: float) -> float:
         level = p[worn > 0]
         solid, total = solid + int((level > 0.7 * top).sum()), total + level.size
     return solid / total if total else 1.0
+
+
+def _darkness(planes: Sequence[np.ndarray], top: float) -> float:
+    """Share that is black of what is not white, in masks with white all round; else 1."""
+    dark = total = 0
+    for p in planes:
+        ring = np.concatenate([p[0], p[-1], p[:, 0], p[:, -1]])
+        if (ring > 0.7 * top).mean() > _ALL_ROUND:
+            inside = cv2.erode((p < (1 - _NOISE) * top).astype(np.uint8), np.ones((3, 3), np.uint8))
+            level = p[inside > 0]
+            dark, total = dark + int((level < _NOISE * top).sum()), total + level.size
+    return dark / total if total else 1.0
 
 
 def levels_findings(

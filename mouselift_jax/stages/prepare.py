@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from mouselift_jax.data.check.recording import check_recording
+from mouselift_jax.data.check.silhouettes import misfit_px
 from mouselift_jax.data.cores import available_cores
 from mouselift_jax.data.findings import raise_errors
 from mouselift_jax.data.inputs import calibration_of, must_exist
@@ -129,6 +130,7 @@ def run(config: Any, workdir: Workdir) -> None:
                 on_finding=lambda f, n=name: workdir.warn(f"{n}: {f.text()}"),
                 on_doubt=lambda p=preparer, n=name: _diagnose(p, n, config, workdir),
             )
+            _judge_silhouettes(preparer, name, config, workdir)
         manifest = writer.finish(
             lambda rows: _split(config, preparers, rows),
             numbers=[n for p in preparers for n in p.numbers()],
@@ -204,6 +206,7 @@ def _reading(c: Any) -> dict[str, Any]:
         "calibration": calibration_of(c.calibration) if c.calibration else None,
         "cameras": cameras.split(","),
         "up": c.up,
+        "pixel_origin": str(c.pixel_origin),
     }
 
 
@@ -287,10 +290,22 @@ def _split(config: Any, preparers: Sequence[Preparer], rows: list[dict[str, Any]
     return labels
 
 
-def _diagnose(preparer: Preparer, name: str, config: Any, workdir: Workdir) -> None:
-    """Hulls that miss their masks have a cause: look for it, and stop or tell."""
-    cover = preparer.witness.worst_cover()
-    log.info("%s: a hull covers only %.3f of its masks: looking for the cause", name, cover)
+def _judge_silhouettes(preparer: Preparer, name: str, config: Any, workdir: Workdir) -> None:
+    """A pixel's fault in all cameras leaves the hulls as they are: the outlines say it."""
+    witness = preparer.witness
+    if preparer.mask_source not in ("files", "alpha") or witness.worst_cover() < LEAST_COVER:
+        return
+    misfit = misfit_px(preparer.recording, witness.outlines)
+    if misfit:
+        _diagnose(
+            preparer, name, config, workdir, f"silhouettes miss each other by {misfit:.2f} px"
+        )
+
+
+def _diagnose(preparer: Preparer, name: str, config: Any, workdir: Workdir, seen: str = "") -> None:
+    """What does not fit has a cause: look for it, and stop or tell."""
+    seen = seen or f"a hull covers only {preparer.witness.worst_cover():.3f} of its masks"
+    log.info("%s: %s: looking for the cause", name, seen)
     c = config.prepare
     found = check_recording(preparer.recording.path, **_reading(c)).findings
     stop = c.faults == "stop"
@@ -298,8 +313,7 @@ def _diagnose(preparer: Preparer, name: str, config: Any, workdir: Workdir) -> N
         if finding.severity == "warning" or (finding.severity == "error" and not stop):
             workdir.warn(f"{name}: {finding.text()}")
     if stop:
-        what = f"{name}: a hull covers only {cover:.3f} of its masks"
-        raise_errors(f"{what} (--config.prepare.faults=warn goes on)", found)
+        raise_errors(f"{name}: {seen} (--config.prepare.faults=warn goes on)", found)
 
 
 # --- results ----------------------------------------------------------------------------------

@@ -10,8 +10,10 @@ import pytest
 
 from mouselift_jax.data.samples.sample_set import SampleSet
 from mouselift_jax.errors import ConfigError, MouseLiftError
+from tests.benchmarks.fault_injection import calibration, link_copy
 
 FRAMES = 6
+ONE_PIXEL = np.array([[0, 0, 1.0], [0, 0, 1.0], [0, 0, 0]])
 
 
 def test_stage_plans_runs_and_resumes(recording_dir, tmp_path):
@@ -132,6 +134,29 @@ def test_what_was_guessed_of_a_recording_is_said(recording_dir, tmp_path):
         "file names do not tell the cameras; matched by order: 1 -> 0, 2 -> 1, 3 -> 2, 4 -> 3, "
         "5 -> 4, 6 -> 5" in stage.plan(config, tmp_path).notes
     )
+
+
+def test_a_pixel_that_the_hulls_do_not_show_is_told(recording_dir, tmp_path):
+    """All principal points counted from another origin: outlines say it, an option helps."""
+    from configs.prepare import get_config
+    from mouselift_jax.runs.folder import Options, Workdir
+    from mouselift_jax.stages import prepare as stage
+
+    path = link_copy(recording_dir, tmp_path / "rec")
+    calibration(path, lambda rows: [r.update(K=r["K"] + ONE_PIXEL) for r in rows])
+    warnings = {}
+    for origin in ("", "1"):
+        config = get_config("tiny")
+        config.recording, config.prepare.size = str(path), 64
+        config.prepare.min_mask_px, config.split.gap_s = 20.0, 0.02
+        config.prepare.pixel_origin = origin
+        with Workdir(tmp_path / f"run{origin}", config, Options(progress="none")) as workdir:
+            stage.run(config, workdir)
+        summary = json.loads((tmp_path / f"run{origin}/summary.json").read_text())
+        warnings[origin] = " ".join(summary["warnings"])
+    assert "principal points of all cameras are off" in warnings[""]
+    assert "--config.prepare.pixel_origin=1" in warnings[""]
+    assert "principal points" not in warnings["1"]
 
 
 @pytest.mark.slow

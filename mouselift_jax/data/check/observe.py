@@ -73,7 +73,7 @@ class _Seekable(FrameStream):
 
     def jump(self, frame: int) -> None:
         ahead = frame - self.position
-        if self._capture is None or 0 <= ahead <= 300 or self._chunks:
+        if self._capture is None or 0 <= ahead <= 300 or self._chunks or self.frames.declared:
             self.skip(ahead)
             return
         self._capture.set(cv2.CAP_PROP_POS_FRAMES, frame)

@@ -23,7 +23,7 @@ from mouselift_jax.data.check.pictures import picture_findings
 from mouselift_jax.data.check.search import Verdict, explain
 from mouselift_jax.data.check.words import CAUSED_BY, IMPOSSIBLE, NO_SILHOUETTES, SYMPTOMS, describe
 from mouselift_jax.data.findings import SEVERITIES, Finding
-from mouselift_jax.data.recordings.inspection import inspect_recording
+from mouselift_jax.data.recordings.inspection import PIXEL_ORIGINS, inspect_recording
 from mouselift_jax.data.recordings.recording import Recording
 from mouselift_jax.geometry.camera import Camera, stack_cameras
 from mouselift_jax.geometry.hull import hull_cover
@@ -36,6 +36,7 @@ OUTLINE_FLOOR, KEYPOINT_FLOOR = (1.0, 0.8), (4.0, 1.5)
 UNEXPLAINED = 6.0  # silhouette misfit without a cause, from which on it is reported
 COVER_LIMIT = 0.97  # hull cover below which the same holds
 _MAX_FAULTS = 3
+_NEAR_ORIGIN = 0.35  # pixels
 
 
 @dataclasses.dataclass
@@ -102,7 +103,7 @@ def check_recording(
     Args:
         path: the recording's folder; it is only read.
         max_frames: frames to look at; longer recordings are sampled in runs.
-        options: of `inspect_recording`: trim, unit, cameras, up.
+        options: of `inspect_recording`: trim, unit, cameras, up, pixel_origin.
 
     Raises:
         LayoutError: there is no such folder.
@@ -170,7 +171,7 @@ def link(seen: list[Finding], told: list[Finding]) -> list[Finding]:
 
 
 def _follows(finding: Finding, cause: Finding) -> bool:
-    if finding.code not in CAUSED_BY.get(cause.code, ()):
+    if cause.severity == "info" or finding.code not in CAUSED_BY.get(cause.code, ()):
         return False
     if cause.code == "calibration_duplicate":  # anyone may be blamed for it
         return True
@@ -301,6 +302,8 @@ def _fault(
     if cropped and _calibration_is_odd(recording, best, keypoints_say):
         code, altered = "intrinsics_wrong", "calibration"
         parameters = _as_intrinsics(recording.cameras[best.cameras[0]], parameters)
+    if code == "principal_points":
+        parameters["pixel_origin"] = _origin(recording.pixel_shift, parameters)
     evidence = {
         **parameters,
         "tangent_px_before": verdict.before,
@@ -314,6 +317,14 @@ def _fault(
         evidence["keypoint_px_before"] = keypoints_say.before
         evidence["keypoint_px_after"] = keypoints_say.after if agree else None
     return describe(code, numbers, evidence)
+
+
+def _origin(shift: float, parameters: dict[str, float]) -> str:
+    """The pixel origin whose principal points would fit, of those that programs use; or none."""
+    wanted = shift - np.array([parameters["x"], parameters["y"]])
+    near = {o: float(np.abs(wanted - s).mean()) for o, s in PIXEL_ORIGINS.items() if s is not None}
+    best = min(near, key=lambda o: near[o])
+    return best if near[best] < _NEAR_ORIGIN else ""
 
 
 def _calibration_is_odd(

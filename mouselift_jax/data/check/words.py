@@ -21,6 +21,13 @@ _OF_PICTURES = (
     "intrinsics_wrong", "translation_units", "rotation_transposed", "extrinsics_convention",
 )  # fmt: skip
 
+# And faults of time, sizes and origins that are tried on such masks.
+_OF_OUTLINES = (
+    *_DISAGREEMENT, *_OF_PICTURES, "mask_empty", "mask_flicker", "mask_not_animal", "frames_lost",
+    "frames_doubled", "clock_drift", "pieces_exchanged", "picture_resized", "video_turned",
+    "principal_points",
+)  # fmt: skip
+
 # Findings that vanish when their cause is mended.
 CAUSED_BY = {
     "video_offset": (
@@ -63,10 +70,10 @@ CAUSED_BY = {
         "picture_resized",
         "video_turned",
     ),
-    "mask_levels": ("mask_empty", "mask_flicker", *_DISAGREEMENT),
-    "mask_inverted": (*_DISAGREEMENT, "mask_not_animal", "mask_flicker", *_OF_PICTURES),
-    "mask_not_animal": (*_DISAGREEMENT, "mask_flicker", *_OF_PICTURES),
-    "several_animals": (*_DISAGREEMENT, "mask_flicker", *_OF_PICTURES),
+    "mask_levels": (*_OF_OUTLINES, "mask_inverted"),
+    "mask_inverted": _OF_OUTLINES,
+    "mask_not_animal": _OF_OUTLINES,
+    "several_animals": _OF_OUTLINES,
 }
 
 IMPOSSIBLE = (
@@ -279,6 +286,11 @@ def _points(cameras: tuple[int, ...], e: dict[str, Any]) -> tuple[str, str, str]
         f"{_gain(e)}: they are counted from another origin, as MATLAB's pixels are counted from 1"
     )
     fix = f"take ({e['x']:.2f}, {e['y']:.2f}) off cx, cy of every camera"
+    if e.get("pixel_origin"):
+        fix = (
+            f"--config.prepare.pixel_origin={e['pixel_origin']} (check --pixel-origin "
+            f"{e['pixel_origin']}) reads them so; or " + fix
+        )
     return "warning" if max(abs(e["x"]), abs(e["y"])) < 3 else "error", message, fix
 
 

@@ -16,7 +16,7 @@ from mouselift_jax.data.crop import map_points, shrink_factor
 from mouselift_jax.data.findings import Finding
 from mouselift_jax.data.mask_levels import MaskFacts, judge_masks
 from mouselift_jax.geometry.camera import Camera
-from mouselift_jax.geometry.hull import carve
+from mouselift_jax.geometry.hull import carve, outline
 from mouselift_jax.geometry.pretrained_frame import EXPORT_BOX, MAX_RAY_OFFSET
 from mouselift_jax.geometry.similarity import Similarity
 from mouselift_jax.geometry.triangulate import reprojection_error, triangulate
@@ -118,6 +118,7 @@ class Witness:
         self.camera_ids = tuple(camera_ids)
         self.facts = [MaskFacts() for _ in camera_ids]
         self.covers: dict[int, float] = {}
+        self.outlines: dict[int, np.ndarray] = {}  # [V,P,2] of tested frames
         self._told: set[str] = set()
         self._seen = 0
 
@@ -132,6 +133,8 @@ class Witness:
         if frame in self.tested or self._seen <= _MASKS_SEEN:
             for facts, alpha in zip(self.facts, alphas, strict=True):
                 facts.add(alpha)
+        if frame in self.tested:
+            self.outlines[frame] = np.stack([outline(a > 127) for a in alphas])
 
     def news(self, *, final: bool = False) -> list[Finding]:
         """Findings about the masks that were not told before."""

@@ -97,6 +97,17 @@ class Calibration:
     files: tuple[Path, ...] = ()
     keys: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
 
+    def counted_from(self, shift: float) -> Calibration:
+        """The same with principal points that the file counts from another origin (`ORIGINS`)."""
+        by = shift - self.pixel_shift
+        cameras = []
+        for c in self.cameras:
+            K_for = c.K_for
+            moved = None if K_for is None else lambda w, h, K=K_for: shifted_K(K(w, h), by)
+            cameras.append(dataclasses.replace(c, K=shifted_K(c.K, by), K_for=moved))
+        notes = [n for n in self.notes if n != ORIGINS[self.pixel_shift]] + [ORIGINS[shift]]
+        return dataclasses.replace(self, cameras=cameras, notes=notes, pixel_shift=shift)
+
 
 def matrix3(value: object, what: str, path: Path) -> np.ndarray:
     """A 3x3 matrix; a rotation vector of three numbers becomes its matrix."""

@@ -26,6 +26,7 @@ def frame_counts(
     values, times = np.unique(counts, return_counts=True)
     usual = int(values[np.argmax(times)])
     _frame_rates(rows, usual, findings)
+    _headers(rows, findings)
     for number, what, frames in rows:
         if frames.n_frames != usual:
             findings.append(
@@ -41,6 +42,27 @@ def frame_counts(
                 )
             )
     return int(counts.min())
+
+
+def _headers(rows: list[tuple[int, str, Frames]], findings: list[Finding]) -> None:
+    """Videos whose headers do not count what is shown: told, and the frames shown are used."""
+    odd = [(n, what, f) for n, what, f in rows if f.declared]
+    if odd:
+        n, what, first = odd[0]
+        seen = {f"{max(f.declared, 0)} and {f.n_frames}" for _, _, f in odd}
+        findings.append(
+            Finding(
+                "frame_header",
+                "info",
+                f"the headers of {len(odd)} video(s) do not count the frames that are shown "
+                f"({what}camera {n}: {max(first.declared, 0):,} in the header, {first.n_frames:,} "
+                "shown): what is shown counts",
+                tuple(dict.fromkeys(n for n, _, _ in odd)),
+                "nothing to do; cutting with re-encoding (ffmpeg -c:v libx264) avoids it",
+                {"expected": "as many frames as the header counts", "found": "; ".join(seen)},
+                where=str(first.path),
+            )
+        )
 
 
 def _frame_rates(rows: list[tuple[int, str, Frames]], usual: int, findings: list[Finding]) -> None:

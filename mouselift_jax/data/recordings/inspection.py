@@ -23,6 +23,7 @@ from mouselift_jax.data.distortion import undistort_pixels
 from mouselift_jax.data.findings import Finding, raise_errors
 from mouselift_jax.data.mask_levels import MaskLevels, levels_findings
 from mouselift_jax.data.readers import Calibration, examine, read_calibration
+from mouselift_jax.data.readers.calibration import AT_HALF, AT_ONE, AT_ZERO
 from mouselift_jax.data.readers.keypoints import read_keypoints
 from mouselift_jax.data.recordings.agreement import frame_counts, picture_sizes
 from mouselift_jax.data.recordings.layout import (
@@ -39,6 +40,7 @@ from mouselift_jax.errors import ConfigError, MouseLiftError, nearest
 from mouselift_jax.geometry.camera import Camera
 
 TRIMS, UNITS = ("error", "shortest"), ("mm", "m")
+PIXEL_ORIGINS = {"": None, "0": AT_ZERO, "0.5": AT_HALF, "1": AT_ONE}
 
 
 def inspect_recording(
@@ -49,6 +51,7 @@ def inspect_recording(
     calibration: Path | None = None,
     cameras: Sequence[str | int] = (),
     up: str = "",
+    pixel_origin: str = "",
 ) -> tuple[Recording | None, list[Finding]]:
     """Read a recording as far as possible.
 
@@ -61,21 +64,27 @@ def inspect_recording(
         cameras: numbers or names of the cameras to use; none takes all.
         up: which direction of the calibration's world is up (see `world.parse_up`); empty takes z,
             or where that is plainly not up what the cameras say.
+        pixel_origin: where the calibration puts the first pixel's centre: `0` (OpenCV), `0.5`
+            (COLMAP, NeRF) or `1` (MATLAB); empty takes what its format's programs write.
 
     Returns:
         The recording, or None where not even its cameras and videos can be paired; and findings.
 
     Raises:
         LayoutError: there is no such folder.
-        ConfigError: no such `trim`, `unit`, `up` or camera.
+        ConfigError: no such `trim`, `unit`, `up`, `pixel_origin` or camera.
     """
     parse_up(up)
-    for key, value, known in (("trim", trim, TRIMS), ("unit", unit or UNITS[0], UNITS)):
+    for key, value, known in (
+        ("trim", trim, TRIMS),
+        ("unit", unit or UNITS[0], UNITS),
+        ("pixel_origin", pixel_origin, tuple(PIXEL_ORIGINS)),
+    ):
         if value not in known:
             raise ConfigError(
                 f"no such {key}",
                 where=f"config.prepare.{key}",
-                expected=" | ".join(known),
+                expected=" | ".join(filter(None, known)),
                 found=value,
                 fix=nearest(value, known),
             )
@@ -83,6 +92,8 @@ def inspect_recording(
     layout.calibration = calibration or layout.calibration
     findings: list[Finding] = []
     calibrated = _calibration(layout, unit, findings)
+    if calibrated is not None and PIXEL_ORIGINS[pixel_origin] is not None:
+        calibrated = calibrated.counted_from(PIXEL_ORIGINS[pixel_origin])
     chosen = _chosen(calibrated, cameras)
     if calibrated is not None:
         kept = [calibrated.cameras[i] for i in chosen]
@@ -337,6 +348,7 @@ def _assemble(
         unit_mm=1000.0 if calibration.unit == "m" else 1.0,
         calibration_path=calibration.path,
         calibration_files=calibration.files,
+        pixel_shift=calibration.pixel_shift,
         notes=tuple(notes),
     )
 
@@ -413,6 +425,7 @@ def open_recording(
     calibration: Path | None = None,
     cameras: Sequence[str | int] = (),
     up: str = "",
+    pixel_origin: str = "",
 ) -> Recording:
     """Read a recording's layout, calibration and keypoints.
 
@@ -423,14 +436,16 @@ def open_recording(
         calibration: a file to use instead of the recording's own.
         cameras: numbers or names of the cameras to use; none takes all.
         up: which direction of the calibration's world is up (see `inspect_recording`).
+        pixel_origin: where the first pixel's centre is (see `inspect_recording`).
 
     Raises:
         LayoutError, CalibrationError, ProblemList: everything wrong at once.
         ConfigError: no such `trim` or `unit`.
     """
     recording, findings = inspect_recording(
-        path, trim=trim, unit=unit, calibration=calibration, cameras=cameras, up=up
-    )
+        path, trim=trim, unit=unit, calibration=calibration, cameras=cameras, up=up,
+        pixel_origin=pixel_origin,
+    )  # fmt: skip
     raise_errors(f"not a usable recording: {path}", findings)
     if recording is None:  # only possible if inspect_recording forgot to say why
         raise RuntimeError(f"no recording and no reason: {path}")

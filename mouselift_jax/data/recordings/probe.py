@@ -11,12 +11,13 @@ import numpy as np
 
 from mouselift_jax.data.mask_levels import MaskLevels, find_levels
 from mouselift_jax.data.readers import natural_key
+from mouselift_jax.data.recordings.counts import shown_frames
 from mouselift_jax.data.recordings.recording import Frames
 from mouselift_jax.errors import LayoutError
 
 VIDEO_SUFFIXES = (
     ".mp4", ".avi", ".mov", ".mkv", ".m4v", ".webm", ".ts", ".mts", ".m2ts", ".wmv", ".mpg",
-    ".mpeg", ".flv", ".ogv", ".3gp",
+    ".mpeg", ".flv", ".ogv", ".3gp", ".h264", ".h265", ".hevc",
 )  # fmt: skip
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
 DEEP_GREY = (0x10003159, 0x59310010)  # gray16le, gray16be: FFmpeg's tags of raw video
@@ -82,8 +83,11 @@ def _of_chunks(path: Path) -> list[Path]:
 def _joined(chunks: list[Path], masks: bool = False) -> tuple[Frames, list[np.ndarray]]:
     """One camera's video in several files, as one."""
     first, images = _probe_video(chunks[0], masks)
-    counts = [first.n_frames, *(_probe_video(c)[0].n_frames for c in chunks[1:])]
-    return dataclasses.replace(first, n_frames=sum(counts), files=tuple(chunks)), images
+    each = [first, *(_probe_video(c)[0] for c in chunks[1:])]
+    n = sum(f.n_frames for f in each)
+    declared = sum(f.declared or f.n_frames for f in each)
+    declared = declared if declared != n else 0
+    return dataclasses.replace(first, n_frames=n, files=tuple(chunks), declared=declared), images
 
 
 def _probe_folder(path: Path, n: int) -> tuple[Frames, list[np.ndarray]]:
@@ -137,7 +141,10 @@ def _probe_video(path: Path, masks: bool = False) -> tuple[Frames, list[np.ndarr
         fps = float(capture.get(cv2.CAP_PROP_FPS) or 0.0)
     finally:
         capture.release()
-    return Frames("video", path, n_frames, fps, width, height, deep=deep), images
+    shown = shown_frames(path, n_frames)
+    declared = n_frames if shown != n_frames else 0
+    frames = Frames("video", path, shown, fps, width, height, deep=deep, declared=declared)
+    return frames, images
 
 
 def _codec(path: Path) -> str:

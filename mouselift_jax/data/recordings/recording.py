@@ -25,7 +25,7 @@ class Frames:
     Attributes:
         kind: `video` (path is a file) or `folder` (of picture files).
         path: file or folder.
-        n_frames: number of frames; for videos, what the container declares.
+        n_frames: number of frames; of videos, those that players show.
         fps: frames per second; 0 where unknown.
         width: pixels.
         height: pixels.
@@ -35,6 +35,7 @@ class Frames:
             write 10, 12 or 14 bits into 16, segmentation tools write labels.
         channel: of masks: `grey`, `brightest` colour channel, or `alpha` (see `mask_levels`).
         deep: a video of 16-bit grey samples.
+        declared: frames that a video's header counts; 0 where it says what is shown.
     """
 
     kind: str
@@ -48,6 +49,7 @@ class Frames:
     white: int = 0
     channel: str = "grey"
     deep: bool = False
+    declared: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,6 +81,7 @@ class Recording:
         level: rotation [3,3] from the calibration file's world to this one, whose z is up; None
             where they are the same.
         calibration_files: the files the cameras came from; empty = `calibration_path` alone.
+        pixel_shift: what was added to the file's principal points (see `readers.calibration`).
     """
 
     path: Path
@@ -98,6 +101,7 @@ class Recording:
     notes: tuple[str, ...] = ()
     findings: tuple[Finding, ...] = ()
     calibration_files: tuple[Path, ...] = ()
+    pixel_shift: float = 0.5
     level: np.ndarray | None = None
 
     @property
