@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 
 class MouseLiftError(Exception):
@@ -107,3 +108,28 @@ def nearest(name: str, known: Iterable[str], n: int = 3) -> str:
         return f"did you mean {' or '.join(map(repr, close))}?"
     shown = ", ".join(known[:12]) + (", ..." if len(known) > 12 else "")
     return f"known: {shown}"
+
+
+def one_of(
+    value: Any,
+    known: Iterable[Any],
+    what: str,
+    *,
+    where: object = None,
+    error: type[MouseLiftError] = ConfigError,
+) -> None:
+    """Raise where a value is none of the known ones; the nearest is suggested.
+
+    Args:
+        value: as the user gave it.
+        known: what it may be.
+        what: the error's first line, "no such unit".
+        where: file, key or argument it concerns.
+        error: the kind of error.
+    """
+    known = tuple(known)
+    if value not in known:
+        expected = " | ".join(str(k) for k in known if k != "") if len(known) <= 12 else None
+        raise error(
+            what, where=where, expected=expected, found=value, fix=nearest(str(value), known)
+        )

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import ModuleType
 
 from mouselift_jax import cli
-from mouselift_jax.errors import MouseLiftError, nearest
+from mouselift_jax.errors import MouseLiftError, one_of
 
 EPILOG = """\
 the usual order:
@@ -36,8 +36,7 @@ def verbs() -> list[str]:
 
 def load(verb: str) -> ModuleType:
     """The module of a verb; a misspelt one suggests the nearest."""
-    if verb not in verbs():
-        raise MouseLiftError("no such verb", found=verb, fix=nearest(verb, verbs()))
+    one_of(verb, verbs(), "no such verb", error=MouseLiftError)
     return importlib.import_module(f"mouselift_jax.cli.{verb}")
 
 

@@ -25,7 +25,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mouselift_jax.errors import MouseLiftError, nearest
+from mouselift_jax.errors import MouseLiftError, one_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,10 +93,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Show, ask, fetch."""
-    if args.what not in ITEMS:
-        raise MouseLiftError(
-            "nothing is known by this name", found=args.what, fix=nearest(args.what, ITEMS)
-        )
+    one_of(args.what, ITEMS, "nothing is known by this name", error=MouseLiftError)
     item = ITEMS[args.what]
     place = args.to or Path("data/downloads") / args.what
     files = _reach(item, place, lambda: _listing(item, args))

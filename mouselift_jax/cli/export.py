@@ -35,7 +35,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from mouselift_jax.errors import MouseLiftError, nearest
+from mouselift_jax.errors import MouseLiftError, one_of
 from mouselift_jax.exports import splats as _export_splats
 from mouselift_jax.exports.transforms import to_transforms
 
@@ -89,10 +89,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write the files and say which."""
-    if args.to not in FORMATS:
-        raise MouseLiftError(
-            "no such format", where=f"--to={args.to}", fix=nearest(args.to, FORMATS)
-        )
+    one_of(args.to, FORMATS, "no such format", where=f"--to={args.to}", error=MouseLiftError)
     for line in FORMATS[args.to](args):
         sys.stdout.write(line + "\n")
     return 0

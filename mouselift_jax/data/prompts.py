@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mouselift_jax.errors import ConfigError, LayoutError, nearest
+from mouselift_jax.errors import ConfigError, LayoutError, one_of
 from mouselift_jax.geometry.camera import Camera
 from mouselift_jax.geometry.rig import azimuth_elevation
 
@@ -81,10 +81,7 @@ def load_styles(path: str | Path = STYLES_FILE) -> dict[str, PromptStyle]:
 def pick_style(name: str, path: str | Path = STYLES_FILE) -> PromptStyle:
     """One style by name; a misspelt name suggests the nearest."""
     styles = load_styles(path)
-    if name not in styles:
-        raise ConfigError(
-            "no such prompt style", where="config.style", found=name, fix=nearest(name, styles)
-        )
+    one_of(name, styles, "no such prompt style", where="config.style")
     return styles[name]
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from mouselift_jax.errors import ConfigError, LayoutError, nearest
+from mouselift_jax.errors import ConfigError, LayoutError, one_of
 
 
 def to_ply(args: argparse.Namespace) -> list[str]:
@@ -138,10 +138,7 @@ def _factor(args: argparse.Namespace, scene_scale: float | None) -> float:
 def _axes(args: argparse.Namespace) -> str:
     from mouselift_jax.splats.ply import AXES
 
-    if args.axes not in AXES:
-        raise ConfigError(
-            "unknown axes", where="--axes", found=args.axes, fix=nearest(args.axes, AXES)
-        )
+    one_of(args.axes, AXES, "unknown axes", where="--axes")
     return args.axes
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from mouselift_jax.errors import ConfigError, nearest
+from mouselift_jax.errors import one_of
 from mouselift_jax.files import write_json_atomic
 
 
@@ -20,8 +20,7 @@ def to_transforms(args: argparse.Namespace) -> list[str]:
     samples = SampleSet.open(resolve_samples(args.source))
     ids, lines = list(samples.ids()), []
     if args.sample:
-        if args.sample not in ids:
-            raise ConfigError("no such sample", found=args.sample, fix=nearest(args.sample, ids))
+        one_of(args.sample, ids, "no such sample")
         ids = [args.sample]
     elif len(ids) > 1 and not args.all:
         lines.append(f"{ids[0]}, the first of {len(ids)} samples: --sample ID or --all for others")

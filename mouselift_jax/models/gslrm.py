@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float
 
-from mouselift_jax.errors import ConfigError, ShapeError, nearest
+from mouselift_jax.errors import ConfigError, ShapeError, one_of
 from mouselift_jax.geometry.rays import camera_rays, nearest_to_origin
 from mouselift_jax.models.attention import KV_AXES, Q_AXES, attention
 from mouselift_jax.models.layers import (
@@ -122,20 +122,8 @@ class GSLRMConfig:
                 found=f"width {self.width}, head_dim {self.head_dim}",
                 fix=f"width {self.width - self.width % self.head_dim}, or another head_dim",
             )
-        if self.ray_embed not in RAY_CHANNELS:
-            raise ConfigError(
-                "unknown ray_embed",
-                expected=sorted(RAY_CHANNELS),
-                found=self.ray_embed,
-                fix=nearest(self.ray_embed, RAY_CHANNELS),
-            )
-        if self.depth not in DEPTHS:
-            raise ConfigError(
-                "unknown depth",
-                expected=DEPTHS,
-                found=self.depth,
-                fix=nearest(self.depth, DEPTHS),
-            )
+        one_of(self.ray_embed, RAY_CHANNELS, "unknown ray_embed")
+        one_of(self.depth, DEPTHS, "unknown depth")
         if self.animal_share is not None and not 0 < self.animal_share <= 1:
             raise ConfigError(
                 "animal_share lies above 0 and up to 1",

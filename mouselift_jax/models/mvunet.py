@@ -25,7 +25,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
-from mouselift_jax.errors import ConfigError, ShapeError, nearest
+from mouselift_jax.errors import ConfigError, ShapeError, one_of
 from mouselift_jax.models.attention import attention
 from mouselift_jax.models.layers import constrain, is_split
 from mouselift_jax.models.unet_blocks import (
@@ -76,13 +76,7 @@ class MVUNetConfig:
                 found=(self.block_channels, self.block_attends, self.heads),
                 fix="one entry a level in each of the three",
             )
-        if self.attention not in ATTENTION_MODES:
-            raise ConfigError(
-                "Unknown attention mode",
-                expected=ATTENTION_MODES,
-                found=self.attention,
-                fix=nearest(self.attention, ATTENTION_MODES),
-            )
+        one_of(self.attention, ATTENTION_MODES, "Unknown attention mode")
 
 
 class Embedding(nn.Module):
@@ -462,13 +456,7 @@ def _check_inputs(
     cfg: MVUNetConfig, sample: Any, prompt_embeds: Any, class_labels: Any, mode: str, poses: Any
 ) -> None:
     """Say in the model's words what a shape error deep inside would hide."""
-    if mode not in ATTENTION_MODES:
-        raise ConfigError(
-            "Unknown attention mode",
-            expected=ATTENTION_MODES,
-            found=mode,
-            fix=nearest(mode, ATTENTION_MODES),
-        )
+    one_of(mode, ATTENTION_MODES, "Unknown attention mode")
     if sample.shape[-1] != cfg.in_channels:
         raise ShapeError(
             "The UNet's input has the wrong number of channels",

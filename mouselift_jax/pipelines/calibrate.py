@@ -15,7 +15,7 @@ import dataclasses
 import numpy as np
 
 from mouselift_jax.data.distortion import undistort_pixels
-from mouselift_jax.errors import CalibrationError, ConfigError, nearest
+from mouselift_jax.errors import CalibrationError, ConfigError, one_of
 from mouselift_jax.geometry.bundle import (
     PARAMETERS,
     POSE,
@@ -67,14 +67,7 @@ class Settings:
             ConfigError: an unknown word, or nothing to do.
         """
         for word in self.free:
-            if word not in FREE:
-                raise ConfigError(
-                    "no such part of a camera",
-                    where="config.calibrate.free",
-                    expected=" | ".join(FREE),
-                    found=word,
-                    fix=nearest(word, tuple(FREE)),
-                )
+            one_of(word, FREE, "no such part of a camera", where="config.calibrate.free")
         if not self.free:
             raise ConfigError(
                 "nothing may change",

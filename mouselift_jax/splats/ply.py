@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mouselift_jax.errors import ConfigError, LayoutError, ShapeError, nearest
+from mouselift_jax.errors import LayoutError, ShapeError, one_of
 from mouselift_jax.splats.filters import only_drawable
 from mouselift_jax.splats.foreign import colours, filtered, log_scales, refuse_activated, solid
 from mouselift_jax.splats.gaussians import SH_COUNTS, Gaussians
@@ -54,8 +54,7 @@ def save_ply(
     Returns:
         How many were left out.
     """
-    if axes not in AXES:
-        raise ConfigError("unknown axes", where=str(path), found=axes, fix=nearest(axes, AXES))
+    one_of(axes, AXES, "unknown axes", where=str(path))
     if np.ndim(gaussians.opacity_logits) != 1:
         raise ShapeError(
             "a PLY holds one set of Gaussians",
@@ -137,8 +136,7 @@ def load_ply(path: str | Path) -> Gaussians:
     means, quats = pick("x", "y", "z"), pick(*(f"rot_{i}" for i in range(4)))
     gaussians = Gaussians(means, quats, scales, logits, np.ascontiguousarray(sh))
     axes = (_comment(comments, "axes") or "opencv:").rstrip(":")
-    if axes not in AXES:
-        raise LayoutError("unknown axes in the header", where=str(path), fix=nearest(axes, AXES))
+    one_of(axes, AXES, "unknown axes in the header", where=str(path), error=LayoutError)
     return _turned_back(gaussians, AXES[axes][0].T)
 
 

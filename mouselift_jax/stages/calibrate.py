@@ -18,7 +18,7 @@ from mouselift_jax.data.readers.write_back import opencv_frames, write_back
 from mouselift_jax.data.recordings.inspection import open_recording
 from mouselift_jax.data.recordings.recording import Recording
 from mouselift_jax.data.samples.split import split_blocks
-from mouselift_jax.errors import ConfigError, LayoutError, nearest
+from mouselift_jax.errors import ConfigError, LayoutError, one_of
 from mouselift_jax.files import write_json_atomic
 from mouselift_jax.geometry.bundle import PARAMETERS, Rig, Sightings, located, project
 from mouselift_jax.pipelines.calibrate import (
@@ -106,14 +106,7 @@ def run(config: Any, workdir: Workdir) -> None:
 def _recording(config: Any) -> tuple[Recording, list[str]]:
     c = config.calibrate
     Settings(free=tuple(c.free)).columns()
-    if c.evidence not in EVIDENCE:
-        raise ConfigError(
-            "no such evidence",
-            where="config.calibrate.evidence",
-            expected=" | ".join(EVIDENCE),
-            found=c.evidence,
-            fix=nearest(c.evidence, EVIDENCE),
-        )
+    one_of(c.evidence, EVIDENCE, "no such evidence", where="config.calibrate.evidence")
     if c.n_frames < 2:
         raise ConfigError(
             "too few frames",

@@ -19,7 +19,7 @@ from mouselift_jax.data.inputs import must_exist, resolve_samples
 from mouselift_jax.data.samples.rig_file import save_rig
 from mouselift_jax.data.samples.sample_set import SampleSet
 from mouselift_jax.diffusion.sampler import check_sampling
-from mouselift_jax.errors import ConfigError, LayoutError, nearest
+from mouselift_jax.errors import ConfigError, LayoutError, one_of
 from mouselift_jax.files import write_json_atomic
 from mouselift_jax.geometry.median_rig import Rig
 from mouselift_jax.models import mvunet
@@ -197,14 +197,7 @@ def check(config: MultiviewSettings, samples: Path) -> SampleSet:
         raise LayoutError(
             "the training split is empty", where=samples, fix="prepare more frames, or less gap"
         )
-    if config.reference not in ("fixed", "random"):
-        raise ConfigError(
-            "no such reference",
-            where="config.reference",
-            expected="fixed | random",
-            found=config.reference,
-            fix=nearest(config.reference, ("fixed", "random")),
-        )
+    one_of(config.reference, ("fixed", "random"), "no such reference", where="config.reference")
     first = len(sample_set.picture_paths(sample_set.ids("train")[0]))
     if first < config.model.n_views:
         raise LayoutError(

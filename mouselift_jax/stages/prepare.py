@@ -28,7 +28,7 @@ from mouselift_jax.data.samples.grade import grade_samples
 from mouselift_jax.data.samples.sample_set import SampleSet
 from mouselift_jax.data.samples.split import split_blocks, split_by_recording
 from mouselift_jax.data.samples.writer import SampleWriter, sample_id
-from mouselift_jax.errors import ConfigError, MouseLiftError, nearest, raise_all
+from mouselift_jax.errors import ConfigError, MouseLiftError, nearest, one_of, raise_all
 from mouselift_jax.runs.folder import Workdir
 from mouselift_jax.stages.harness.plan import Plan
 
@@ -166,13 +166,9 @@ def _preparers(config: Any) -> list[Preparer]:
             found=c.threads,
             fix="--config.prepare.threads=0 takes one per core",
         )
-    if c.faults not in FAULTS:
-        raise ConfigError(
-            "what to do about faults is stop or warn",
-            where="config.prepare.faults",
-            found=c.faults,
-            fix=nearest(c.faults, FAULTS),
-        )
+    one_of(
+        c.faults, FAULTS, "what to do about faults is stop or warn", where="config.prepare.faults"
+    )
     paths = [p for p in (config.recording or "").split(",") if p] or [None]
     settings = settings_from(config)
     preparers, problems, first = [], [], 0

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from mouselift_jax.errors import CheckpointError, ConfigError, nearest
+from mouselift_jax.errors import CheckpointError, ConfigError, nearest, one_of
 from mouselift_jax.models.clip_pixels import ClipPixels
 from mouselift_jax.weights.networks import network, param_shapes
 from mouselift_jax.weights.rules import Correspondence, match
@@ -419,8 +419,7 @@ def plan_conversion(kind: str, request: Request) -> ConversionPlan:
         CheckpointError: the source is damaged, incomplete, or of another kind.
         ConfigError: its settings ask for something that is not implemented.
     """
-    if kind not in KINDS:
-        raise CheckpointError("There is no such KIND", where=kind, fix=nearest(kind, KINDS))
+    one_of(kind, KINDS, "There is no such KIND", error=CheckpointError)
     if not request.source.exists():
         raise CheckpointError(
             "There is no such file or folder", where=request.source, fix="check the path"

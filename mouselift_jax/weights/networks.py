@@ -13,7 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from mouselift_jax.errors import CheckpointError, nearest
+from mouselift_jax.errors import CheckpointError, one_of
 from mouselift_jax.weights.rules import Entry
 from mouselift_jax.weights.tables import clip as clip_table
 from mouselift_jax.weights.tables import embeddings, gslrm, mvunet, vae, vgg
@@ -126,10 +126,7 @@ def network(component: str) -> Network:
         CheckpointError: there is no such component.
     """
     known = networks()
-    if component not in known:
-        raise CheckpointError(
-            "There is no such component", where=component, fix=nearest(component, known)
-        )
+    one_of(component, known, "There is no such component", error=CheckpointError)
     return known[component]
 
 

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from mouselift_jax.data.crop import resize
-from mouselift_jax.errors import ConfigError, nearest
+from mouselift_jax.errors import ConfigError, one_of
 from mouselift_jax.geometry.camera import Camera
 
 BACKGROUNDS = ("white", "black", "gray", "random", "three_choices")
@@ -82,10 +82,7 @@ def background_color(background: str | float, rng: np.random.Generator) -> np.nd
 
 def _check_background(background: str | float) -> None:
     if isinstance(background, str):
-        if background not in BACKGROUNDS:
-            raise ConfigError(
-                "no such background", found=background, fix=nearest(background, BACKGROUNDS)
-            )
+        one_of(background, BACKGROUNDS, "no such background")
     elif not 0.0 <= background <= 1.0:
         raise ConfigError(
             "a grey background lies in [0,1]", found=background, fix="0 is black, 1 is white"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from mouselift_jax.errors import ConfigError, nearest
+from mouselift_jax.errors import ConfigError, one_of
 
 POLICIES = ("all", "first", "random", "overlap", "overlap_original")
 MAX_OVERLAP_ANGLE_DEG = 60.0
@@ -37,8 +37,7 @@ def choose_views(
         ConfigError: unknown policy, or fewer views than wanted.
     """
     n = len(centers)
-    if policy not in POLICIES:
-        raise ConfigError("no such view policy", found=policy, fix=nearest(policy, POLICIES))
+    one_of(policy, POLICIES, "no such view policy")
     n_views = n if n_views is None or policy == "all" else n_views
     if n_views > n:
         raise ConfigError(

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from mouselift_jax.data.recordings.recording import Recording
-from mouselift_jax.errors import ConfigError, nearest
+from mouselift_jax.errors import ConfigError, one_of
 from mouselift_jax.geometry.camera import Camera
 from mouselift_jax.geometry.triangulate import triangulate
 
@@ -17,13 +17,7 @@ HEADINGS = ("none", "keypoints", "pca")
 
 def check_heading(recording: Recording, heading: str, pair: tuple[int, int]) -> None:
     """Raise a ConfigError where a recording cannot give the heading that is wanted."""
-    if heading not in HEADINGS:
-        raise ConfigError(
-            "no such heading",
-            where="config.prepare.heading",
-            found=heading,
-            fix=nearest(heading, HEADINGS),
-        )
+    one_of(heading, HEADINGS, "no such heading", where="config.prepare.heading")
     if heading == "keypoints":
         points = recording.keypoints
         if len(pair) != 2 or min(pair) < 0:

@@ -36,7 +36,7 @@ from mouselift_jax.data.recordings.pairing import pair_names
 from mouselift_jax.data.recordings.probe import probe, probe_masks
 from mouselift_jax.data.recordings.recording import Frames, Recording
 from mouselift_jax.data.recordings.world import levelled, parse_up, same_places
-from mouselift_jax.errors import ConfigError, MouseLiftError, nearest
+from mouselift_jax.errors import ConfigError, MouseLiftError, one_of
 from mouselift_jax.geometry.camera import Camera
 
 TRIMS, UNITS = ("error", "shortest"), ("mm", "m")
@@ -80,14 +80,7 @@ def inspect_recording(
         ("unit", unit or UNITS[0], UNITS),
         ("pixel_origin", pixel_origin, tuple(PIXEL_ORIGINS)),
     ):
-        if value not in known:
-            raise ConfigError(
-                f"no such {key}",
-                where=f"config.prepare.{key}",
-                expected=" | ".join(filter(None, known)),
-                found=value,
-                fix=nearest(value, known),
-            )
+        one_of(value, known, f"no such {key}", where=f"config.prepare.{key}")
     layout = find_recording(path)
     layout.calibration = calibration or layout.calibration
     findings: list[Finding] = []

@@ -10,7 +10,7 @@ import numpy as np
 
 from mouselift_jax.data.masks import SOFTNESS, clean_mask, ramp_table, soft_threshold
 from mouselift_jax.data.recordings.recording import Frames, Recording
-from mouselift_jax.errors import ConfigError, LayoutError, MissingExtraError, nearest
+from mouselift_jax.errors import LayoutError, MissingExtraError, one_of
 
 SOURCES = ("auto", "files", "alpha", "threshold", "background_model", "rembg")
 
@@ -41,13 +41,12 @@ class MaskSettings:
     min_blob: float = 0.2
 
     def __post_init__(self) -> None:
-        if self.animal_is not in ("dark", "bright"):
-            raise ConfigError(
-                "an animal is dark or bright",
-                where="config.prepare.mask_animal",
-                found=self.animal_is,
-                fix=nearest(self.animal_is, ("dark", "bright")),
-            )
+        one_of(
+            self.animal_is,
+            ("dark", "bright"),
+            "an animal is dark or bright",
+            where="config.prepare.mask_animal",
+        )
 
 
 MaskMaker = Callable[[int, np.ndarray, np.ndarray | None], np.ndarray]
@@ -87,13 +86,7 @@ def make_masker(recording: Recording, settings: MaskSettings, frames: Sequence[i
 
 def resolve_source(recording: Recording, source: str) -> str:
     """What `auto` means for a recording; the source itself otherwise, checked against it."""
-    if source not in SOURCES:
-        raise ConfigError(
-            "no such source of masks",
-            where="config.prepare.masks",
-            found=source,
-            fix=nearest(source, SOURCES),
-        )
+    one_of(source, SOURCES, "no such source of masks", where="config.prepare.masks")
     has_files, has_alpha = recording.masks is not None, all(v.has_alpha for v in recording.videos)
     if source == "auto":
         if not has_files and not has_alpha:

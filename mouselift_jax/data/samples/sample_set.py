@@ -21,7 +21,7 @@ import numpy as np
 
 from mouselift_jax.data.png import read_picture
 from mouselift_jax.data.samples.camera_file import parse_cameras, with_frames
-from mouselift_jax.errors import LayoutError, MouseLiftError, nearest, raise_all
+from mouselift_jax.errors import LayoutError, MouseLiftError, nearest, one_of, raise_all
 from mouselift_jax.geometry.camera import Camera
 
 log = logging.getLogger("mouselift_jax")
@@ -124,13 +124,13 @@ class SampleSet:
 
     def ids(self, split: str = "all") -> tuple[str, ...]:
         """Sample ids of a split (`train`, `val`, `all`)."""
-        if split not in self.splits:
-            raise LayoutError(
-                "the sample set has no such split",
-                where=self.path,
-                found=split,
-                fix=nearest(split, self.splits),
-            )
+        one_of(
+            split,
+            self.splits,
+            "the sample set has no such split",
+            where=self.path,
+            error=LayoutError,
+        )
         return self.splits[split]
 
     def frames(self, split: str = "all") -> list[int]:

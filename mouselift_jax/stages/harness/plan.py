@@ -14,7 +14,7 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
-from mouselift_jax.errors import ConfigError, nearest
+from mouselift_jax.errors import one_of
 from mouselift_jax.runs.record import read_summary
 
 STAGES = (
@@ -70,10 +70,7 @@ class Plan:
 
 def find_stage(name: str) -> ModuleType:
     """The module of a stage, imported when it is needed."""
-    if name not in STAGES:
-        raise ConfigError(
-            "no such stage", where="config.stage", found=name, fix=nearest(name, STAGES)
-        )
+    one_of(name, STAGES, "no such stage", where="config.stage")
     return importlib.import_module(f"mouselift_jax.stages.{name}")
 
 

@@ -8,14 +8,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from mouselift_jax.data.samples.sample_set import SampleSet
-from mouselift_jax.errors import ConfigError, LayoutError, nearest
+from mouselift_jax.errors import ConfigError, LayoutError, one_of
 from mouselift_jax.weights.pretrained import read_config
 
 
 def select(sample_set: SampleSet, split: str, frames: str) -> list[str]:
     """Ids of the samples of `split` whose frame is in the range `frames` ("" = all)."""
-    if split not in ("all", "train", "val"):
-        raise ConfigError("no such split", found=split, fix=nearest(split, ("all", "train", "val")))
+    one_of(split, ("all", "train", "val"), "no such split")
     ids = list(sample_set.ids(split))
     if not ids:
         raise LayoutError(

@@ -12,7 +12,7 @@ from mouselift_jax.data.inputs import must_exist
 from mouselift_jax.data.photos.cutout import cut_out, off_white
 from mouselift_jax.data.photos.face import face_box, face_square
 from mouselift_jax.data.photos.photo import BACKGROUNDS, centred, foreground, photos, read_photo
-from mouselift_jax.errors import ConfigError, MissingExtraError, nearest
+from mouselift_jax.errors import MissingExtraError, one_of
 from mouselift_jax.geometry.camera import Camera
 from mouselift_jax.stages.items.item import Item, trained_size
 from mouselift_jax.stages.multiview.generator import check_generate, make_generator, picture_side
@@ -34,14 +34,7 @@ class FromImages:
         path = must_exist(config.image, "image")
         check_generate(config.generate)
         for key, known in (("place", PLACES), ("background", BACKGROUNDS)):
-            if config.generate[key] not in known:
-                raise ConfigError(
-                    f"no such {key}",
-                    where=f"config.generate.{key}",
-                    expected=" | ".join(known),
-                    found=config.generate[key],
-                    fix=nearest(config.generate[key], known),
-                )
+            one_of(config.generate[key], known, f"no such {key}", where=f"config.generate.{key}")
         files = photos(path)[: config.limit or None]
         if config.generate.place == "face":  # one that is missing costs no computing
             for photo in files:
