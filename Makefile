@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 JOBS ?= 2
 
-.PHONY: help check demo test test-slow test-without-warp lint format bench bench-render clean
+.PHONY: help check demo test test-slow test-without-warp lint format bench bench-render gpu-aot clean
 
 help:  ## this text
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 22
@@ -45,6 +45,12 @@ bench: $(STAMP)  ## all benchmarks -> docs/benchmarks.md
 
 bench-render: $(STAMP)  ## the rasterizers only
 	$(BIN)/python -m tests.benchmarks.bench_render
+
+gpu-aot:  ## training steps compiled for NVIDIA GPUs that are not here -> gpu_aot.jsonl
+	$(PYTHON) -m venv .venv-gpu-aot
+	.venv-gpu-aot/bin/pip install --quiet -r requirements.txt -e '.[warp]'
+	.venv-gpu-aot/bin/pip install --quiet --no-deps $$(.venv-gpu-aot/bin/python -c "import jax; v = jax.__version__; print(f'jax-cuda12-plugin=={v} jax-cuda12-pjrt=={v}')") nvidia-cuda-nvcc-cu12
+	JAX_PLATFORMS=cpu .venv-gpu-aot/bin/python -m tests.benchmarks.gpu_aot_train --out gpu_aot.jsonl
 
 clean:  ## remove caches; keep .venv and runs/, which is yours
 	rm -rf .cache .pytest_cache .ruff_cache

@@ -35,6 +35,12 @@ PROGRESS = flags.DEFINE_enum(
 PROFILE = flags.DEFINE_string("profile", None, "A:B writes a profiler trace of these steps.")
 DEBUG = flags.DEFINE_boolean("debug", False, "Show the traceback of a user's error too.")
 PLATFORM = flags.DEFINE_enum("platform", None, ["cpu", "gpu", "tpu"], "Use only these devices.")
+GPU = flags.DEFINE_string(
+    "gpu",
+    None,
+    "With --plan: compile for this NVIDIA card, which need not be here, and say whether it fits: "
+    "h200, h100, a100, a100_40, rtx4090, rtx3090.",
+)
 COORDINATOR = flags.DEFINE_string(
     "coordinator", None, "host:port of process 0; found by itself on TPU and Slurm."
 )
@@ -81,6 +87,7 @@ def main(argv: Sequence[str]) -> int:
         profile=PROFILE.value,
         debug=DEBUG.value,
         platform=PLATFORM.value,
+        gpu=GPU.value,
         coordinator=COORDINATOR.value,
         processes=PROCESSES.value,
         process_id=PROCESS_ID.value,

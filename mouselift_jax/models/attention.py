@@ -27,6 +27,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from mouselift_jax import target
 from mouselift_jax.errors import BackendError, ConfigError, nearest
 from mouselift_jax.models.layers import mesh_spec
 
@@ -100,7 +101,7 @@ BACKEND_NEEDS = {
 
 def unavailable(name: str, q: Any, k: Any, kv_length: int | None = None) -> str | None:
     """Why a backend cannot serve arrays of these dtypes and shapes here; None when it can."""
-    device = jax.default_backend()
+    device = target.platform()
     if name == "splash" and device != "tpu":
         return f"device {device}"
     if name == "cudnn":
@@ -132,14 +133,17 @@ def _cudnn_fault(dtype: str, n_q: int, n_k: int, size: int, kv_length: int | Non
         return out, pull(out)
 
     try:
-        jax.jit(probe).lower(q, k, k).compile()
+        if target.is_absent():
+            jax.jit(probe).trace(q, k, k).lower(lowering_platforms=("cuda",))
+        else:
+            jax.jit(probe).lower(q, k, k).compile()
     except (RuntimeError, ValueError, NotImplementedError) as error:
         return f"cuDNN attention does not compile: {str(error).splitlines()[0]}"
     return None
 
 
 def _choose(q: Array, k: Array, kv_length: int | None, quiet: bool) -> str:
-    device, shape, why = jax.default_backend(), (q.shape[1], k.shape[1]), None
+    device, shape, why = target.platform(), (q.shape[1], k.shape[1]), None
     if device == "gpu":
         why = unavailable("cudnn", q, k, kv_length)
     if device == "tpu" and min(shape) >= SPLASH_BLOCK:

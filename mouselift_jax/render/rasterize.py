@@ -14,6 +14,7 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float
 
+from mouselift_jax import target
 from mouselift_jax.errors import (
     BackendError,
     MissingExtraError,
@@ -50,7 +51,14 @@ def default_implementation(platform: str) -> str:
 
 
 def _backend(implementation: str | None) -> tuple[str, Callable]:
-    platform = jax.default_backend()
+    platform = target.platform()
+    if target.is_absent() and platform == "gpu" and implementation in (None, "warp"):
+        implementation = "tiled"
+        if importlib.util.find_spec("warp") is not None:
+            from mouselift_jax.render import warp_backend
+
+            warp_backend.problem("cpu")  # begins quietly; nothing can be asked of the card
+            implementation = "warp_blocks"  # whose body is the one that GPUs run
     name = implementation or default_implementation(platform)
     if name == "reference":
         from mouselift_jax.render.reference import rasterize_flat

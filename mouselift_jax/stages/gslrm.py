@@ -7,7 +7,7 @@ import functools
 import json
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -274,12 +274,16 @@ def plan(config: Any, workdir: Path) -> Plan:
     )
 
 
-def compile_plan(config: Any, workdir: Path) -> cost.Cost:
+def compile_plan(config: Any, workdir: Path, devices: Sequence[Any] | None = None) -> cost.Cost:
     """Memory, FLOPs and traffic of the compiled step, on shapes alone."""
     del workdir
+    return cost.cost(abstract_trainer(config, devices))
+
+
+def abstract_trainer(config: Any, devices: Sequence[Any] | None = None) -> Trainer:
+    """The trainer of a config on shapes alone: nothing is read."""
     task = make_task(config, loss_networks(config, abstract=True))
-    trainer = Trainer(task, config.train, low_rank=config.lora)
-    return cost.cost(trainer)
+    return Trainer(task, config.train, low_rank=config.lora, devices=devices)
 
 
 def run(config: Any, workdir: Workdir) -> None:

@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -254,15 +254,20 @@ def plan(config: Any, workdir: Path) -> Plan:
     )
 
 
-def compile_plan(config: Any, workdir: Path) -> cost.Cost:
+def compile_plan(config: Any, workdir: Path, devices: Sequence[Any] | None = None) -> cost.Cost:
     """Memory, FLOPs and traffic of the compiled step, on shapes alone."""
     del workdir
+    return cost.cost(abstract_trainer(config, devices))
+
+
+def abstract_trainer(config: Any, devices: Sequence[Any] | None = None) -> Trainer:
+    """The trainer of a config on shapes alone: nothing is read but configs of weights."""
     config = MultiviewSettings.of(config)
     towers = abstract_towers(config)
     networks = towers.networks(make_unet(config, towers.modules["vae"].config.downscale))
     constants = {**towers.params, "prompts": towers.prompts}
     task = make_task(config, networks, constants)
-    return cost.cost(Trainer(task, config.train, low_rank=low_rank(config)))
+    return Trainer(task, config.train, low_rank=low_rank(config), devices=devices)
 
 
 def run(config: Any, workdir: Workdir) -> None:

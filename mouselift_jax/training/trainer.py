@@ -162,8 +162,8 @@ class Trainer:
         with sharding.use(self.mesh):
             return self._step(state, batch, self.schedule, self.constants)
 
-    def lower(self) -> Any:
-        """The step on shapes alone, lowered and not yet compiled."""
+    def lower(self, platforms: tuple[str, ...] | None = None) -> Any:
+        """The step on shapes alone, lowered and not yet compiled; by default for its devices."""
         batch = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(
                 x.shape, x.dtype, sharding=sharding.batch_sharding(self.mesh)
@@ -175,7 +175,8 @@ class Trainer:
             (self.schedule, self.constants),
         )
         with sharding.use(self.mesh):
-            return self._step.lower(self.abstract, batch, schedule, constants)
+            traced = self._step.trace(self.abstract, batch, schedule, constants)
+            return traced.lower(lowering_platforms=platforms)
 
     def create(self, initial: Any = None) -> states.TrainState:
         """The state at step 0, from random weights or from `initial` (a tree of numpy arrays)."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import functools
 import logging
 import os
 import re
@@ -20,6 +21,7 @@ from mouselift_jax.data.inputs import prepare_command
 from mouselift_jax.errors import BackendError, ConfigError, MouseLiftError, nearest, raise_all
 from mouselift_jax.runs.folder import Options as RunOptions
 from mouselift_jax.runs.folder import Workdir, flatten, plain, read_summary
+from mouselift_jax.stages.harness import gpu_plan
 from mouselift_jax.stages.harness.plan import STAGES, find_stage, next_commands
 from mouselift_jax.training.preempt import AGAIN, INTERRUPTED, StopRequested
 
@@ -44,6 +46,7 @@ class Options:
     profile: str | None = None
     debug: bool = False
     platform: str | None = None
+    gpu: str | None = None
     coordinator: str | None = None
     processes: int | None = None
     process_id: int | None = None
@@ -106,15 +109,21 @@ def flag_error(error: Exception, argv: Sequence[str]) -> ConfigError:
 
 def _known_keys(argv: Sequence[str]) -> dict[str, Any]:
     """Flattened keys of the config that the command line names, {} when it cannot be loaded."""
-    named = next((m for a in argv if (m := re.match(r"--?config=([^:]*)(?::(.*))?$", a))), None)
-    if named is None:
-        return {}
     try:
-        get_config = runpy.run_path(named[1])["get_config"]
-        config = get_config(named[2]) if named[2] else get_config()
+        config = _config_file(argv)
     except (OSError, KeyError, ValueError, TypeError):
         return {}
-    return flatten(config.to_dict())
+    return {} if config is None else flatten(config.to_dict())
+
+
+def _config_file(argv: Sequence[str], variant: str | None = None) -> Any:
+    """The config that the command line names, without its changes; None when it names none."""
+    named = next((m for a in argv if (m := re.match(r"--?config=([^:]*)(?::(.*))?$", a))), None)
+    if named is None:
+        return None
+    get_config = runpy.run_path(named[1])["get_config"]
+    variant = variant or named[2]
+    return get_config(variant) if variant else get_config()
 
 
 def check_choices(config: Any) -> None:
@@ -226,7 +235,10 @@ def closing(stage: Any, config: Any, path: Path) -> str:
 def _plan(stage: Any, config: Any, path: Path, options: Options) -> int:
     plan = stage.plan(config, path)
     sys.stdout.write(plan.describe() + "\n")
-    if options.plan != "quick" and hasattr(stage, "compile_plan"):
+    if options.gpu:
+        other = functools.partial(_config_file, sys.argv)
+        sys.stdout.write(gpu_plan.describe(stage, config, path, options.gpu, other) + "\n")
+    elif options.plan != "quick" and hasattr(stage, "compile_plan"):
         sys.stdout.write(stage.compile_plan(config, path).describe() + "\n")
     return DONE
 
@@ -235,7 +247,13 @@ def environment(path: Path, options: Options) -> bool:
     """Devices, processes and compilation cache; returns whether this process writes files."""
     import jax
 
-    if options.platform:
+    if options.gpu and not options.plan:
+        raise ConfigError(
+            "--gpu is a card to plan for", where=f"--gpu={options.gpu}", fix="add --plan"
+        )
+    if options.gpu:  # its compiler is asked, its driver is not
+        jax.config.update("jax_platforms", "cpu")
+    elif options.platform:
         jax.config.update("jax_platforms", {"gpu": "cuda"}.get(options.platform, options.platform))
     from mouselift_jax.training import distributed
 
