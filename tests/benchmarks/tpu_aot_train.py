@@ -19,9 +19,11 @@ import os
 import sys
 import time
 import traceback
-from typing import Any
+from pathlib import Path
 
+from mouselift_jax import target
 from mouselift_jax.errors import MouseLiftError
+from tests.benchmarks.gpu_aot_train import released_settings
 
 os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
 os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-4")
@@ -43,67 +45,25 @@ WEAK = (
 )
 
 
-def gslrm_task(config: Any, sequence: int) -> Any:
-    """Stage 2's training task on abstract weights, for a TPU."""
-    from mouselift_jax.stages import gslrm
-
-    config.render = "tiled"
-    network_config = gslrm.network_config
-    gslrm.network_config = lambda c: dataclasses.replace(
-        network_config(c), attention="splash", token_multiple=max(1, sequence)
-    )
-    try:
-        return gslrm.make_task(config, gslrm.loss_networks(config, abstract=True))
-    finally:
-        gslrm.network_config = network_config
-
-
-def mvdiff_task(config: Any, sequence: int) -> Any:
-    """Stage 1's, with frozen networks of the released shapes."""
-    del sequence
-    from mouselift_jax.models import clip, vae
-    from mouselift_jax.stages import mvdiff
-    from mouselift_jax.stages.multiview import frozen
-
-    released = {
-        "vae": dataclasses.asdict(vae.VAEConfig()),
-        "image_encoder": dataclasses.asdict(clip.VisionConfig()),
-        "image_normalizer": {"embedding_dim": 1024},
-    }
-    frozen.read_config = lambda source, name: released[name]
-    config.init_from = "released"
-    made = frozen.abstract_towers(config)
-    networks = made.networks(mvdiff.make_unet(config, made.modules["vae"].config.downscale))
-    return mvdiff.make_task(config, networks, {**made.params, "prompts": made.prompts})
-
-
 def compile_case(
     stage: str, topology: str, mesh: str, batch: int, variant: str, changes: dict
 ) -> dict:
     """Memory and traffic of one step on one device of a slice."""
     from jax.experimental import topologies
 
-    from mouselift_jax.models import attention
-    from mouselift_jax.stages.harness import cost
-    from mouselift_jax.training.trainer import Trainer
-
-    # The device is not here, and is a TPU: what would be chosen there.
-    attention.unavailable = lambda *_: None
-    attention._choose = lambda q, k, kv_length, quiet: (
-        "splash" if min(q.shape[1], k.shape[1]) >= attention.SPLASH_BLOCK else "xla"
-    )
     config = importlib.import_module(f"configs.{stage}").get_config(variant)
     config.train.batch_size = batch
-    config.train.mesh.data, config.train.mesh.fsdp, config.train.mesh.tensor, sequence = (
-        int(n) for n in mesh.split(",")
-    )
-    config.train.mesh.sequence = sequence
+    axes = ("data", "fsdp", "tensor", "sequence")
+    config.train.mesh.update(dict(zip(axes, map(int, mesh.split(",")), strict=True)))
     config.update_from_flattened_dict(changes)
     devices = topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
-    task = {"gslrm": gslrm_task, "mvdiff": mvdiff_task}[stage](config, sequence)
+    module = importlib.import_module(f"mouselift_jax.stages.{stage}")
     started = time.time()
-    trainer = Trainer(task, config.train, low_rank=config.lora, devices=devices)
-    found = dataclasses.asdict(cost.cost(trainer))
+    # The device is not here, and is a TPU: what would be chosen there.
+    with released_settings() as released, target.absent("tpu"):
+        if stage == "mvdiff":
+            config.init_from = str(released)
+        found = dataclasses.asdict(module.compile_plan(config, Path("."), devices))
     case = {
         "stage": stage, "topology": topology, "mesh": mesh, "batch": batch, "variant": variant,
     }  # fmt: skip

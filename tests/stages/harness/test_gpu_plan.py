@@ -23,6 +23,7 @@ from mouselift_jax.render import render
 from mouselift_jax.stages import gslrm, mvdiff
 from mouselift_jax.stages.harness import cards, command, gpu_plan
 from mouselift_jax.stages.harness.cost import Cost
+from mouselift_jax.stages.multiview.settings import MultiviewSettings
 from tests.benchmarks.gpu_aot_train import case_config, released_settings
 
 GIB = 2**30
@@ -142,6 +143,7 @@ def test_sampling_of_views_lowers_for_nvidia_gpus(dtype):
     with released_settings() as released, cards.instead_of_what_is_here():
         config = case_config("mvdiff", "base", released, {"train.dtype": dtype})
         config.train.batch_size = config.train.accum_steps = 1
+        config = MultiviewSettings.of(config)
         towers = mvdiff.abstract_towers(config)
         module = mvdiff.make_unet(config, towers.modules["vae"].config.downscale)
         networks = towers.networks(module)
