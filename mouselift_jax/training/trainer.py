@@ -159,6 +159,8 @@ class Trainer:
 
     def step(self, state: states.TrainState, batch: Any) -> tuple[states.TrainState, Mapping]:
         """One update; the buffers of `state` are reused."""
+        if isinstance(self.schedule["peak"], np.ndarray):  # placed once, not at every step
+            self.schedule = jax.device_put(self.schedule, self._one)
         with sharding.use(self.mesh):
             return self._step(state, batch, self.schedule, self.constants)
 

@@ -43,6 +43,15 @@ def test_a_signal_saves_and_the_same_run_goes_on_exactly(tmp_path, number, code)
     assert steps == list(range(1, 13))
 
 
+def test_a_step_moves_nothing_between_host_and_device():
+    trainer, feed = Trainer(toy_run.task(), toy_run.config(3)), toy_run.batches(0)
+    state, _ = trainer.step(trainer.create(), trainer.put(next(feed)))  # compiles
+    batch = trainer.put(next(feed))
+    with jax.transfer_guard("disallow"):
+        state, metrics = trainer.step(state, batch)
+    assert int(state.step) == 2 and np.isfinite(metrics["train/loss"])
+
+
 def test_an_evaluation_is_left_when_asked_to_stop(tmp_path):
     """What was trained is saved at once, and the same command evaluates again."""
     asked = []
