@@ -63,7 +63,8 @@ def get_config(variant: str = "base") -> ConfigDict:
         c.split = "all"  # all | train | val: which samples
         c.frames = ""  # a:b:step, frame numbers of the recording; "" = all of the split
         c.limit = 0  # > 0: only the first so many items
-        c.views = ()  # camera numbers given to the network; () = all of a sample's
+        c.views = ()  # camera numbers that are looked at at all; () = all of a sample's
+        c.heldout_cameras = ()  # camera numbers that the network must not see; they judge it
         c.size = (
             0  # pixels of the network's pictures; 0 = what the run was trained on, or as stored
         )
@@ -72,6 +73,7 @@ def get_config(variant: str = "base") -> ConfigDict:
         c.filter = "mouse"  # mouse | head | none: which Gaussians are left out of the PLY
         c.axes = "opencv"  # axes of the PLY
         c.render = common.path()  # implementation of the rasterizer; None = the best here
+        c.refine = refine()
         c.turntable = turntable()
         c.generate = generate()
     return common.variant(c, variant, VARIANTS)
@@ -84,6 +86,14 @@ def turntable() -> ConfigDict:
     c.size = 512  # pixels
     c.fps = 30
     c.elevation_deg = 20.0
+    return c.lock()
+
+
+def refine() -> ConfigDict:
+    """Fitting the network's splats further to the views it was given, as configs/fit.py does."""
+    c = ConfigDict()
+    c.steps = 0  # 0 = off; some 100 make them sharp
+    c.generated = False  # also on views that a network generated from a photo
     return c.lock()
 
 

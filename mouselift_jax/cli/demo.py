@@ -83,7 +83,7 @@ def reconstructor(args: argparse.Namespace) -> Callable[[Path], tuple[np.ndarray
         {
             "mvdiff": args.mvdiff, "gslrm": args.gslrm, "cameras": args.cameras, "image": None,
             "prompt_embeds": args.prompt_embeds, "dtype": args.dtype, "limit": 0, "size": 0,
-            "seed": 0, "render": None, "face_box": "",
+            "seed": 0, "render": None, "face_box": "", "refine": {"steps": 0},
             "gslrm_checkpoint": "best", "mvdiff_checkpoint": "best",
             "generate": {
                 "steps": args.steps, "guidance": 3.0, "eta": 1.0, "background": args.background,

@@ -41,7 +41,7 @@ from mouselift_jax.stages.harness.selection import check_sides, select, stored_s
 from mouselift_jax.weights.pretrained import find_component, load_pretrained
 
 FIT = (
-    "python launch.py --config=configs/fit.py{tiny} --config.samples={config.samples} "
+    "python launch.py --config=configs/fit.py:fast --config.samples={config.samples} "
     "--workdir={beside}/fit"
 )
 INFER = (

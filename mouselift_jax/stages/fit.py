@@ -20,39 +20,43 @@ from mouselift_jax.files import write_json_atomic
 from mouselift_jax.geometry.camera import Camera
 from mouselift_jax.geometry.hull import hull_cover
 from mouselift_jax.pipelines import fit as fits
-from mouselift_jax.pipelines.baselines import visual_hull
 from mouselift_jax.render import render
-from mouselift_jax.report.html import Section, Table, Text
+from mouselift_jax.report.html import Section, Text
+from mouselift_jax.report.verdict import outcome_of
 from mouselift_jax.runs.folder import Workdir
 from mouselift_jax.runs.progress import Progress
 from mouselift_jax.runs.record import is_whole, read_json
 from mouselift_jax.stages import infer, prepare
 from mouselift_jax.stages.harness.plan import Plan
 from mouselift_jax.stages.items.from_samples import FromSamples
+from mouselift_jax.stages.items.hidden import HiddenJudge, judged
 from mouselift_jax.stages.items.item import Item
-from mouselift_jax.training import metrics as metric
 
 log = logging.getLogger("mouselift_jax")
 NEXT = (
     "python -m mouselift_jax view {workdir}",
     "python -m mouselift_jax export {workdir} {beside}/fit.html --to=html",
 )
+CHECK = "python -m mouselift_jax check {config.%s}"
 SKIPPED = "skipped.json"  # a frame that cannot be fitted, and why
 LEAST_COVER = 0.9  # of a mask by the hull of the others; below it cameras or masks are wrong
 WARM_LOSS = 0.01  # IoU of the given views below the last start from a hull: paws and tail are gone
-HULLS = 8  # frames whose hidden views are drawn from the hull too: it is slow
-SPECK = 0.25  # error of a pixel that is seen at once
+
+
+def next_after(config: Any, summary: dict[str, Any]) -> tuple[str, ...]:
+    """A fit that is worse than its hull is looked at and checked, not exported."""
+    if outcome_of(summary) != "worse":
+        return NEXT
+    return (NEXT[0], CHECK % ("recording" if config.recording else "samples"))
 
 
 class Frames(FromSamples):
-    """The samples to fit; cameras hidden from the fit stay among an item's views."""
+    """The samples to fit."""
 
-    def __init__(self, config: Any) -> None:
-        super().__init__(config)
-        self.hidden = [int(c) for c in config.heldout_cameras]
+    least = 2
 
     def load(self, item_id: str) -> Item:
-        """Read one sample; it needs masks, and two cameras that are not hidden."""
+        """Read one sample; it needs masks."""
         item = super().load(item_id)
         if item.masks is None:
             raise LayoutError(
@@ -60,19 +64,6 @@ class Frames(FromSamples):
                 where=item_id,
                 fix="make the samples with configs/prepare.py",
             )
-        numbers = item.about["cameras"]
-        missing = sorted(set(self.hidden) - set(numbers))
-        if missing or len(numbers) - len(self.hidden) < 2:
-            raise ConfigError(
-                "the sample has no such camera" if missing else "too few cameras are left to fit",
-                where=f"config.heldout_cameras, {item_id}",
-                expected=f"some of {numbers}, and two or more besides",
-                found=missing or self.hidden,
-                fix=f"--config.heldout_cameras={numbers[-1]},",
-            )
-        for i, number in enumerate(numbers):
-            if number in self.hidden:
-                item.labels[i] += " (hidden)"
         return item
 
 
@@ -165,10 +156,19 @@ def run(config: Any, workdir: Workdir) -> None:
                 _fit_item(each, fitter, items.load(item_id), places[item_id])
                 progress.update()
     whole = _tell_skipped(workdir, places)
-    lead = [_verdict(workdir, config, {i: read_json(p / infer.DONE) for i, p in whole.items()})]
-    infer.finish(config, workdir, items, whole, alone, lead=lead, note=NOTE)
+    records = {i: read_json(p / infer.DONE) for i, p in whole.items()}
+    lead, said = (
+        Section("How good is it?", [Text(f"Nothing can be said: {_hidden_note(config)}.")]),
+        None,
+    )
+    if items.hidden:
+        said, lead, mean = judged(items, records, who="the fit", instead=INSTEAD)
+        (workdir.warn if said.outcome == "worse" else log.info)(said.text)
+        workdir.summary(finished=False, metrics={f"heldout/{k}": v for k, v in mean.items()})
+    infer.finish(config, workdir, items, whole, alone, lead=[lead], note=NOTE, said=said)
 
 
+INSTEAD = "do not use it: cameras or masks are wrong, which `check` names"
 NOTE = (
     "The figures of this table compare renders with the very pictures that were fitted: they say "
     "that a frame is not broken, not how good an unseen view is. "
@@ -227,15 +227,11 @@ class Fitter:
     """`fitter(item) -> (Gaussians, Render of all its cameras)`; remembers the frame before."""
 
     def __init__(self, config: Any, items: Frames, warn: Callable[[str], None]) -> None:
-        self._settings = settings_from(config)
-        self._hidden, self._warn = set(items.hidden), warn
+        self._settings, self._warn = settings_from(config), warn
         self._warm = config.warm_start and items.is_film()
         self._last: fits.Start | None = None
         self._reach = 0.0  # IoU of the given views that the last start from a hull reached
-        ids = items.ids
-        chosen = np.linspace(0, len(ids) - 1, min(HULLS, len(ids))).astype(int)
-        self._hulls = {ids[i] for i in chosen} if self._hidden else set()
-        self._figures = jax.jit(metric.figures)
+        self._judge = HiddenJudge(items)
         self._draw = jax.jit(lambda g, c: render(g, c, implementation=config.render))
 
     def forget(self) -> None:
@@ -244,24 +240,23 @@ class Fitter:
 
     def __call__(self, item: Item) -> tuple[Any, Any]:
         """Fit one frame; the figures go into `item.about`."""
-        numbers = item.about["cameras"]
-        given = np.array([i for i, n in enumerate(numbers) if n not in self._hidden])
+        numbers, given = item.about["cameras"], item.given
         cameras = item.cameras[given]
         check_cover(item.masks[given], cameras, [numbers[i] for i in given])
         views = fits.cut_out(item.images[given], item.masks[given], cameras, self._settings)
         done, how = self._fit(views, item.id)
         self._last = done.start if self._warm else None
-        drawn = self._draw(jax.tree.map(jnp.asarray, done.start.gaussians), _float32(item.cameras))
+        drawn = self._draw(
+            jax.tree.map(jnp.asarray, done.start.gaussians), infer.on_device(item.cameras)
+        )
         rgb = np.clip(np.asarray(drawn.rgb), 0, 1)
         item.about |= {
             "start": how,
-            "input_psnr": float(np.mean(metric.psnr(rgb[given], item.images[given]))),
-            "input_iou": float(np.mean(done.iou)),
             "unseen_share": float(np.mean(done.seen == 0)),
             "gain_spread": float(np.ptp(done.gains)),
         }
-        if self._hidden:
-            item.about["heldout"] = self._judge(item, given, rgb, np.asarray(drawn.alpha))
+        if item.hidden:
+            item.about["heldout"] = self._judge(item, rgb, np.asarray(drawn.alpha))
         return done.gaussians, drawn
 
     def _fit(self, views: fits.Views, item_id: str) -> tuple[fits.Fit, str]:
@@ -279,25 +274,6 @@ class Fitter:
                 return done, "hull"
             self._warn(f"{item_id}: the fit diverged and was begun again")
         raise fits.UnfittableError("the fit diverged twice", expected="finite Gaussians")
-
-    def _judge(
-        self, item: Item, given: np.ndarray, rgb: np.ndarray, alpha: np.ndarray
-    ) -> dict[str, float]:
-        """Mean figures of the hidden views, the hull's beside them in some frames."""
-        hidden = np.setdiff1d(np.arange(len(item.images)), given)
-        image, mask = item.images[hidden], item.masks[hidden]
-        values = dict(self._figures(rgb[hidden], alpha[hidden], image, mask))
-        inside = np.asarray(metric.interior(alpha[hidden], 2) * metric.interior(mask, 2)) > 0
-        off = (np.abs(rgb[hidden] - image).max(-1, keepdims=True) > SPECK) & inside
-        values["specks"] = off.sum((1, 2, 3)) / np.maximum(inside.sum((1, 2, 3)), 1)
-        if item.id in self._hulls:
-            drawn = [visual_hull(item.images[given], item.masks[given], item.cameras[given],
-                                 item.cameras[int(v)]) for v in hidden]  # fmt: skip
-            hull = self._figures(
-                np.stack([d.rgb for d in drawn]), np.stack([d.alpha for d in drawn]), image, mask
-            )
-            values |= {"hull_iou": hull["iou"], "hull_interior_psnr": hull["interior_psnr"]}
-        return {k: float(np.mean(v)) for k, v in values.items()}
 
 
 def settings_from(config: Any) -> fits.FitSettings:
@@ -333,42 +309,3 @@ def _is_finite(done: fits.Fit) -> bool:
     g = done.gaussians
     arrays = (done.losses, g.means, g.quats, g.log_scales, g.opacity_logits, g.sh)
     return all(np.isfinite(x).all() for x in arrays)
-
-
-def _float32(camera: Camera) -> Camera:
-    K, c2w = jnp.asarray(camera.K, jnp.float32), jnp.asarray(camera.c2w, jnp.float32)
-    return Camera(K, c2w, camera.width, camera.height)
-
-
-# --- what the run says of itself -----------------------------------------------------------------
-
-
-def _verdict(workdir: Workdir, config: Any, records: dict[str, dict]) -> Section:
-    """The report's first words: how far to trust the frames, by views that were hidden."""
-    rows = {i: r["heldout"] for i, r in records.items() if "heldout" in r}
-    if not rows:
-        return Section("How good is it?", [Text(f"Nothing can be said: {_hidden_note(config)}.")])
-    mean = {k: float(np.nanmean([r[k] for r in rows.values() if k in r]))
-            for k in sorted({k for r in rows.values() for k in r})}  # fmt: skip
-    gain = mean["interior_psnr"] - mean["mean_color_psnr"]
-    worst = min(rows, key=lambda i: rows[i]["iou"])
-    judged = [r for r in rows.values() if "hull_iou" in r]
-    beats = np.mean([r["iou"] for r in judged]) > np.mean([r["hull_iou"] for r in judged])
-    is_good = mean["iou"] >= 0.9 and gain >= 2.0 and beats
-    shown = ", ".join(map(str, config.heldout_cameras))
-    word = "Trust it" if is_good else "Look before you trust it"
-    text = (
-        f"{word}: in what the fit did not see (camera {shown}) the silhouette "
-        f"agrees to {mean['iou']:.3f} (IoU; the visual hull {mean['hull_iou']:.3f}), and inside "
-        f"the animal the colours to {mean['interior_psnr']:.1f} dB, {gain:+.1f} dB against "
-        f"painting it in its mean colour (the hull {mean['hull_interior_psnr']:.1f} dB). "
-        f"Worst frame: {worst}, IoU {rows[worst]['iou']:.3f}."
-    )
-    (log.info if is_good else workdir.warn)(text)
-    workdir.summary(finished=False, metrics={f"heldout/{k}": v for k, v in mean.items()})
-    table = Table(
-        ["frame", "IoU", "interior, dB", "over mean colour, dB", "specks, %"],
-        [[i, r["iou"], r["interior_psnr"], r["interior_psnr"] - r["mean_color_psnr"],
-          100 * r["specks"]] for i, r in list(rows.items())[:200]],
-    )  # fmt: skip
-    return Section("How good is it?", [Text(text), table])

@@ -25,6 +25,7 @@ from mouselift_jax.models.silhouettes import room
 from mouselift_jax.pipelines import lift as pipeline
 from mouselift_jax.report.html import Finding, Picture, Section, Table, Text, write_report
 from mouselift_jax.report.pictures import contact_sheet
+from mouselift_jax.report.verdict import outcome_of
 from mouselift_jax.runs.folder import Workdir
 from mouselift_jax.runs.record import command_line, plain, read_summary
 from mouselift_jax.stages.harness import cost
@@ -36,12 +37,25 @@ from mouselift_jax.training.trainer import Task, Trainer
 from mouselift_jax.weights.pretrained import load_initial, load_pretrained
 
 log = logging.getLogger("mouselift_jax")
-NEXT = (
+INFER = (
     "python launch.py --config=configs/infer.py{tiny} --config.samples={config.samples} "
-    "--config.gslrm={workdir} --workdir={beside}/infer",
+    "--config.gslrm={workdir} --workdir={beside}/infer"
+)
+FIT = (
+    "python launch.py --config=configs/fit.py:fast --config.samples={config.samples} "
+    "--workdir={beside}/fit"
+)
+NEXT = (
+    INFER,
     "python launch.py --config=configs/eval.py{tiny} --config.samples={config.samples} "
     "--config.gslrm={workdir} --workdir={beside}/eval",
 )
+
+
+def next_after(config: Any, summary: dict[str, Any]) -> tuple[str, ...]:
+    """A network that is worse than what needs no learning is not used."""
+    del config
+    return (FIT, *NEXT[1:]) if outcome_of(summary) == "worse" else NEXT
 
 
 def network_config(config: Any) -> network.GSLRMConfig:
@@ -367,6 +381,11 @@ def finish(
             )
         )
         workdir.warn(findings[-1].what)
+    said = judge.verdict()
+    if said and said.outcome == "worse":
+        workdir.warn(said.text)
+    elif said:
+        log.info(said.text)
     rows = [
         [name, metrics.get(f"heldout/{name}", math.nan), metrics.get(f"val/{name}", math.nan)]
         for name in FIGURES
@@ -374,9 +393,8 @@ def finish(
     title = "training samples (overfit)" if config.overfit else "validation samples"
     blocks = [
         Text(
-            f"{judge.count} {title}; held-out views were not given to the network. interior: "
-            "pixels that are foreground in both pictures and 2 px from either outline; mean "
-            "colour: what painting those pixels with their true mean colour would score."
+            f"{judge.count} {title} at {config.data.size} px; held-out views were not given to the "
+            "network."
         ),
         Table(["figure", "held-out views", "input views"], rows),
         *map(Picture, judge.pictures, judge.captions),
@@ -388,6 +406,7 @@ def finish(
         "metrics": metrics,
         "artefacts": {"checkpoint": "checkpoints", "report": "report.html"},
         "inputs": {"samples": str(sample_set.path), "init_from": config.init_from, **started},
+        "verdict": said.record() if said else None,
     }
     workdir.summary(finished=False, **record)  # the report reads it
     write_report(workdir.path, title="GS-LRM training", sections=sections)

@@ -7,7 +7,6 @@ Items come from a source: samples (real views), or photos whose other views are 
 from __future__ import annotations
 
 import dataclasses
-import functools
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,14 +20,16 @@ from mouselift_jax.data.inputs import looks_like_recording, must_exist, prepare_
 from mouselift_jax.errors import ConfigError, LayoutError
 from mouselift_jax.files import write_json_atomic
 from mouselift_jax.geometry.camera import Camera
+from mouselift_jax.pipelines import fit as fits
 from mouselift_jax.pipelines.lift import lift, with_room
 from mouselift_jax.report.html import Picture, Section, Splats, Table, Text, Video, write_report
 from mouselift_jax.report.pictures import comparison_rows, fit, save_png
-from mouselift_jax.report.turntable import write_turntable
+from mouselift_jax.report.turntable import padded, write_turntable
+from mouselift_jax.report.verdict import Verdict, outcome_of
 from mouselift_jax.runs.folder import Workdir
 from mouselift_jax.runs.progress import Progress
 from mouselift_jax.runs.record import is_whole as folder_is_whole
-from mouselift_jax.runs.record import read_json
+from mouselift_jax.runs.record import read_json, read_summary
 from mouselift_jax.splats.filters import RECIPES, apply_filters
 from mouselift_jax.splats.ply import save_ply
 from mouselift_jax.stages.harness.plan import Plan
@@ -36,16 +37,32 @@ from mouselift_jax.stages.harness.selection import check_sides
 from mouselift_jax.stages.items import sequence
 from mouselift_jax.stages.items.from_photos import FromImages
 from mouselift_jax.stages.items.from_samples import FromSamples
+from mouselift_jax.stages.items.hidden import HiddenJudge, judged
 from mouselift_jax.stages.items.item import Item, Source
 from mouselift_jax.training import metrics as metric
 from mouselift_jax.weights.pretrained import find_component, load_pretrained
 
 log = logging.getLogger("mouselift_jax")
 NEXT = ("python -m mouselift_jax view {workdir}",)
+JUDGE = (
+    "python launch.py --config=configs/eval.py{tiny} --config.samples={config.samples} "
+    "--config.gslrm={config.gslrm} --workdir={beside}/eval"
+)
+FIT = (
+    "python launch.py --config=configs/fit.py:fast --config.samples={config.samples} "
+    "--workdir={beside}/fit"
+)
 
 PHOTO, PHOTO_SIDE = "photo.png", 384  # what views were generated from, shrunk to so many pixels
 DONE = "item.json"  # written last: an item with it is whole
 SHOWN = 3  # items in the report: the worst, the middle and the best
+
+
+def next_after(config: Any, summary: dict[str, Any]) -> tuple[str, ...]:
+    """What was judged good is looked at; what nobody judged is judged, what is bad is fitted."""
+    if not config.samples:
+        return NEXT
+    return {"better": NEXT, "worse": (FIT,)}.get(outcome_of(summary), (*NEXT, JUDGE))
 
 
 def source(config: Any, warn: Callable[[str], None] = log.warning) -> Source:
@@ -58,9 +75,21 @@ def source(config: Any, warn: Callable[[str], None] = log.warning) -> Source:
             found=" and ".join(given) or "none",
             fix="image for a photo or a folder of them, samples for six real views of each frame",
         )
+    if config.refine.steps < 0:
+        raise ConfigError(
+            "a number of steps is 0 or more",
+            where="config.refine.steps", found=config.refine.steps, fix="0 refines nothing",
+        )  # fmt: skip
     if given == ["samples"]:
         return FromSamples(config)
-    of_samples = [key for key in ("frames", "views") if config[key]]
+    if config.refine.steps and not config.refine.generated:
+        raise ConfigError(
+            "only views that a camera took are refined on: a photo's other views were generated, "
+            "and agreeing with them is no truth",
+            where=f"config.refine.steps={config.refine.steps}",
+            fix="--config.refine.steps=0, or --config.refine.generated=True to do it all the same",
+        )
+    of_samples = [key for key in ("frames", "views", "heldout_cameras") if config[key]]
     if of_samples:
         raise ConfigError(
             "photos are no frames of a recording",
@@ -124,7 +153,7 @@ def run(config: Any, workdir: Workdir) -> None:
     left = [i for i in items.ids if not is_whole(places[i])]
     done = len(items.ids) - len(left)
     if left:
-        lifter = make_lifter(config)
+        lifter = make_lifter(config, items)
         style = workdir.options.progress
         with Progress(len(items.ids), unit="item", done=done, style=style) as progress:
             for item_id in left:
@@ -134,32 +163,123 @@ def run(config: Any, workdir: Workdir) -> None:
         log.info("nothing left to do: %d item(s) are done", len(items.ids))
         if folder_is_whole(workdir.path):  # a film's videos take long to draw
             return
-    finish(config, workdir, items, places, alone)
+    lead, said = lead_of(
+        config, workdir, items, {i: read_json(p / DONE) for i, p in places.items()}
+    )
+    finish(config, workdir, items, places, alone, lead=[lead], said=said)
 
 
-def make_lifter(config: Any) -> Callable[[Item], tuple[Any, Any]]:
-    """`lifter(item) -> (Gaussians, Render of the item's own cameras)`, compiled once per shape."""
+def lead_of(
+    config: Any, workdir: Workdir, items: Source, records: dict[str, dict]
+) -> tuple[Section, Verdict]:
+    """The report's first part and the verdict: by hidden cameras, else what is known besides."""
+    refined = _about_refining(config, records)
+    if getattr(items, "hidden", None):
+        who = "the refined network" if config.refine.steps else "the network"
+        said, section, mean = judged(items, records, who=who, instead=INSTEAD)
+        workdir.summary(finished=False, metrics={f"heldout/{k}": v for k, v in mean.items()})
+        section = Section(section.title, [section.blocks[0], *refined, *section.blocks[1:]])
+        (workdir.warn if said.outcome == "worse" else log.info)(said.text)
+        return section, said
+    trained = read_summary(config.gslrm).get("verdict") or {}
+    worse = trained.get("outcome") == "worse"
+    text = (
+        "The other views were generated by a network, so nothing can be said of how true they are."
+        if config.image
+        else "No camera was hidden, so nothing here says how good an unseen view is; "
+        "--config.heldout_cameras=N, hides one."
+    )
+    if "text" in trained:
+        text += f" Of the network, its training said: {trained['text']}"
+    (workdir.warn if worse else log.info)(text)
+    return Section("How good is it?", [Text(text), *refined]), Verdict(
+        text, "worse" if worse else "unknown"
+    )
+
+
+INSTEAD = "do not use it; `fit` needs no training"
+
+
+def _about_refining(config: Any, records: dict[str, dict]) -> list[Text]:
+    """What refining did, and what it means."""
+    if not config.refine.steps:
+        return []
+    text = f"Refined in {config.refine.steps} steps on the views that were given. "
+    if config.image:
+        text += (
+            "All but one of these were generated: the splat now agrees better with what a network "
+            "imagined, and that says nothing of the animal."
+        )
+    else:
+        text += "The figures of given views therefore say nothing of how good it is."
+    both = [(r["heldout_unrefined"], r["heldout"]) for r in records.values()
+            if "heldout_unrefined" in r and "heldout" in r]  # fmt: skip
+    if both:
+        iou, psnr = ([float(np.nanmean([b[k][f] for b in both])) for k in (0, 1)]
+                     for f in ("iou", "interior_psnr"))  # fmt: skip
+        text += (
+            f" In hidden views the silhouette IoU went from {iou[0]:.3f} to {iou[1]:.3f}, interior "
+            f"PSNR from {psnr[0]:.1f} to {psnr[1]:.1f} dB."
+        )
+    return [Text(text)]
+
+
+def make_lifter(config: Any, items: Source | None = None) -> Callable[[Item], tuple[Any, Any]]:
+    """`lifter(item) -> (Gaussians, Render of the item's own cameras)`, compiled once per shape.
+
+    What hidden views, of `items` that have some, say of it goes into `item.about`.
+    """
     from mouselift_jax.render import render
 
     model, params = load_pretrained(config.gslrm, "gslrm", checkpoint=config.gslrm_checkpoint)
     model = model.clone(config=dataclasses.replace(model.config, dtype=config.dtype))
+    judge = HiddenJudge(items) if getattr(items, "hidden", None) else None
+    lifted = jax.jit(lift, static_argnums=0)
+    drawn_by = jax.jit(lambda g, c: render(g, c, implementation=config.render))
 
-    @functools.partial(jax.jit, static_argnums=0)
-    def go(model: Any, params: Any, images: jax.Array, cameras: Camera) -> tuple[Any, Any]:
-        gaussians = lift(model, params, images, cameras)
-        return gaussians, render(gaussians, cameras, implementation=config.render)
+    def drawn(gaussians: Any, cameras: Camera) -> Any:
+        return drawn_by(jax.tree.map(jnp.asarray, gaussians), cameras)
+
+    def told(item: Item, render: Any, name: str) -> None:
+        if judge and item.hidden:
+            rgb = np.clip(np.asarray(render.rgb), 0, 1)
+            item.about[name] = judge(item, rgb, np.asarray(render.alpha))
 
     def lifter(item: Item) -> tuple[Any, Any]:
-        camera = item.cameras
-        placed = Camera(
-            jnp.asarray(camera.K, jnp.float32),
-            jnp.asarray(camera.c2w, jnp.float32),
-            camera.width,
-            camera.height,
-        )
-        return go(with_room(model, item.images), params, jnp.asarray(item.images), placed)
+        cameras, given = on_device(item.cameras), item.given
+        images = item.images[given]
+        gaussians = lifted(with_room(model, images), params, jnp.asarray(images), cameras[given])
+        out = drawn(gaussians, cameras)
+        if config.get("refine") and config.refine.steps:
+            told(item, out, "heldout_unrefined")
+            gaussians = refine(config, item, gaussians)
+            out = drawn(padded(gaussians), cameras)
+        told(item, out, "heldout")
+        return gaussians, out
 
     return lifter
+
+
+def on_device(camera: Camera) -> Camera:
+    """The camera in float32 as JAX holds it."""
+    K, c2w = jnp.asarray(camera.K, jnp.float32), jnp.asarray(camera.c2w, jnp.float32)
+    return Camera(K, c2w, camera.width, camera.height)
+
+
+def refine(config: Any, item: Item, gaussians: Any) -> Any:
+    """The Gaussians of an item, fitted further to its given views."""
+    if item.masks is None:
+        raise LayoutError(
+            "refining needs masks (pictures with alpha)",
+            where=item.id,
+            fix="make the samples with configs/prepare.py, or --config.refine.steps=0",
+        )
+    given = item.given
+    settings = fits.FitSettings(seed=config.seed, implementation=config.render)
+    views = fits.cut_out(item.images[given], item.masks[given], item.cameras[given], settings)
+    done = fits.refined(jax.device_get(gaussians), views, settings, config.refine.steps)
+    item.about["refined"] = {"steps": config.refine.steps, "iou": float(np.mean(done.iou))}
+    return done.gaussians
 
 
 def lift_item(config: Any, lifter: Callable, item: Item, place: Path) -> None:
@@ -169,7 +289,7 @@ def lift_item(config: Any, lifter: Callable, item: Item, place: Path) -> None:
     kept = apply_filters(gaussians, RECIPES[config.filter])
     save_ply(place / "splats.ply", kept, scene_scale=item.scene_scale, axes=config.axes)
     rgb = np.clip(drawn.rgb, 0, 1)
-    psnr = np.asarray(metric.psnr(rgb, item.images))
+    psnr, given = np.asarray(metric.psnr(rgb, item.images)), item.given
     labels = [f"{name}, {value:.1f} dB" for name, value in zip(item.labels, psnr, strict=True)]
     side = max(128, min(256, item.images.shape[1]))
     picture = comparison_rows(
@@ -189,9 +309,10 @@ def lift_item(config: Any, lifter: Callable, item: Item, place: Path) -> None:
             fps=config.turntable.fps,
             elevation_deg=config.turntable.elevation_deg,
         )
-    figures = {"input_psnr": float(psnr.mean())}
+    figures = {"input_psnr": float(psnr[given].mean()), "size": item.images.shape[2]}
     if item.masks is not None:
-        figures["input_iou"] = float(np.mean(metric.mask_iou(drawn.alpha, item.masks)))
+        iou = np.asarray(metric.mask_iou(drawn.alpha, item.masks))
+        figures["input_iou"] = float(np.mean(iou[given]))
     record = {
         "id": item.id,
         "gaussians": len(kept.opacity_logits),
@@ -217,6 +338,7 @@ def finish(  # noqa: PLR0913 - what two stages share
     *,
     lead: Sequence[Section] = (),
     note: str = NOTE,
+    said: Verdict | None = None,
 ) -> None:
     """Summary and report of the items that `places` holds; `lead` goes first."""
     ids = list(places)
@@ -249,6 +371,7 @@ def finish(  # noqa: PLR0913 - what two stages share
         "metrics": {"items": len(ids), **means, **motion},
         "artefacts": {**artefacts, "report": "report.html"},
         "inputs": {k: str(v) for k, v in workdir.config.items() if k in INPUTS and v},
+        "verdict": said.record() if said else None,
     }
     workdir.summary(finished=False, **summary)  # the report reads it
     ranked = sorted(records, key=lambda r: r["input_psnr"])
@@ -258,6 +381,8 @@ def finish(  # noqa: PLR0913 - what two stages share
         ["item", "Gaussians", "input PSNR", "input IoU"],
         [[r["id"], r["gaussians"], r["input_psnr"], r.get("input_iou")] for r in records[:200]],
     )
+    sizes = ", ".join(str(n) for n in sorted({r["size"] for r in records if "size" in r}))
+    note += f"They are taken at {sizes} px. " if sizes else ""
     more = "Shown below: worst, middle and best by input PSNR." if len(records) > SHOWN else ""
     overview = Section("Items", [Text(note + more), table])
     write_report(workdir.path, title="3D Gaussians", sections=[*lead, *film, overview, *sections])

@@ -12,11 +12,17 @@ import jax
 import numpy as np
 
 from mouselift_jax.data.batches.loader import Batch, Views, make_loader
+from mouselift_jax.data.batches.pictures import composite, resized
 from mouselift_jax.data.samples.sample_set import SampleSet
 from mouselift_jax.models.silhouettes import check_room
 from mouselift_jax.pipelines import lift as pipeline
+from mouselift_jax.pipelines.baselines import visual_hull
 from mouselift_jax.report.pictures import comparison_rows
+from mouselift_jax.report.verdict import Verdict, verdict
+from mouselift_jax.stages.harness.selection import time_block
+from mouselift_jax.stages.items.hidden import BLOCK_S, HULLS
 from mouselift_jax.training import sharding
+from mouselift_jax.training.metrics import mask_iou
 from mouselift_jax.training.state import eval_params
 from mouselift_jax.training.trainer import Trainer
 
@@ -60,6 +66,8 @@ class LiftJudge:
         self.pictures: list[np.ndarray] = []
         self.captions: list[str] = []  # of the pictures
         self.done = -1  # the step of the last evaluation
+        self.rows: dict[str, dict[str, float]] = {}  # of it: each sample's means in hidden views
+        self._views_of: dict[str, tuple[list[int], list[int]]] = {}  # cameras given, and hidden
 
     def batches(self) -> Iterator[Batch]:
         """Validation batches in a fixed order, one sample for each part of the mesh."""
@@ -103,14 +111,53 @@ class LiftJudge:
                 rows[int(sample)] = ({k: v[i] for k, v in figures.items()}, cameras[i])
         self.done = step
         values: dict[str, list[np.ndarray]] = {}
-        for figures, cameras in rows.values():
+        self.rows, ids = {}, self.set.ids(self.split)
+        for index, (figures, cameras) in sorted(rows.items()):
             given = np.arange(len(cameras)) < self.config.data.n_inputs
             hidden = np.isin(cameras, self.heldout) if self.heldout else ~given
+            if hidden.any():
+                self.rows[ids[index]] = {
+                    name: float(np.mean(figures[name][hidden])) for name in FIGURES
+                }
+                self._views_of[ids[index]] = (cameras[given].tolist(), cameras[hidden].tolist())
             for name in FIGURES:
                 values.setdefault(f"heldout/{name}", []).append(figures[name][hidden])
                 values.setdefault(f"val/{name}", []).append(figures[name][given])
         joined = {key: np.concatenate(parts) for key, parts in values.items()}
         return {k: float(np.nanmean(v)) for k, v in joined.items() if np.isfinite(v).any()}
+
+    def verdict(self) -> Verdict | None:
+        """What the last evaluation says beside the hull of the same views, as they are stored."""
+        if not self.rows:
+            return None
+        ids = list(self.rows)
+        for i in np.unique(np.linspace(0, len(ids) - 1, min(HULLS, len(ids))).astype(int)):
+            self.rows[ids[i]]["hull_iou"] = self._hull_iou(ids[i])
+        block, _ = time_block(self.set, ids, BLOCK_S)
+        cameras = sorted({c for _, hidden in self._views_of.values() for c in hidden})
+        named = "cameras " + ", ".join(map(str, cameras))
+        kind = "training" if self.split == "train" else "validation"
+        return verdict(
+            list(self.rows.values()),
+            who="the network",
+            where=f"{kind} samples, {named}, {self.config.data.size} px",
+            block=block,
+            instead="do not use it: train longer (the same command with a larger "
+            "--config.train.steps goes on), or take `fit`, which needs no training",
+        )
+
+    def _hull_iou(self, sample_id: str) -> float:
+        """Mean silhouette IoU of the hull of a sample's given views in its hidden ones."""
+        sample, size = self.set.load(sample_id), self.config.data.size
+        place = {int(c): v for v, c in enumerate(sample.camera_ids)}
+        images, masks = composite(sample.images_rgba, np.ones(3, np.float32))
+        given, hidden = ([place[c] for c in cameras] for cameras in self._views_of[sample_id])
+        small, cameras = resized(sample.images_rgba[hidden], sample.cameras[np.array(hidden)], size)
+        given, ious = np.array(given), []
+        for v, picture in enumerate(small):
+            drawn = visual_hull(images[given], masks[given], sample.cameras[given], cameras[v])
+            ious.append(mask_iou(drawn.alpha, picture[..., 3:] / np.float32(255)))
+        return float(np.mean(ious))
 
     def _judged(self, state: Any) -> Iterator[tuple[dict[str, np.ndarray], Any, Any]]:
         """Of each batch: figures [B,V], the samples' numbers [B], the views' cameras [B,V]."""

@@ -10,7 +10,7 @@ import pytest
 from configs import gslrm as configs
 from mouselift_jax.data.batches.loader import Batch
 from mouselift_jax.errors import ConfigError
-from mouselift_jax.stages import gslrm
+from mouselift_jax.stages import gslrm, lift_judge
 from mouselift_jax.stages.lift_judge import FIGURES, LiftJudge, inputs_first
 from mouselift_jax.training import sharding
 from tests.sample_sets import write_samples
@@ -73,6 +73,27 @@ def test_held_out_figures_are_of_held_out_cameras_alone(samples, monkeypatch):
     figures = judge_of(config, samples, monkeypatch)(None, 1)
     assert figures["heldout/psnr"] == 5.0  # cameras 3 and 4 were trained on, though not given
     assert figures["val/psnr"] == np.mean([0, 1, 2])
+
+
+def test_the_verdict_stands_beside_the_hull_of_the_stored_pictures(samples, monkeypatch):
+    """The network sees 16 px of the 32 that are stored."""
+    sizes = set()
+    real = lift_judge.visual_hull
+    monkeypatch.setattr(
+        lift_judge, "visual_hull",
+        lambda i, m, c, h: sizes.add((i.shape[:2], h.width)) or real(i, m, c, h),
+    )  # fmt: skip
+    config = config_of(samples, **{"data.size": 16, "data.heldout_cameras": (5,)})
+    judge = judge_of(config, samples, monkeypatch)
+    assert judge.verdict() is None  # nothing was evaluated
+    judge(None, 1)
+    judge.rows = {i: row | {"iou": 0.1} for i, row in judge.rows.items()}
+    said = judge.verdict()
+    assert said.outcome == "worse" and "cameras 5, 16 px; 2 frames" in said.text
+    assert sizes == {((3, 32), 16)}  # three views are given, one is drawn
+    assert all(row["hull_iou"] > 0.5 for row in judge.rows.values())
+    after = gslrm.next_after(config, {"verdict": said.record()})
+    assert "configs/fit.py" in after[0] and "infer" not in "".join(after)
 
 
 def test_pictures_alone_lift_only_what_is_shown(tmp_path, monkeypatch):

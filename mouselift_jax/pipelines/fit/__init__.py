@@ -4,12 +4,14 @@
     first = fit(views, start(views, settings), settings)
     later = fit(next_views, carried(first.start, next_views), settings, is_next=True)
     first.gaussians                                        in the cameras' world
+    refined(gaussians, views, settings, steps)             a network's guess made sharp
 
 One compiled program serves all frames whose padded sizes agree: `settings.bucket` and
 `settings.side_bucket` see to it that they do.
 """
 
 from mouselift_jax.pipelines.fit.optimise import Fit, fit
+from mouselift_jax.pipelines.fit.refine import refined
 from mouselift_jax.pipelines.fit.settings import FitSettings
 from mouselift_jax.pipelines.fit.start import (
     EmptyHullError,
@@ -23,5 +25,5 @@ from mouselift_jax.pipelines.fit.start import (
 
 __all__ = [
     "EmptyHullError", "Fit", "FitSettings", "Start", "UnfittableError", "Views", "carried",
-    "cut_out", "fit", "start",
+    "cut_out", "fit", "refined", "start",
 ]  # fmt: skip

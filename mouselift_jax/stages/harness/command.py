@@ -33,6 +33,7 @@ MEMORY = (
 )
 
 POSITIVE = ("steps", "batch_size", "accum_steps")  # numbers of which there is at least one
+MAY_BE_NONE = "refine.steps"  # but for this one: 0 turns it off
 DTYPES = ("bfloat16", "float32")  # of products; figures and losses are float32 throughout
 DONE, USER = 0, 2  # a bug is a traceback and 1; 75 and 130 see training/preempt.py
 
@@ -142,7 +143,8 @@ def check_choices(config: Any) -> None:
     problems = []
     for key, value in flatten(plain(config)).items():
         last = key.rsplit(".", 1)[-1]
-        if last in POSITIVE and value is not None and value < 1:
+        is_off = value == 0 and key.endswith(MAY_BE_NONE)
+        if last in POSITIVE and value is not None and value < 1 and not is_off:
             problems.append(
                 ConfigError(
                     f"there is nothing to do in {value} {last}" if last == "steps" else "too few",

@@ -8,7 +8,7 @@ import numpy as np
 
 from mouselift_jax.data.batches.pictures import composite, resized
 from mouselift_jax.data.inputs import resolve_samples
-from mouselift_jax.data.samples.sample_set import SampleSet
+from mouselift_jax.data.samples.sample_set import Sample, SampleSet
 from mouselift_jax.errors import ConfigError, LayoutError
 from mouselift_jax.stages.harness.selection import select, stored_sides
 from mouselift_jax.stages.items import sequence
@@ -16,7 +16,9 @@ from mouselift_jax.stages.items.item import Item, trained_size
 
 
 class FromSamples:
-    """Items that are samples of a set."""
+    """Items that are samples of a set; cameras that are hidden stay among an item's views."""
+
+    least = 1  # views that must be left to lift
 
     def __init__(self, config: Any) -> None:
         path = resolve_samples(config.samples)
@@ -25,6 +27,7 @@ class FromSamples:
         self.ids = select(self._set, config.split, config.frames)[: config.limit or None]
         self._size = config.size or trained_size(config.get("gslrm"))
         self.sides = (self._size,) if self._size else stored_sides(self._set, self.ids[0])
+        self.hidden = [int(c) for c in config.heldout_cameras]
 
     @property
     def sample_set(self) -> SampleSet:
@@ -37,21 +40,46 @@ class FromSamples:
 
     def load(self, item_id: str) -> Item:
         """Read one sample; its pictures are resized with their cameras."""
+        return self._load(item_id, self._size)
+
+    def load_stored(self, item_id: str) -> Item:
+        """The same views as they are stored."""
+        return self._load(item_id, 0)
+
+    def _load(self, item_id: str, size: int) -> Item:
         slots = self._slots(item_id)
         sample = self._set.load(item_id, slots)
         if sample.cameras is None:
             raise _without_cameras(item_id)
-        rgba, cameras = resized(sample.images_rgba, sample.cameras, self._size or None)
+        rgba, cameras = resized(sample.images_rgba, sample.cameras, size or None)
         images, masks = composite(rgba, np.ones(3, np.float32))
         return Item(
             item_id,
             images,
             masks if sample.has_alpha else None,
             cameras,
-            [f"camera {c}" for c in sample.camera_ids],
+            [f"camera {c}{' (hidden)' * (c in self.hidden)}" for c in sample.camera_ids],
             sample.info.get("scene_scale") or self._set.scene_scale,  # recordings may differ
             {"frame": sample.frame, "cameras": [int(c) for c in sample.camera_ids]},
+            hidden=self._hidden_of(item_id, sample),
         )
+
+    def _hidden_of(self, item_id: str, sample: Sample) -> tuple[int, ...]:
+        if not self.hidden:
+            return ()
+        numbers = [int(c) for c in sample.camera_ids]
+        missing = sorted(set(self.hidden) - set(numbers))
+        few = len(numbers) - len(self.hidden) < self.least
+        if missing or few or not sample.has_alpha:
+            what = "the sample has no such camera" if missing else "too few cameras are left"
+            raise ConfigError(
+                what if missing or few else "hidden views are judged by masks (alpha)",
+                where=f"config.heldout_cameras, {item_id}",
+                expected=f"some of {numbers}, and {self.least} or more besides, with masks",
+                found=missing or self.hidden,
+                fix=f"--config.heldout_cameras={numbers[-1]},",
+            )
+        return tuple(numbers.index(c) for c in self.hidden)
 
     def _slots(self, item_id: str) -> list[int] | None:
         wanted = [int(v) for v in self._config.views]

@@ -25,6 +25,7 @@ class Item:
         scene_scale: scene units per millimetre, None where unknown.
         about: what goes into item.json besides.
         photo: [H,W,3] uint8, what the views were generated from; None when they are real.
+        hidden: places among the views that whatever lifts must not see.
     """
 
     id: str
@@ -35,6 +36,12 @@ class Item:
     scene_scale: float | None = None
     about: dict[str, Any] = dataclasses.field(default_factory=dict)
     photo: np.ndarray | None = None
+    hidden: tuple[int, ...] = ()
+
+    @property
+    def given(self) -> np.ndarray:
+        """Places of the views that may be seen."""
+        return np.setdiff1d(np.arange(len(self.images)), self.hidden)
 
 
 class Source(Protocol):
