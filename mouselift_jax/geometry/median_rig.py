@@ -56,14 +56,25 @@ def median_rig(cameras: Camera, half_length: float = HALF_LENGTH) -> Rig:
     middle[:, :3, :3] = U @ Vt
     rig = Camera(np.median(K, axis=0), middle, cameras.width, cameras.height)
     angles = angle_between(c2w[..., :3, 3], middle[None, :, :3, 3])
-    points = half_length * np.concatenate([np.eye(3), -np.eye(3)])
-    shift = np.linalg.norm(cameras.project(points)[0] - rig.project(points)[0], axis=-1)
+    shift = shifts(cameras, rig, half_length)
     return Rig(
         rig,
         np.sqrt((angles**2).mean(0)),
         np.sqrt((shift**2).mean((0, 2))),
         n,
     )
+
+
+def shifts(cameras: Camera, others: Camera, half_length: float = HALF_LENGTH) -> np.ndarray:
+    """Pixels [*B,6] between the pictures of six points about the origin in two sets of cameras.
+
+    Args:
+        cameras: [*B].
+        others: cameras that broadcast with them, of pictures of the same size.
+        half_length: of the points from the origin, scene units.
+    """
+    points = half_length * np.concatenate([np.eye(3), -np.eye(3)])
+    return np.linalg.norm(cameras.project(points)[0] - others.project(points)[0], axis=-1)
 
 
 def aimed_at_origin(cameras: Camera) -> Camera:

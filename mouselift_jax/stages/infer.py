@@ -384,7 +384,7 @@ def finish(  # noqa: PLR0913 - what two stages share
     sizes = ", ".join(str(n) for n in sorted({r["size"] for r in records if "size" in r}))
     note += f"They are taken at {sizes} px. " if sizes else ""
     more = "Shown below: worst, middle and best by input PSNR." if len(records) > SHOWN else ""
-    overview = Section("Items", [Text(note + more), table])
+    overview = Section("Items", [Text(items.words + note + more), table])
     write_report(workdir.path, title="3D Gaussians", sections=[*lead, *film, overview, *sections])
     workdir.summary(finished=True, **summary)
 

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mouselift_jax.data.inputs import must_exist, resolve_samples
-from mouselift_jax.data.samples.rig_file import save_rig
+from mouselift_jax.data.samples.rig_file import rig_words, save_rig
 from mouselift_jax.data.samples.sample_set import SampleSet
 from mouselift_jax.diffusion.sampler import check_sampling
 from mouselift_jax.errors import ConfigError, LayoutError, one_of
@@ -54,6 +54,7 @@ from mouselift_jax.stages.multiview.judge import Judge
 from mouselift_jax.stages.multiview.order import azimuths_of
 from mouselift_jax.stages.multiview.rig import (
     measure_rig,
+    mixed_rigs,
     spread_advice,
     stacked_cameras,
     subject_place,
@@ -363,6 +364,11 @@ def keep_rig(config: MultiviewSettings, workdir: Workdir, sample_set: SampleSet)
         path = workdir / "cameras.json"
         place = subject_place(sample_set)
         save_rig(path, rig, source=str(sample_set.path), **place)
+    log.info("rig that is learned: %s", rig_words(rig))
+    ids = sample_set.ids("train")
+    mixed = mixed_rigs(*stacked_cameras(sample_set, ids, config), config.data.size, ids)
+    if mixed and not config.model.pose_features:
+        workdir.warn(mixed)
     advice = spread_advice(config, sample_set, rig, workdir.path)
     if advice:
         workdir.warn(advice)
@@ -462,6 +468,7 @@ def finish(
             for i, (d, p) in enumerate(zip(rig.spread_deg, rig.spread_px, strict=True))
         ]
         text = Text(
+            f"Rig learned: {rig_words(rig)}. "
             f"The median camera of each slot over {rig.n_samples} samples is in cameras.json. "
             "Spread: how far single samples stray from it, in pixels at the animal's half-length."
         )

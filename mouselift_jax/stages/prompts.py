@@ -117,7 +117,9 @@ def _cameras(config: Any) -> Camera | None:
     if not config.samples:
         return None
     samples = SampleSet.open(resolve_samples(config.samples))
-    return samples.cameras(samples.ids()[0])
+    cameras = samples.cameras(samples.ids()[0])
+    slots = (samples.manifest.get("rig") or {}).get("slots")  # further views stand behind them
+    return cameras if cameras is None or not slots else cameras[np.arange(slots)]
 
 
 def _prompts(config: Any, cameras: Camera | None) -> list[str]:

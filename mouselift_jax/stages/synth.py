@@ -1,4 +1,8 @@
-"""Sample sets of generated views, in the format of real ones and with the split of their source."""
+"""Sample sets of views that no camera took, in the format of real ones and with their split.
+
+Two sources: a multi-view network that generates them from one picture, and a run of `fit` whose
+Gaussians are drawn from one rig (`multiview/from_fits`).
+"""
 
 from __future__ import annotations
 
@@ -10,6 +14,7 @@ import numpy as np
 from mouselift_jax.data.batches.pictures import composite, resized
 from mouselift_jax.data.inputs import must_exist, resolve_samples
 from mouselift_jax.data.photos.cutout import cut_out
+from mouselift_jax.data.samples.rig_file import rig_words
 from mouselift_jax.data.samples.sample_set import Sample, SampleSet
 from mouselift_jax.data.samples.writer import SampleWriter, sample_id
 from mouselift_jax.errors import ConfigError, LayoutError
@@ -22,8 +27,11 @@ from mouselift_jax.runs.progress import Progress
 from mouselift_jax.runs.record import plain
 from mouselift_jax.stages.harness.plan import Plan
 from mouselift_jax.stages.harness.selection import select
+from mouselift_jax.stages.multiview import from_fits
+from mouselift_jax.stages.multiview.fits import FitRun, Fitted, open_fits
 from mouselift_jax.stages.multiview.generator import Generator, check_generate, make_generator
 from mouselift_jax.stages.multiview.order import azimuths_of, order_from
+from mouselift_jax.stages.multiview.rig_report import finish_rig_set, spread_table, unjudged
 from mouselift_jax.training import metrics as metric
 from mouselift_jax.weights.pretrained import find_component
 
@@ -32,8 +40,24 @@ NEXT = (
     "--workdir={beside}/gslrm",
 )
 
+# Of samples made from fits, which also train the network that generates views.
+NEXT_FITS = (
+    "python launch.py --config=configs/mvdiff.py{tiny} --config.samples={workdir}%s "
+    "--workdir={beside}/mvdiff",
+    *NEXT,
+)
+
 SHOWN = 4  # samples in the report
 SHEETS = "pictures"
+
+
+def next_after(config: Any, summary: dict[str, Any]) -> tuple[str, ...]:
+    """The commands that use the result."""
+    del summary
+    if not config.fits:
+        return NEXT
+    start = "" if "tiny" in config.variant.split(",") else " --config.init_from=DIR"
+    return (NEXT_FITS[0] % start, *NEXT_FITS[1:])
 
 
 def references(config: Any, n_views: int) -> list[int]:
@@ -67,6 +91,8 @@ def jobs(config: Any, sample_set: SampleSet) -> list[tuple[int, str, int]]:
 
 def plan(config: Any, workdir: Path) -> Plan:
     """What a run would do."""
+    if config.fits:
+        return _plan_fits(config, workdir)
     check_generate(config.generate)
     samples = resolve_samples(config.samples)
     folder, kind = find_component(must_exist(config.mvdiff, "mvdiff"), "unet")
@@ -82,7 +108,10 @@ def plan(config: Any, workdir: Path) -> Plan:
 
 
 def run(config: Any, workdir: Workdir) -> None:
-    """Generate what is not there yet."""
+    """Make what is not there yet."""
+    if config.fits:
+        _run_fits(config, workdir)
+        return
     samples = resolve_samples(config.samples)
     source = SampleSet.open(samples)
     todo = jobs(config, source)
@@ -262,22 +291,22 @@ def finish(
         write_bytes_atomic(workdir / "views.png", next(iter(shown.values())).read_bytes())
         artefacts["views"] = "views.png"
     rig = generator.rig
-    cameras = "the source's own, which the network was told" if generator.posed else generator.note
+    cameras = (
+        "the source's own, which the network was told"
+        if generator.posed
+        else f"{generator.note}. Rig learned: {rig_words(rig)}"
+    )
     kept = "Slot 0 as written is the reference itself, not the view shown here as generated."
     text = Text(
         "Views are generated from one picture; they are guesses. Figures compare them with the "
         f"source's own views of the same instant. Cameras: {cameras}. "
         + (kept if generator.generate.keep_reference else "")
     )
-    rows = [
-        [str(i), float(d), float(p)]
-        for i, (d, p) in enumerate(zip(rig.spread_deg, rig.spread_px, strict=True))
-    ]
     blocks = [
         text,
         Table(["figure", "value"], [[k, v] for k, v in metrics.items()]),
         *[Picture(path, caption) for caption, path in shown.items()],
-        Table(["slot", "camera spread, degrees", "camera spread, px"], rows),
+        spread_table(rig),
     ]
     workdir.summary(
         finished=True,
@@ -289,3 +318,109 @@ def finish(
     write_report(
         workdir.path, title="Generated samples", sections=[Section("Generated views", blocks)]
     )
+
+
+# --- from fits -----------------------------------------------------------------------------------
+
+
+def _opened(config: Any) -> tuple[from_fits.RigSettings, FitRun, list[tuple[int, Fitted]]]:
+    """Settings, fits, and (number of the new sample, fitted frame) of all that is asked for."""
+    if config.mvdiff:
+        raise ConfigError(
+            "samples come from fits or from a network",
+            where=f"config.fits={config.fits}, config.mvdiff={config.mvdiff}",
+            fix="leave one of the two out",
+        )
+    settings = from_fits.RigSettings(
+        rig=str(config.rig),
+        further=config.further,
+        elevations_deg=tuple(float(e) for e in config.elevations),
+        size=config.size,
+        zoom=config.zoom,
+        heading=config.heading,
+        reference=config.reference,
+        least_iou=config.least_iou,
+        seed=config.seed,
+        implementation=config.render,
+    )
+    settings.check()
+    from_fits.rig_cameras(settings)  # whether there is such a rig
+    run = open_fits(config.fits, config.samples)
+    place = {name: i for i, name in enumerate(run.samples.ids("all"))}
+    wanted = [i for i in select(run.samples, config.split, config.frames) if i in run.items]
+    todo = [(place[i], run.items[i]) for i in wanted[: config.limit or None]]
+    if not todo:
+        raise ConfigError(
+            "none of these frames was fitted",
+            where=f"config.split={config.split}, config.frames={config.frames!r}",
+            expected=f"some of the {len(run.items)} frames of {run.path}",
+            fix="--config.split=all, or fit those frames",
+        )
+    bad = [f for _, f in todo if f.hidden and f.hidden["iou"] < settings.least_iou]
+    if len(bad) == len(todo):
+        raise ConfigError(
+            "every fit is bad: no sample would be left",
+            where=f"config.least_iou={settings.least_iou:g}",
+            expected="hidden cameras whose silhouettes the fit meets",
+            found=f"IoU {max(f.hidden['iou'] for f in bad):.3f} in the best of {len(bad)} frames",
+            fix="look at the report of the fit: python -m mouselift_jax check RECORDING; or "
+            "--config.least_iou lower",
+        )
+    return settings, run, todo
+
+
+def _plan_fits(config: Any, workdir: Path) -> Plan:
+    settings, run, todo = _opened(config)
+    done = [n for n, _ in todo if (workdir / "samples" / sample_id(n)).is_dir()]
+    bad = [f for _, f in todo if f.hidden and f.hidden["iou"] < settings.least_iou]
+    cameras, n_rig = from_fits.rig_cameras(settings)
+    blind = unjudged([f for _, f in todo])
+    notes = []
+    if bad:
+        least = settings.least_iou
+        notes.append(f"{len(bad)} frames are left out: hidden cameras' IoU below {least:g}")
+    if blind:
+        notes.append(f"{len(blind)} frames were not judged: no camera was hidden from their fit")
+    return Plan(
+        stage="synth",
+        reads=[str(run.path), str(run.samples.path)],
+        writes=[f"{workdir}/samples/", f"{workdir}/report.html"],
+        steps=f"{len(todo)} fitted frames, each drawn from {cameras.batch_shape[0]} cameras "
+        f"({n_rig} of the rig {settings.rig!r}) at {settings.size} px",
+        skipped=[f"{len(done)} samples that are whole"] if done else [],
+        notes=notes,
+    )
+
+
+def _run_fits(config: Any, workdir: Workdir) -> None:
+    """Draw every fitted frame that is not there yet from the rig."""
+    settings, run, todo = _opened(config)
+    from_fits.check_pixels(run, todo[0][1], settings.implementation)
+    make = from_fits.Maker(settings, run)
+    sheets = {n: workdir / SHEETS / f"{sample_id(n)}.png" for n, _ in todo}
+    manifest = from_fits.manifest_of(settings, run, make.cameras, make.n_rig)
+    with SampleWriter(workdir / "samples", manifest) as writer:
+        left = [(n, fitted) for n, fitted in todo if sample_id(n) not in writer.done]
+        style, done = workdir.options.progress, len(todo) - len(left)
+        drawn = 0
+        with Progress(len(todo), unit="sample", done=done, style=style) as progress:
+            for number, fitted in left:
+                pictures = make(writer, number, fitted)
+                if pictures is not None and done + drawn < SHOWN:
+                    drawn += 1
+                    labels = [f"{'rig' if i < make.n_rig else 'further'} {i}" for i in range(12)]
+                    shown = [p[..., :3] + (255 - p[..., 3:]) for p in pictures[:12]]
+                    sheet = contact_sheet(shown, labels=labels[: len(shown)], size=128, columns=6)
+                    save_png(sheets[number], sheet)
+                progress.update()
+        splits = {name: s for s in ("train", "val") for name in run.samples.ids(s)}
+        written = writer.finish(
+            lambda rows: [splits.get(row["source"], "gap") for row in rows],
+            numbers=[n for n, _ in todo],
+        )
+    shown = {
+        f"{sample_id(n)}: drawn from the fit of {run.samples.caption(f.id)}": sheets[n]
+        for n, f in todo
+        if sheets[n].exists()
+    }
+    finish_rig_set(workdir, make, [f for _, f in todo], written, shown)

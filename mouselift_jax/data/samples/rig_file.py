@@ -6,18 +6,21 @@ The layout is opencv_cameras.json's with entries more (`slots`, `spread_deg`, `s
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
 import numpy as np
 
 from mouselift_jax.data.samples.camera_file import camera_record, parse_cameras
-from mouselift_jax.errors import CalibrationError, LayoutError
+from mouselift_jax.errors import CalibrationError, ConfigError, LayoutError, nearest
 from mouselift_jax.files import write_json_atomic
-from mouselift_jax.geometry.median_rig import HALF_LENGTH, Rig, slot_order
+from mouselift_jax.geometry.median_rig import HALF_LENGTH, Rig, shifts, slot_order
 from mouselift_jax.geometry.rig import azimuth_elevation
 from mouselift_jax.geometry.validate import validate_cameras
 
+RIGS = Path(__file__).resolve().parents[3] / "data" / "rigs"
+SAME_PX = 1.0  # of 512: cameras that move no point of the animal by more are the same
 WARN_SPREAD_PX = 5.0  # above, pictures and cameras of generated views visibly disagree
 _IN_ORDER = "clockwise from slot 0"
 
@@ -124,3 +127,44 @@ def load_rig(path: str | Path) -> tuple[Rig, str]:
         f"front (azimuth 270), frames {order.tolist()}"
     )
     return Rig(cameras[order], unknown, unknown, 1), note
+
+
+def named_rig(name: str) -> Path:
+    """The file of a rig that travels with the project, or the file itself.
+
+    Raises:
+        ConfigError: neither a name in data/rigs nor a file.
+    """
+    own = RIGS / f"{name}.json"
+    path = own if own.is_file() else Path(name)
+    if not path.is_file():
+        known = sorted(p.stem for p in RIGS.glob("*.json"))
+        raise ConfigError(
+            "no such rig",
+            where=f"config.rig={name}",
+            expected=f"{' | '.join(known)}, or a camera file",
+            fix=nearest(name, known),
+        )
+    return path
+
+
+def rig_words(rig: Rig) -> str:
+    """Which rig this is, for people: one that travels with the project, or its angles."""
+    spread = float(np.max(rig.spread_px))
+    told = f"spread {spread:.1f} px" if np.isfinite(spread) else "spread not known"
+    cameras = rig.cameras
+    for path in sorted(RIGS.glob("*.json")):
+        known = load_rig(path)[0].cameras.resized(cameras.width, cameras.height)[0]
+        if known.batch_shape != cameras.batch_shape:
+            continue
+        zoom = float(np.mean(cameras.K[:, 0, 0]) / np.mean(known.K[:, 0, 0]))
+        K = np.array(known.K, np.float64)
+        K[:, :2, :2] *= zoom
+        off = float(shifts(cameras, dataclasses.replace(known, K=K)).max())
+        if off <= SAME_PX * cameras.width / 512:
+            lens = f", focal lengths times {zoom:.2f}" if abs(zoom - 1) > 0.005 else ""
+            return f"the {path.stem} rig{lens} (cameras within {off:.1f} px of it, {told})"
+    azimuth, elevation = azimuth_elevation(cameras.c2w)
+    pairs = zip(np.rint(azimuth).astype(int), np.rint(elevation).astype(int), strict=True)
+    angles = ", ".join(f"{a % 360}/{e}" for a, e in pairs)
+    return f"a rig of its own: azimuth/elevation {angles} degrees ({told})"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from mouselift_jax.data.inputs import must_exist
 from mouselift_jax.data.photos.cutout import cut_out, off_white
 from mouselift_jax.data.photos.face import face_box, face_square
 from mouselift_jax.data.photos.photo import BACKGROUNDS, centred, foreground, photos, read_photo
+from mouselift_jax.data.samples.rig_file import load_rig, rig_words
 from mouselift_jax.errors import MissingExtraError, one_of
 from mouselift_jax.geometry.camera import Camera
 from mouselift_jax.stages.items.item import Item, trained_size
@@ -48,6 +50,13 @@ class FromImages:
         mvdiff = must_exist(config.mvdiff, "mvdiff")
         self._size = config.size or trained_size(config.gslrm) or picture_side(mvdiff)
         self.sides = (self._size,)
+
+    @property
+    def words(self) -> str:
+        """Which rig the generated views show, for the report."""
+        config = self._config
+        rig, _ = load_rig(config.cameras or Path(config.mvdiff) / "cameras.json")
+        return f"Views were generated as {rig_words(rig)} sees the animal. "
 
     def load(self, item_id: str) -> Item:
         """Generate the views of one photo."""

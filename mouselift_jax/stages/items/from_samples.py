@@ -20,6 +20,8 @@ class FromSamples:
 
     least = 1  # views that must be left to lift
 
+    words = ""
+
     def __init__(self, config: Any) -> None:
         path = resolve_samples(config.samples)
         self._set, self._config = SampleSet.open(path), config

@@ -51,11 +51,17 @@ class Source(Protocol):
         ids: all items of the run, in order.
         reads: paths it reads, for the plan.
         sides: of the pictures that it loads, pixels.
+        words: what the report says of where the views come from, "" = nothing.
     """
 
     ids: list[str]
     reads: list[str]
     sides: tuple[int, ...]
+
+    @property
+    def words(self) -> str:
+        """See above."""
+        ...
 
     def load(self, item_id: str) -> Item:
         """Read or make one item."""

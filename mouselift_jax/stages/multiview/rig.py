@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mouselift_jax.data.masks import mask_box, mask_centroid
-from mouselift_jax.data.samples.rig_file import WARN_SPREAD_PX
+from mouselift_jax.data.samples.rig_file import SAME_PX, WARN_SPREAD_PX
 from mouselift_jax.data.samples.sample_set import SampleSet
 from mouselift_jax.geometry.camera import Camera
-from mouselift_jax.geometry.median_rig import Rig, aimed_at_origin, median_rig
+from mouselift_jax.geometry.median_rig import Rig, aimed_at_origin, median_rig, shifts
 from mouselift_jax.geometry.rig import azimuth_elevation
 from mouselift_jax.runs.record import command_line, in_own_keys, read_json
 from mouselift_jax.stages.multiview.order import azimuths_of, order_from
 from mouselift_jax.stages.multiview.settings import MultiviewSettings
 
 # A tail reaches farther from the 3D centre than from the middle of a silhouette's box.
+MOST_RIGS = 8  # in more groups the cameras move: they are no few rigs put together
 ROOM_CENTRED = 1.45  # times `subject_mm`, with aim=centre, for the tail to stay in the picture
 
 
@@ -95,6 +97,35 @@ def spread_advice(
         f"{told}. Or prepare the samples with the animal's 3D centre in the middle instead of each "
         f"silhouette's (aim=box): the spread is then {straight:.1f} px at the present focal "
         f"length: python launch.py {shlex.join(command)}"
+    )
+
+
+def mixed_rigs(K: np.ndarray, c2w: np.ndarray, size: int, ids: Sequence[str]) -> str | None:
+    """What to say of a set that holds samples of several fixed rigs; None of one, or of none.
+
+    A network that is not told the cameras would learn their mean, which is no rig at all.
+
+    Args:
+        K: intrinsics [N,V,3,3] of pictures of this size.
+        c2w: [N,V,4,4].
+        size: pixels along a side.
+        ids: of the samples.
+    """
+    cameras = Camera(K.astype(np.float64), c2w.astype(np.float64), size, size)
+    left, groups = np.arange(len(K)), []
+    while len(left):
+        if len(groups) == MOST_RIGS:
+            return None
+        off = shifts(cameras[left], cameras[left[0]]).max((1, 2))
+        same = off <= SAME_PX * size / 512
+        groups.append(left[same])
+        left = left[~same]
+    if len(groups) < 2 or min(map(len, groups)) < 2:
+        return None
+    told = ", ".join(f"{len(g)} like {ids[g[0]]}" for g in groups)
+    return (
+        f"the set mixes {len(groups)} rigs ({told}): a network without poses learns none of them. "
+        "Train on a set of one rig, or tell it the cameras (variant posed)"
     )
 
 
