@@ -29,7 +29,7 @@ from jaxtyping import Array, Float
 
 from mouselift_jax import target
 from mouselift_jax.errors import BackendError, ConfigError, nearest
-from mouselift_jax.models.layers import mesh_spec
+from mouselift_jax.models.layers import ATTENTION_OUT, mesh_spec
 
 _log = logging.getLogger(__name__)
 
@@ -267,8 +267,10 @@ def _splash(
     )  # fmt: skip
     full = masks.MultiHeadMask([masks.FullMask((q.shape[1], k.shape[1]))] * q.shape[2])
     run = kernel.make_splash_mha(
-        full, block_sizes=sizes, head_shards=1, q_seq_shards=1, interpret=interpret
-    )
+        full, block_sizes=sizes, head_shards=1, q_seq_shards=1, interpret=interpret,
+        # Its backward pass needs the softmax's sums too: saved, the kernel does not run again.
+        residual_checkpoint_name=ATTENTION_OUT,
+    )  # fmt: skip
     heads_first = (jnp.swapaxes(x, 1, 2) for x in (q, k, v))  # [B,H,T,D]
     out = jax.vmap(lambda q, k, v: run(q, k, v, segment_ids=segments))(*heads_first)
     return jnp.swapaxes(out, 1, 2)[:, :n_q]

@@ -20,6 +20,7 @@ from jaxtyping import Float, Int32, UInt32
 from mouselift_jax.render import constants as c
 from mouselift_jax.render.types import Splats, Visibility
 
+_PAIRS = 3  # of a splat of GS-LRM: 2 to 3
 NO_PAIR = 0xFFFFFFFF  # sorts behind every key
 _FAR = 0x7FFFFFFF  # above the bits of every positive float
 # Rounding of the extents must not lose a pixel at alpha = 1/255; a superset draws the same picture.
@@ -69,11 +70,17 @@ def plan(
     while tile is None and (-(-width // side) * -(-height // side)).bit_length() > 16:
         side *= 2
     cols, rows = -(-width // side), -(-height // side)
+    is_free = capacity is None
     if capacity is None:
         capacity = min(4 * n, max(1 << 18, n))
     capacity = max(capacity, cols * rows, 1)
     # Splats make two pairs each or more; room for others would only pad what slabs are cut from.
-    slab = max(1, min(n, capacity // 2, 1 << (31 - (cols * rows).bit_length())))
+    most = 1 << (31 - (cols * rows).bit_length())  # ranks that fit a key
+    slab = max(1, min(n, capacity // 2, most))
+    if is_free and slab == most:
+        # The key cuts the slabs, not the buffer: room for more pairs than they make would only be
+        # cleared, scanned and sorted, once a slab.
+        capacity = max(min(capacity, _PAIRS * most), cols * rows)
     rank_bits = (slab - 1).bit_length()
     return Grid(width, height, side, cols, rows, capacity, rank_bits, slab)
 

@@ -264,7 +264,11 @@ def plan(config: Any, workdir: Path) -> Plan:
         f"training and {len(sample_set.ids('val'))} validation samples"
     ]
     if trained != weights:
-        notes.append(f"low-rank: {trained:,} weights are trained, the others stay")
+        sums = lora.folded(lambda: make_task(config).init(jax.random.key(0)), config.lora)
+        notes.append(
+            f"low-rank: {trained:,} weights are trained, the others stay; a step holds "
+            f"{8 * sums / 2**30:.2f} GiB for sums of kernels and their gradients"
+        )
     if not sample_set.ids("val") and not config.overfit:
         notes.append("the validation split is empty: nothing will be evaluated")
     known = config.perceptual_from or config.init_from

@@ -233,7 +233,11 @@ def plan(config: Any, workdir: Path) -> Plan:
     state = 4 * (weights + trained * (3 if t.ema_decay else 2))
     notes = [f"{weights:,} weights; {len(sample_set.ids('train'))} training samples"]
     if trained != weights:
-        notes.append(f"low-rank: {trained:,} weights are trained, the others stay")
+        sums = lora.folded(lambda: init_unet(module, jax.random.key(0)), low_rank(config))
+        notes.append(
+            f"low-rank: {trained:,} weights are trained, the others stay; a step holds "
+            f"{8 * sums / 2**30:.2f} GiB for sums of kernels and their gradients"
+        )
     if toys:
         notes.append("toy networks: the run makes its own autoencoder; no use beyond testing")
     if config.cache.enabled:

@@ -131,6 +131,17 @@ def count(init: Callable[[], Any], low: Any) -> tuple[int, int]:
     return total, sum(x.size for k, x in flat if is_trained([n.key for n in k], low.whole))
 
 
+def folded(init: Callable[[], Any], low: Any) -> int:
+    """How many weights the kernels with low-rank additions have, nothing allocated.
+
+    A step holds them twice besides: the sums that the network is applied to, and their gradient,
+    of which the additions' is made.
+    """
+    params = nn.meta.unbox(jax.eval_shape(init))
+    chosen = set(targets(params, low.targets)) if low.rank else set()
+    return sum(leaf.size for path, leaf in _walk(params) if path in chosen)
+
+
 def fold(params: Mapping[str, Any]) -> dict[str, Any]:
     """The plain tree: low-rank products added to their kernels, in the kernels' dtype."""
     out = {}

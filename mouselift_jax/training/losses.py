@@ -38,7 +38,7 @@ class LossConfig:
         pixelalign: distance of each pixel's Gaussian from its ray.
         pointsdist: squared error of the distances from the camera against standardised ones; keeps
             the first steps of a training from scratch from collapsing.
-        masked: l2 and ssim see the subject only.
+        masked: l2 and ssim see the subject only; every sample counts the same.
         clamp: clamp renders to [0,1] first, so that a pixel too bright has no gradient.
         l2_warmup_steps: perceptual and lpips are off before this step.
         points_warmup_steps: before this step only `pointsdist`, ssim, alpha and background count,
@@ -201,7 +201,9 @@ def image_loss(
     flat = [x.reshape(-1, *x.shape[2:]) for x in (images, targets)]
     terms: dict[str, Array] = {}
     if config.l2 > 0:
-        terms["l2"] = masked_l2(images, targets, masks) if config.masked else l2(images, targets)
+        terms["l2"] = (
+            _each(masked_l2, images, targets, masks) if config.masked else l2(images, targets)
+        )
     if config.ssim > 0:
         similar = masked_ssim(images, targets, masks) if config.masked else ssim(images, targets)
         terms["ssim"] = 1 - similar.mean()
@@ -210,7 +212,7 @@ def image_loss(
     if config.alpha > 0:
         terms["alpha"] = l2(alphas, masks)
     if config.background > 0:
-        terms["background"] = masked_l2(images, jnp.ones_like(images), 1 - masks)
+        terms["background"] = _each(masked_l2, images, jnp.ones_like(images), 1 - masks)
     if config.pixelalign > 0:
         terms["pixelalign"] = pixelalign(*points)
     if config.pointsdist > 0 or config.points_warmup_steps > 0:
@@ -219,6 +221,15 @@ def image_loss(
     total = sum(_weight(name, config, step) * term for name, term in terms.items())
     terms["psnr"] = -10 * jnp.log10(jnp.maximum(l2(images, targets), 1e-10))
     return jnp.asarray(total), terms
+
+
+def _each(term: Callable[..., Array], *batch: Array) -> Array:
+    """Mean of a term over the samples of a batch.
+
+    One ratio over the whole batch would weigh samples by their masks, and other than a batch that
+    is split into parts does.
+    """
+    return jnp.mean(jax.vmap(term)(*batch))
 
 
 def _weight(name: str, config: LossConfig, step: Array | int | None) -> Array | float:

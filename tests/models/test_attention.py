@@ -7,6 +7,7 @@ import pytest
 
 from mouselift_jax.errors import BackendError, ConfigError
 from mouselift_jax.models import attention as lib
+from mouselift_jax.models import layers
 from mouselift_jax.models.attention import attention
 
 RUNNABLE = ["xla", "chunked", "splash_interpret", None]
@@ -195,3 +196,21 @@ def test_unknown_and_unavailable_backends_are_errors():
     for name in ("cudnn", "splash"):
         with pytest.raises(BackendError, match="device cpu"):
             attention(q, k, v, implementation=name)
+
+
+@pytest.mark.parametrize("policy, kernels", [("none", 3), ("block", 4), ("attention", 3)])
+def test_a_saved_output_spares_the_kernel_a_second_run(policy, kernels):
+    """Forward, and two of the backward pass; the sums of the softmax must be saved as well."""
+    from jax.interpreters import partial_eval
+
+    q, k, v = make(128, 128, batch=1)
+
+    def block(q, k, v):
+        out = attention(q, k, v, implementation="splash_interpret")
+        return jnp.sum(jax.ad_checkpoint.checkpoint_name(out, layers.ATTENTION_OUT) ** 2)
+
+    if policy != "none":
+        block = jax.checkpoint(block, policy=layers.REMAT_POLICIES[policy]())
+    traced = jax.make_jaxpr(jax.grad(block, argnums=(0, 1, 2)))(q, k, v)
+    needed, _ = partial_eval.dce_jaxpr(traced.jaxpr, [True] * len(traced.jaxpr.outvars))
+    assert str(needed).count("pallas_call[") == kernels

@@ -102,3 +102,9 @@ def test_trained_weights_are_counted_without_making_any():
     assert whole > total + trained - 1
     low.whole = ("conv1/",)
     assert lora.count(tree, low) == (whole, trained + 3 * 3 * 4 * 6 + 6)
+
+
+def test_the_weights_that_are_held_twice_are_counted():
+    low = types.SimpleNamespace(rank=2, targets=())
+    assert lora.folded(tree, low) == 3 * 8 * 24 + 3 * 8 * 8 + 4 * 4
+    assert lora.folded(tree, types.SimpleNamespace(rank=0, targets=())) == 0

@@ -171,3 +171,14 @@ def test_the_whole_loss_equals_the_measured_one(measured, prefix, config):
             key = f"{prefix}.{name}_loss"
             assert float(terms[name]) == pytest.approx(measured[key][0], rel=2e-5), name
     assert float(total) == pytest.approx(measured[f"{prefix}.loss"][0], rel=2e-5)
+
+
+def test_masked_terms_are_the_same_for_a_batch_in_parts():
+    """Accumulation averages parts: one ratio over the batch would weigh samples by their masks."""
+    a, b = (x.reshape(4, 1, 24, 20, 3) for x in pair((4, 24, 20, 3)))
+    share = np.float32([0.9, 0.5, 0.2, 0.05]).reshape(4, 1, 1, 1, 1)
+    mask = np.float32(np.random.default_rng(2).random((4, 1, 24, 20, 1)) < share)
+    config = LossConfig(l2=1.0, background=0.5, masked=True)
+    whole, _ = image_loss(a, b, config, masks=mask)
+    parts = [image_loss(*(x[i::2] for x in (a, b)), config, masks=mask[i::2])[0] for i in (0, 1)]
+    assert float(whole) == pytest.approx(float(np.mean(parts)), rel=1e-5)

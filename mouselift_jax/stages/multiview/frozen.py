@@ -30,6 +30,7 @@ from mouselift_jax.runs.folder import Workdir
 from mouselift_jax.runs.record import read_json
 from mouselift_jax.stages.multiview.settings import MultiviewSettings
 from mouselift_jax.stages.multiview.toys import TOY_PROMPT_TOKENS, make_toys, toy_configs
+from mouselift_jax.training import distributed
 from mouselift_jax.training.settings import LoraSettings
 from mouselift_jax.weights.networks import network, param_shapes
 from mouselift_jax.weights.pretrained import (
@@ -109,6 +110,7 @@ def load_towers(config: MultiviewSettings, workdir: Workdir, samples: Path) -> T
     else:
         source = must_exist(config.init_from, "init_from")
         copy_settings(source, workdir)
+        distributed.barrier("settings of the pipeline")  # the first process copies them
     dtype = jnp.dtype(config.frozen_dtype)
     modules, params = {}, {}
     for name in FROZEN:

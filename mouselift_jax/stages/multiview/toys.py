@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mouselift_jax.data.batches.loader import make_loader
+from mouselift_jax.data.batches.loader import Views, make_loader
 from mouselift_jax.files import write_json_atomic
 from mouselift_jax.models import vae
 from mouselift_jax.models.clip_pixels import ClipPixels
@@ -27,7 +27,7 @@ from mouselift_jax.pipelines.views import SETTINGS
 from mouselift_jax.runs.folder import Workdir
 from mouselift_jax.runs.settings import typed
 from mouselift_jax.stages.multiview.settings import MultiviewSettings
-from mouselift_jax.training import sharding
+from mouselift_jax.training import distributed, sharding
 from mouselift_jax.training.settings import TrainSettings
 from mouselift_jax.training.trainer import Task, Trainer
 from mouselift_jax.weights.networks import network
@@ -59,29 +59,50 @@ def toy_configs(config: MultiviewSettings) -> dict[str, dict[str, Any]]:
 
 def make_toys(config: MultiviewSettings, workdir: Workdir, samples: Path) -> None:
     """Train and write the toy networks, if they are not there yet."""
-    if (workdir / SETTINGS[-1]).exists():  # written last
+    # The first process's word counts: one that sees a file later would leave the others waiting.
+    primary = workdir.options.primary
+    there = primary and (workdir / SETTINGS[-1]).exists()  # written last
+    if distributed.agree(int(there)):
         return
     configs = toy_configs(config)
     log.info("toy autoencoder: %d steps on the training pictures", config.toy.vae_steps)
     coder = vae.VAE(vae.VAEConfig(**configs["vae"]))
     params, scale = train_toy_vae(config, coder, workdir, samples)
     configs["vae"]["scaling_factor"] = scale
-    save_component(workdir.path, "vae", configs["vae"], params)
+    if primary:
+        shape = (config.model.n_views, TOY_PROMPT_TOKENS, config.model.context_dim)
+        prompts = None if config.prompt_embeds else shape
+        _write_toys(workdir, configs, params, seed=config.seed, prompts=prompts)
+    distributed.barrier("toy networks")  # the others read what the first wrote
+
+
+def _write_toys(
+    workdir: Workdir,
+    configs: dict[str, dict[str, Any]],
+    coder: dict[str, Any],
+    *,
+    seed: int,
+    prompts: tuple[int, ...] | None,
+) -> None:
+    """The components in files: the trained autoencoder, the others random.
+
+    `prompts` is the shape of random prompt embeddings; None writes none.
+    """
+    save_component(workdir.path, "vae", configs["vae"], coder)
 
     encoder = network("image_encoder").make(configs["image_encoder"], jnp.float32)
     side = configs["image_encoder"]["image_size"]
     random = jax.jit(lambda k: nn.meta.unbox(encoder.init(k, jnp.zeros((1, side, side, 3)))))
-    made = random(jax.random.key(config.seed))["params"]
+    made = random(jax.random.key(seed))["params"]
     save_component(workdir.path, "image_encoder", configs["image_encoder"], jax.device_get(made))
     width = configs["image_normalizer"]["embedding_dim"]
     statistics = {"mean": np.zeros((1, width), np.float32), "std": np.ones((1, width), np.float32)}
     save_component(workdir.path, "image_normalizer", configs["image_normalizer"], statistics)
 
-    shape = (config.model.n_views, TOY_PROMPT_TOKENS, config.model.context_dim)
-    prompts = np.random.default_rng(config.seed).normal(size=shape).astype(np.float32)
-    if not config.prompt_embeds:
-        record = {"shape": list(shape), "source": "toy: random", "turns_deg": None}
-        save_component(workdir.path, "prompt_embeds", record, {"prompt_embeds": prompts})
+    if prompts is not None:
+        values = np.random.default_rng(seed).normal(size=prompts).astype(np.float32)
+        record = {"shape": list(prompts), "source": "toy: random", "turns_deg": None}
+        save_component(workdir.path, "prompt_embeds", record, {"prompt_embeds": values})
     write_json_atomic(workdir / SETTINGS[0], TOY_SCHEDULER)
     write_json_atomic(workdir / SETTINGS[1], {"beta_schedule": "squaredcos_cap_v2"})
     write_json_atomic(workdir / SETTINGS[2], ClipPixels(size=side).to_source())
@@ -161,6 +182,7 @@ def train_toy_vae(
             batch_size=b,
             seed=config.seed,
             start_step=step,
+            views=Views("first", v),
             size=size,
             background=config.data.background,
             shard=trainer.rows,
