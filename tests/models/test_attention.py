@@ -211,6 +211,6 @@ def test_a_saved_output_spares_the_kernel_a_second_run(policy, kernels):
 
     if policy != "none":
         block = jax.checkpoint(block, policy=layers.REMAT_POLICIES[policy]())
-    traced = jax.make_jaxpr(jax.grad(block, argnums=(0, 1, 2)))(q, k, v)
+    traced = jax.make_jaxpr(jax.value_and_grad(block, argnums=(0, 1, 2)))(q, k, v)
     needed, _ = partial_eval.dce_jaxpr(traced.jaxpr, [True] * len(traced.jaxpr.outvars))
     assert str(needed).count("pallas_call[") == kernels
