@@ -37,6 +37,9 @@ def get_config(name=None):
         c.n_frames = 60  # frames to fit, spread over the arena; a third as many are kept to judge
         c.least_confidence = 0.3  # keypoints of less do not count
         c.gap_s = 0.2  # frames nearer to those that judge are not used to fit
+        c.cameras = ""  # numbers or names of the cameras to use, e.g. 0,2,4; empty = all
+        c.length_between = ()  # two keypoints whose true distance is known, by number: (0, 5)
+        c.length_mm = 0.0  # that distance; it sets the rig's scale, which no picture tells
         c.trim = "error"  # error | shortest: files with different numbers of frames
         c.unit = ""  # mm | m: unit of the calibration; empty = find out
     return common.variant(config, name, VARIANTS)

@@ -129,7 +129,8 @@ class Outcome:
     """What came out.
 
     Attributes:
-        verdict: `improved`, `already right` (no gain on unused frames: `rig` is the given one).
+        verdict: `improved`, `already right` (no gain on unused frames: `rig` is the given one), or
+            `scaled` (by a known length, otherwise the given one).
         rig: the cameras to use.
         fitted: what the fit found, used or not.
         undetermined: (camera's place, parts of it) that stayed as given.
@@ -379,6 +380,47 @@ def similarity_between(x: np.ndarray, y: np.ndarray) -> tuple[float, np.ndarray,
     R = (U * sign) @ Vt
     scale = float((S * sign).sum() / ((x - mx) ** 2).sum())
     return scale, R, my - scale * R @ mx
+
+
+def scale_from_length(
+    rig: Rig, points: Sightings, pair: tuple[int, int], length: float
+) -> tuple[float, float]:
+    """What makes two keypoints as far apart as they truly are, and its standard error.
+
+    Args:
+        rig: the cameras.
+        points: every keypoint of each frame (`keypoint_sightings`).
+        pair: numbers of the two keypoints.
+        length: their distance, world units; the median over the frames is compared with it.
+
+    Raises:
+        ConfigError: no such keypoints, or hardly a frame shows both to two cameras.
+    """
+    n_frames = len(np.unique(points.frame))
+    n_keypoints = points.xy.shape[1] // n_frames
+    if len(set(pair)) != 2 or not all(0 <= k < n_keypoints for k in pair):
+        raise ConfigError(
+            "no such pair of keypoints",
+            where="config.calibrate.length_between",
+            expected=f"two numbers of 0 to {n_keypoints - 1}",
+            found=pair,
+            fix='--config.calibrate.length_between="(0, 1)"',
+        )
+    at = located(rig, points).reshape(n_frames, n_keypoints, 3)
+    found = np.linalg.norm(at[:, pair[0]] - at[:, pair[1]], axis=-1)
+    found = found[np.isfinite(found) & (found > 0)]
+    if len(found) < 5:
+        raise ConfigError(
+            "hardly any frame shows both ends of the known length to two cameras",
+            where="config.calibrate.length_between",
+            expected="5 frames or more",
+            found=len(found),
+            fix="name two keypoints that are seen more often",
+        )
+    scale = length / np.median(found)
+    # of a median of normal values; 1.4826 medians of the absolute deviation are one deviation
+    spread = 1.4826 * np.median(np.abs(found - np.median(found)))
+    return float(scale), float(scale * 1.2533 * spread / np.median(found) / np.sqrt(len(found)))
 
 
 def changes(old: Rig, new: Rig) -> tuple[np.ndarray, np.ndarray]:

@@ -29,6 +29,7 @@ from mouselift_jax.pipelines.calibrate import (
     calibrate,
     changes,
     keypoint_sightings,
+    scale_from_length,
     spread_frames,
 )
 from mouselift_jax.runs.folder import Workdir
@@ -68,6 +69,13 @@ def run(config: Any, workdir: Workdir) -> None:
     given = rig_of(recording, settings)
     evidence, train, unused = _evidence(config, recording, given, kinds)
     outcome = calibrate(given, evidence.of(train), evidence.of(unused), settings)
+    scale = _known_length(config, recording, outcome, evidence)
+    if scale is not None:
+        outcome = dataclasses.replace(
+            outcome,
+            verdict="improved" if outcome.verdict == "improved" else "scaled",
+            rig=outcome.rig.moved(scale[0], np.eye(3), np.zeros(3)),
+        )
     for v, parts in outcome.undetermined:
         workdir.warn(
             f"camera {recording.camera_ids[v]}: {', '.join(parts)} stayed as given: these frames "
@@ -80,6 +88,7 @@ def run(config: Any, workdir: Workdir) -> None:
             f"result is {path.name}, which every command here reads"
         )
     record = _record(recording, outcome, path, train, unused)
+    record["scale_from_length"] = scale
     write_json_atomic(workdir / CALIBRATION, record)
     before, after = record["unused_frames"]["before_px"], record["unused_frames"]["after_px"]
     log.info(
@@ -116,7 +125,11 @@ def _recording(config: Any) -> tuple[Recording, list[str]]:
             fix="--config.calibrate.n_frames=60",
         )
     folder = must_exist(config.recording, "recording")
-    recording = open_recording(folder, trim=c.trim, unit=c.unit or None)
+    # In the world of the file, level or not: the result is written back into it.
+    names = c.cameras if isinstance(c.cameras, str) else ",".join(map(str, c.cameras))
+    recording = open_recording(
+        folder, trim=c.trim, unit=c.unit or None, cameras=names.split(","), up="z"
+    )
     have = {"keypoints": recording.keypoints is not None,
             "silhouettes": recording.mask_kind != "none"}  # fmt: skip
     wanted = [k for k in have if c.evidence in (k, "both")]
@@ -226,6 +239,27 @@ def _places(marks: np.ndarray, rig: Rig) -> np.ndarray:
     return located(rig, Sightings(middle, seen, np.zeros_like(middle), 0 * frame, frame), rounds=3)
 
 
+def _known_length(
+    config: Any, recording: Recording, outcome: Outcome, evidence: Evidence
+) -> tuple[float, float] | None:
+    """The factor that a known length asks for, and its standard error; None = none was given."""
+    c = config.calibrate
+    if not c.length_between and not c.length_mm:
+        return None
+    if len(c.length_between) != 2 or c.length_mm <= 0 or evidence.points is None:
+        raise ConfigError(
+            "a known length is a pair of keypoints and their distance",
+            where="config.calibrate.length_between, config.calibrate.length_mm",
+            expected="two numbers of keypoints and a length above 0, with keypoints as evidence",
+            found=f"{c.length_between}, {c.length_mm:g} mm",
+            fix='--config.calibrate.length_between="(0, 5)" --config.calibrate.length_mm=80',
+        )
+    length = c.length_mm / recording.unit_mm
+    scale, error = scale_from_length(outcome.rig, evidence.points, tuple(c.length_between), length)
+    log.info("scale: the known length asks for a factor of %.4f ± %.4f", scale, error)
+    return scale, error
+
+
 # --- results ----------------------------------------------------------------------------------
 
 
@@ -258,7 +292,7 @@ def _write(recording: Recording, outcome: Outcome, workdir: Workdir) -> tuple[Pa
         m.sized(*size) for m, size in zip(calibration.cameras, sizes, strict=True)
     ]
     new = calibration.cameras
-    if outcome.verdict == "improved":
+    if outcome.verdict != "already right":
         new = _models(recording, outcome.rig)
     return write_back(calibration, new, workdir.path, sizes)
 
@@ -301,7 +335,7 @@ def _record(
     models = read_calibration(recording.calibration_path).cameras
     sizes = _sizes(recording, models)
     old = [m.sized(*size) for m, size in zip(models, sizes, strict=True)]
-    new = _models(recording, outcome.rig) if outcome.verdict == "improved" else old
+    new = old if outcome.verdict == "already right" else _models(recording, outcome.rig)
     return {
         "verdict": outcome.verdict,
         "file": path.name,
@@ -349,8 +383,11 @@ def _report(
         f"{_number(told['before_px'])} px from where the other cameras expect them before, and "
         f"{_number(told['after_px'])} px after"
     )
-    if outcome.verdict != "improved":
+    if outcome.verdict == "already right":
         verdict += ": the calibration is returned unchanged"
+    if record["scale_from_length"] is not None:
+        scale, error = record["scale_from_length"]
+        verdict += f"; the known length makes the rig {scale:.4f} ± {error:.4f} times as large"
     pictures = []
     for title, rig in (("before", outcome.given), ("after", outcome.rig)):
         for v, number in enumerate(recording.camera_ids):

@@ -73,6 +73,44 @@ def test_a_rig_that_is_off_is_mended_in_the_form_it_came_in(recordings, tmp_path
     np.testing.assert_allclose(mended.cameras[3].w2c[:3, :3], again.cameras[3].R)
 
 
+def test_the_result_is_in_the_world_of_the_file_though_it_is_not_level(recordings, tmp_path):
+    """A world whose z points down is turned for samples, not in the file that is written."""
+    shutil.copytree(recordings / "off", tmp_path / "down")
+    path = tmp_path / "down" / "new_cam.pkl"
+    rows = pickle.loads(path.read_bytes())
+    for row in rows:
+        row["R"] = row["R"] @ np.diag([1.0, -1.0, -1.0])
+    path.write_bytes(pickle.dumps(rows))
+    assert open_recording(tmp_path / "down").level is not None
+    chosen = _config(tmp_path / "down", cameras="0,1,2,4,5", free=("pose",))
+    record = _run(chosen, tmp_path / "run")
+    assert set(record["cameras"]) == {"0", "1", "2", "4", "5"}
+    for old, new in zip(record["old"]["frames"], record["new"]["frames"], strict=True):
+        turned = np.array(old["w2c"])[:3, :3] - np.array(new["w2c"])[:3, :3]
+        assert np.abs(turned).max() < 0.05  # half a degree was wrong
+
+
+def test_a_known_length_sets_the_scale(recordings, tmp_path):
+    kwargs = {"length_between": (0, 5), "length_mm": 100.0}
+    record = _run(_config(recordings / "true", **kwargs), tmp_path / "run")
+    assert record["verdict"] == "scaled"
+    scale, error = record["scale_from_length"]
+    assert 0 < error < 0.1 * scale
+    centre = [
+        [
+            -np.array(row["w2c"])[:3, :3].T @ np.array(row["w2c"])[:3, 3]
+            for row in record[k]["frames"]
+        ]
+        for k in ("old", "new")
+    ]
+    np.testing.assert_allclose(centre[1], scale * np.array(centre[0]), atol=1e-6)
+    again = _run(_config(recordings / "true", **kwargs | {"length_mm": 200.0}), tmp_path / "twice")
+    np.testing.assert_allclose(again["scale_from_length"][0], 2 * scale)
+    for wrong in ({"length_between": (0, 99)}, {"length_mm": 0.0}):
+        with pytest.raises(ConfigError, match="length_between"):
+            _run(_config(recordings / "true", **kwargs | wrong), tmp_path / "wrong")
+
+
 def test_a_right_rig_comes_back_as_it_was(recordings, tmp_path):
     record = _run(_config(recordings / "true"), tmp_path)
     assert record["verdict"] == "already right"
