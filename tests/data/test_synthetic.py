@@ -1,5 +1,6 @@
 """The procedural recording: layout, determinism, truth that agrees with its own pictures."""
 
+import dataclasses
 import json
 import pickle
 
@@ -8,10 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mouselift_jax.data.synthetic.body import Walk, posed_body
-from mouselift_jax.data.synthetic.recording import write_recording
-from mouselift_jax.data.synthetic.render import Painter
+from mouselift_jax.data.synthetic.body import BEHAVIOURS, Walk, posed_body
+from mouselift_jax.data.synthetic.recording import Scene, write_recording
+from mouselift_jax.data.synthetic.render import Painter, _cast
 from mouselift_jax.data.synthetic.rig import ARENA_CENTRE, ARENA_RADIUS, heldout_rig, lab_rig
+from mouselift_jax.data.synthetic.skin import Skin, solid
 from mouselift_jax.errors import ConfigError, LayoutError
 
 
@@ -111,3 +113,58 @@ def test_a_folder_of_the_users_is_left_alone(tmp_path):
         write_recording(made, frames=1, size=(72, 64), n_heldout=0, workers=1)
     (made / "notes.txt").unlink()
     write_recording(made, frames=1, size=(72, 64), n_heldout=0, workers=1, seed=1)
+
+
+@pytest.mark.parametrize("behaviour", BEHAVIOURS)
+def test_paint_stays_on_the_skin_whatever_the_animal_does(behaviour):
+    """A material point seen by the renderer's own rays has one place in the coat at all times."""
+    scene = Scene(3, 30.0, (), behaviour)
+    bodies = [scene.body(f) for f in (0, 9, 25)]
+    assert len({len(b.centre) for b in bodies}) == 1
+    assert min((b.centre[:, 2] - b.radii.max(1)).min() for b in bodies) > -3.0
+    skin = Skin.spread(bodies, np.random.default_rng(0), 400)
+    camera = heldout_rig(1, 512, 512)[0]
+    places = np.full((3, 400, 3), np.nan)
+    for i, body in enumerate(bodies):
+        seen = skin.seen(body, [camera])[:, 0]
+        xy, depth = camera.project(skin.at(body))
+        cast = _cast(body, camera)
+        rest = np.full((*cast["hit"].shape, 3), np.nan)
+        rest[cast["hit"]] = cast["rest"]
+        column, row = xy[seen].astype(int).T
+        places[i, seen] = rest[row, column]
+        assert 0.1 < seen.mean() < 0.6
+        # A point on the very outline may fall into a pixel whose centre lies beside the animal.
+        assert np.isfinite(rest[row, column]).all(-1).mean() > 0.88
+    rest = bodies[0].rest_centre[skin.ellipsoid]
+    is_limb = (np.abs(rest[:, 1]) > 7) & (rest[:, 2] < 18)
+    apart = [np.linalg.norm(places[a] - places[b], axis=-1) for a, b in ((0, 1), (0, 2), (1, 2))]
+    for some in (is_limb, ~is_limb):  # pixels of outlines may show what lies behind
+        slip = np.concatenate([x[some] for x in apart])
+        slip = slip[np.isfinite(slip)]
+        assert len(slip) > 15 and np.median(slip) < 1.0 and np.quantile(slip, 0.75) < 2.5
+
+
+def test_truth_of_a_ball():
+    body = posed_body(Walk.random(np.random.default_rng(0)), 0.0)
+    ball = dataclasses.replace(
+        body, centre=np.array([[50.0, 52.0, 30.0]]), frame=body.frame[:1], part=body.part[:1],
+        radii=np.full((1, 3), 20.0), rest_centre=body.rest_centre[:1],
+    )  # fmt: skip
+    volume, centre = solid(ball)
+    assert volume == pytest.approx(4 / 3 * np.pi * 20**3, rel=5e-3)
+    np.testing.assert_allclose(centre, ball.centre[0], atol=0.05)
+    skin = Skin.spread([ball], np.random.default_rng(0))
+    points, (camera,) = skin.at(ball), heldout_rig(1, 512, 512)
+    np.testing.assert_allclose(np.linalg.norm(points - ball.centre, axis=-1), 20, atol=1e-9)
+    towards = camera.center - points
+    faces = np.einsum("si,si->s", points - ball.centre[0], towards) > 0
+    assert (skin.seen(ball, [camera])[:, 0] == faces).mean() > 0.97
+
+
+def test_truth_is_written(recording):
+    truth = np.load(recording / "truth.npz")
+    assert truth["skin"].shape == (3, 500, 3) and truth["skin_seen"].shape == (3, 500, 6)
+    assert 3e4 < truth["volume"][0] < 7e4 and truth["centre"].shape == (3, 3)
+    with pytest.raises(ConfigError, match="rear"):
+        write_recording(recording.parent / "x", behaviour="raer")

@@ -6,7 +6,7 @@
       keypoints2d_undist/result_view_N.pkl   [F,22,3] float64: x, y, confidence
       new_cam.pkl                  list of {K, R, T}; millimetres; pixel centres at integers
       recording.json               what it is and how it was made
-      truth.npz                    3D keypoints [F,22,3], position [F,3], heading [F] (mm, rad)
+      truth.npz                    what is true of it, mm and rad (docs/data_format.md, "Truth")
       heldout/frame_%06d/          the animal seen by further cameras: images/cam_%03d.png (RGBA,
                                    exact alpha) and opencv_cameras.json (+0.5 centres, mm)
 
@@ -28,10 +28,11 @@ import numpy as np
 from PIL import Image
 
 from mouselift_jax.data.mp4 import mp4_writer
-from mouselift_jax.data.synthetic.body import Body, Walk, posed_body
+from mouselift_jax.data.synthetic.body import BEHAVIOURS, Body, Walk, posed_body
 from mouselift_jax.data.synthetic.render import Arena, Painter, compose, full_mask
 from mouselift_jax.data.synthetic.rig import ARENA_CENTRE, FULL_SIZE, heldout_rig, lab_rig
-from mouselift_jax.errors import ConfigError
+from mouselift_jax.data.synthetic.skin import Skin, solid
+from mouselift_jax.errors import ConfigError, nearest
 from mouselift_jax.files import mark_made, remove_made, write_bytes_atomic, write_json_atomic
 from mouselift_jax.geometry.camera import Camera
 
@@ -40,20 +41,21 @@ FIRST_HELDOUT_NUMBER = 100  # camera numbers of the held-out views
 
 @dataclasses.dataclass(frozen=True)
 class Scene:
-    """What is filmed: the animal's walk, its coat and the clock."""
+    """What is filmed: the animal's walk, its coat, the clock and what it does."""
 
     seed: int
     fps: float
     jumps: tuple[int, ...] = ()
+    behaviour: str = "walk"
 
     def body(self, frame: int) -> Body:
         """The animal in one frame; at each planted jump it continues elsewhere on its way."""
-        walk = Walk.random(np.random.default_rng([self.seed, 1]))
+        walk = Walk.random(np.random.default_rng([self.seed, 1]), self.behaviour)
         skipped = 0.63 * sum(frame >= j for j in self.jumps)
         return posed_body(walk, frame / self.fps + skipped)
 
 
-def write_recording(
+def write_recording(  # noqa: PLR0913 - all of a recording, by keyword
     path: str | Path,
     *,
     frames: int = 60,
@@ -64,6 +66,7 @@ def write_recording(
     fps: float = 30.0,
     jumps: tuple[int, ...] = (),
     heldout_every: int = 1,
+    behaviour: str = "walk",
     workers: int = 2,
 ) -> Path:
     """Write a procedural recording; an earlier one at `path`, unchanged since, is replaced.
@@ -78,13 +81,15 @@ def write_recording(
         fps: frames per second.
         jumps: frames at which the animal is suddenly elsewhere.
         heldout_every: held-out views of every n-th frame only.
+        behaviour: walk | rear | turn | groom, what the animal does all the time.
         workers: processes that draw; the result does not depend on it.
 
     Returns:
         The folder.
 
     Raises:
-        ConfigError: the size is odd, or there are fewer than two cameras or no frames.
+        ConfigError: the size is odd, there are fewer than two cameras or no frames, or no such
+            behaviour.
         LayoutError: `path` holds anything that this function did not write; it is left alone.
     """
     width, height = (int(s) for s in size)
@@ -95,6 +100,11 @@ def write_recording(
             found=f"size {width}x{height}, frames {frames}, n_cameras {n_cameras}",
             fix="choose, for instance, size=(288, 256), frames=60, n_cameras=6",
         )
+    if behaviour not in BEHAVIOURS:
+        raise ConfigError(
+            "no such behaviour", where="behaviour", expected=" | ".join(BEHAVIOURS),
+            found=behaviour, fix=nearest(behaviour, BEHAVIOURS),
+        )  # fmt: skip
     path = Path(path)
     remove_made(path)  # before the work: a user's folder is refused at once
     part = path.with_name(f".{path.name}.part")
@@ -103,7 +113,7 @@ def write_recording(
     mark_made(part)
     for name in ("videos_undist", "simpleclick_undist", "keypoints2d_undist"):
         (part / name).mkdir(parents=True)
-    scene = Scene(seed, fps, tuple(jumps))
+    scene = Scene(seed, fps, tuple(jumps), behaviour)
     rig = lab_rig(width, height, n_cameras)
     heldout = heldout_rig(n_heldout, width, height)
     jobs = [(part, scene, camera, v, frames) for v, camera in enumerate(rig)]
@@ -119,7 +129,7 @@ def write_recording(
         "what": "procedural recording of mouselift_jax; not a real animal",
         "frames": frames, "fps": fps, "size": [width, height], "seed": seed, "units": "mm",
         "world": "floor z = 0, z up, frame of the real rig's calibration",
-        "arena_centre": ARENA_CENTRE.tolist(), "jumps": list(jumps),
+        "arena_centre": ARENA_CENTRE.tolist(), "jumps": list(jumps), "behaviour": behaviour,
         "pixel_centres": "integers in new_cam.pkl and keypoints, +0.5 in heldout/",
     }  # fmt: skip
     write_json_atomic(part / "recording.json", about)
@@ -207,7 +217,15 @@ def _write_truth(part: Path, scene: Scene, rig: list[Camera], frames: int) -> No
     points = np.stack([b.keypoints for b in bodies])
     position = np.stack([b.position for b in bodies])
     heading = np.array([b.heading for b in bodies])
-    np.savez_compressed(part / "truth.npz", keypoints=points, position=position, heading=heading)
+    rng = np.random.default_rng([scene.seed, 4])
+    skin = Skin.spread(bodies[:: max(1, frames // 8)], rng)
+    volume, centre = zip(*[solid(b) for b in bodies], strict=True)
+    np.savez_compressed(
+        part / "truth.npz", keypoints=points, position=position, heading=heading,
+        skin=np.stack([skin.at(b) for b in bodies]).astype(np.float32),
+        skin_seen=np.stack([skin.seen(b, rig) for b in bodies]),
+        skin_part=bodies[0].part[skin.ellipsoid], volume=np.array(volume), centre=np.stack(centre),
+    )  # fmt: skip
     for v, camera in enumerate(rig):
         rng = np.random.default_rng([scene.seed, 3, v])
         xy, _ = camera.project(points.reshape(-1, 3))
