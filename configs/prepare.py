@@ -54,7 +54,7 @@ def get_config(name=None):
         c.up = ""  # z | -y | cameras | x,y,z: up in the calibration; empty = z, or find out
         c.pixel_origin = ""  # 0 (OpenCV) | 0.5 | 1 (MATLAB): first pixel's centre; empty = format's
         # --- masks ---
-        c.masks = "auto"  # auto | files | alpha | threshold | background_model | rembg
+        c.masks = "auto"  # auto | files | alpha | threshold | background_model | keypoints | rembg
         c.mask_threshold = 80  # threshold: grey level between animal and background
         c.mask_animal = "dark"  # threshold: dark | bright animal
         c.mask_difference = 30  # background_model: levels that differ from the empty scene

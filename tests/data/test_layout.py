@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from mouselift_jax.data.recordings.inspection import inspect_recording, open_recording
+from mouselift_jax.data.recordings.layout import find_recording
 from mouselift_jax.data.synthetic.recording import write_recording
 from mouselift_jax.data.synthetic.rig import lab_rig
 from mouselift_jax.errors import (
@@ -204,3 +205,30 @@ def test_inspect_goes_on_after_errors(broken):
     assert recording is not None
     assert [f.code for f in findings] == ["translation_units"]
     assert findings[0].to_json()["evidence"]["factor"] == 1000.0
+
+
+@pytest.mark.parametrize(
+    "names, joined",
+    [
+        (("0.mp4", "3500.mp4"), True),
+        (("rec_2024-05-01_12-00.mp4", "rec_2024-05-01_12-10.mp4"), True),
+        (("Camera1-0.avi", "Camera1-1.avi"), True),
+        (("GX010007.MP4", "GX020007.MP4"), True),
+        (("cam0.mp4", "cam1.mp4"), False),
+        (("colour.mp4", "infrared.mp4"), False),
+    ],
+)
+def test_pieces_of_one_video_are_known_by_their_names(tmp_path, names, joined):
+    for name in names:
+        (tmp_path / "videos/Camera1").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "videos/Camera1" / name).touch()
+    assert set(find_recording(tmp_path).videos) == ({"Camera1"} if joined else set())
+
+
+def test_keypoints_beside_each_cameras_video_are_found(tmp_path):
+    for camera in ("back", "top"):
+        (tmp_path / camera).mkdir()
+        (tmp_path / camera / "a.mp4").touch()
+        (tmp_path / camera / f"{camera}.analysis.h5").touch()
+    layout = find_recording(tmp_path)
+    assert set(layout.videos) == set(layout.keypoints) == {"back", "top"}

@@ -157,7 +157,7 @@ def test_masks_made_on_the_spot(source):
         fake.videos = (Frames("folder", Path(folder), 12, 0.0, 120, 80, tuple(files)),)
         make = make_masker(fake, MaskSettings(source=source, difference=60), range(12))
         for k in (0, 5, 11):
-            made = make(0, frames[k], None) > 127
+            made = make(0, frames[k], None, k) > 127
             assert (made & truth[k]).sum() / (made | truth[k]).sum() > 0.85
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from mouselift_jax.data.check.colour import ColourTest, Fit
+from mouselift_jax.data.check.duplicates import tell_which
 from mouselift_jax.data.check.hypotheses import Geometry, Hypothesis, pair_costs
 from mouselift_jax.data.check.motion import SURE, animal_track, jump_findings, stored_track
 from mouselift_jax.data.check.observe import MAX_FRAMES, Observations, observe
@@ -113,6 +114,8 @@ def check_recording(
     # Of two cameras in one place nothing can be derived: they are told, and that is all.
     if recording is None or any(f.code == "calibration_duplicate" for f in findings):
         measures: dict[str, Any] = {}
+        if recording is not None:
+            tell_which(recording, findings)
         findings += jump_findings((), *tracks, measures) if tracks else []
         return CheckResult(Path(path), "recording", ordered(findings), measures)
     seen = observe(recording, findings, max_frames=max_frames)

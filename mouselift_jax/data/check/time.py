@@ -181,7 +181,7 @@ def _reordered(
 
 # --- repeated pictures ----------------------------------------------------------------------------
 
-_STILL, _MOVES = 0.4, 0.6  # of what a camera's pictures change by around that time
+_STILL, _MOVES = 0.25, 0.6  # of what a camera's pictures change by around that time
 _AROUND = 5  # pictures on each side
 _LEAST_CHANGE = 0.1  # grey levels: below it nothing moves, or a codec lets nothing move
 _LEAST_SHARE = 0.02

@@ -269,7 +269,7 @@ class Preparer:
         pictures, alphas = [], []
         for view, picture in enumerate(instant.pictures):
             stored = None if instant.masks is None else instant.masks[view]
-            alpha = self._masker(view, picture, stored)
+            alpha = self._masker(view, picture, stored, instant.frame)
             picture = np.ascontiguousarray(
                 picture[..., :3]
             )  # without the alpha some pictures bring

@@ -313,6 +313,9 @@ def _assemble(
         cameras.append(Camera(model.K, c2w, frames.width, frames.height))
     distortion = [m.distortion for m in models]
     notes = list(calibration.notes)
+    joined = [f"{len(f.files)} of {f.path.name}" for f in videos if f.kind == "video" and f.files]
+    if joined:
+        notes.append(f"video files joined in the order of their numbers: {', '.join(joined)}")
     undistorted = "undist" in videos[0].path.as_posix().removeprefix(layout.path.as_posix())
     if undistorted and any(d is not None for d in distortion):
         distortion = [None] * len(models)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from mouselift_jax.data.readers import find_calibration, natural_key
 from mouselift_jax.data.readers.keypoints import SUFFIXES
+from mouselift_jax.data.recordings.pairing import CAMERA_WORD
 from mouselift_jax.data.recordings.probe import PICTURE_SUFFIXES, VIDEO_SUFFIXES, list_files
 from mouselift_jax.errors import LayoutError, nearest
 
@@ -67,6 +69,7 @@ def find_recording(path: str | Path) -> Layout:
     for name in KEYPOINT_FOLDERS:
         files = list_files(path / name, SUFFIXES)
         keypoints = keypoints or {re.sub(r"^result_view_", "", p.stem): p for p in files}
+    keypoints = keypoints or _beside(path, videos)
     return Layout(path, find_calibration(path), videos, _sources(path, MASK_FOLDERS), keypoints)
 
 
@@ -80,13 +83,37 @@ def _sources(path: Path, names: tuple[str, ...]) -> dict[str, Path]:
             inner = list_files(sub, VIDEO_SUFFIXES)
             if len(inner) == 1:
                 found.setdefault(sub.name, inner[0])
-            elif inner and all(p.stem.isdigit() for p in inner):  # DANNCE: 0.mp4, 3500.mp4 ...
+            elif inner and _is_series([p.stem for p in inner]):
                 found.setdefault(sub.name, sub)
             elif list_files(sub, PICTURE_SUFFIXES):
                 found.setdefault(sub.name, sub)
         if found:
             return dict(sorted(found.items(), key=lambda item: natural_key(item[0])))
     return {}
+
+
+def _beside(path: Path, videos: dict[str, Path]) -> dict[str, Path]:
+    """Keypoint files in the cameras' own folders, where each holds one."""
+    found = {}
+    for name, source in videos.items():
+        folder = source if source.is_dir() else source.parent
+        files = list_files(folder, SUFFIXES) if folder.parent == path else []
+        if len(files) == 1:
+            found[name] = files[0]
+    return found
+
+
+def _is_series(stems: Sequence[str]) -> bool:
+    """Whether names are of the pieces of one video: 0, 3500 (DANNCE); rec_01, rec_02; dates.
+
+    They differ in numbers alone, and in none that is called a camera's.
+    """
+    parts = [re.split(r"(\d+)", stem) for stem in stems]
+    if all(stem.isdigit() for stem in stems) or len({len(p) for p in parts}) > 1:
+        return all(stem.isdigit() for stem in stems)
+    differ = [k for k in range(len(parts[0])) if len({p[k] for p in parts}) > 1]
+    heads = ["".join(parts[0][:k]).lower() for k in differ]
+    return all(k % 2 for k in differ) and not any(map(CAMERA_WORD.search, heads))
 
 
 def recordings_near(path: Path) -> list[Path]:

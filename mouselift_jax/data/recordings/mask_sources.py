@@ -1,4 +1,4 @@
-"""Where masks come from: files, alpha, a threshold, a background model, a matting network."""
+"""Where masks come from: files, alpha, threshold, background model, keypoints, a network."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ import cv2
 import numpy as np
 
 from mouselift_jax.data.masks import SOFTNESS, clean_mask, ramp_table, soft_threshold
+from mouselift_jax.data.recordings.keypoint_masks import keypoint_masker
 from mouselift_jax.data.recordings.recording import Frames, Recording
 from mouselift_jax.errors import LayoutError, MissingExtraError, one_of
 
-SOURCES = ("auto", "files", "alpha", "threshold", "background_model", "rembg")
+SOURCES = ("auto", "files", "alpha", "threshold", "background_model", "keypoints", "rembg")
 
 
 BACKGROUND_FRAMES = 25
@@ -25,7 +26,7 @@ class MaskSettings:
 
     Attributes:
         source: auto (what the recording has) | files | alpha | threshold | background_model |
-            rembg.
+            keypoints | rembg.
         threshold: `threshold`: grey level that parts animal and background.
         animal_is: `threshold`: dark | bright, compared with the background.
         difference: `background_model`: levels a channel must differ from the empty scene.
@@ -49,11 +50,11 @@ class MaskSettings:
         )
 
 
-MaskMaker = Callable[[int, np.ndarray, np.ndarray | None], np.ndarray]
+MaskMaker = Callable[[int, np.ndarray, np.ndarray | None, int], np.ndarray]
 
 
 def make_masker(recording: Recording, settings: MaskSettings, frames: Sequence[int]) -> MaskMaker:
-    """A function (camera index, BGR(A) picture, stored mask or None) -> alpha [H,W] uint8.
+    """A function (camera index, BGR(A) picture, stored mask or None, frame) -> alpha [H,W].
 
     Args:
         recording: whose masks.
@@ -67,21 +68,27 @@ def make_masker(recording: Recording, settings: MaskSettings, frames: Sequence[i
     source = resolve_source(recording, settings.source)
     if source == "files":
 
-        def make(view: int, picture: np.ndarray, stored: np.ndarray | None) -> np.ndarray:
+        def make(
+            view: int, picture: np.ndarray, stored: np.ndarray | None, frame: int
+        ) -> np.ndarray:
             return soft_threshold(stored)
     elif source == "alpha":
 
-        def make(view: int, picture: np.ndarray, stored: np.ndarray | None) -> np.ndarray:
+        def make(
+            view: int, picture: np.ndarray, stored: np.ndarray | None, frame: int
+        ) -> np.ndarray:
             return cv2.extractChannel(picture, 3)
     elif source == "threshold":
         make = _threshold_masker(settings)
     elif source == "background_model":
         make = _background_masker(recording.videos, settings, frames)
+    elif source == "keypoints":
+        make = keypoint_masker(recording)
     else:
         make = _rembg_masker()
     if not settings.clean:
         return make
-    return lambda view, picture, stored: clean_mask(make(view, picture, stored), settings.min_blob)
+    return lambda *seen: clean_mask(make(*seen), settings.min_blob)
 
 
 def resolve_source(recording: Recording, source: str) -> str:
@@ -94,7 +101,8 @@ def resolve_source(recording: Recording, source: str) -> str:
                 "the recording has no masks",
                 where=recording.path,
                 expected="simpleclick_undist/<camera>.mp4, or pictures with alpha",
-                fix="--config.prepare.masks=background_model (static cameras), threshold or rembg",
+                fix="--config.prepare.masks=background_model (static cameras), keypoints, "
+                "threshold or rembg",
             )
         return "files" if has_files else "alpha"
     if (source == "files" and not has_files) or (source == "alpha" and not has_alpha):
@@ -110,7 +118,7 @@ def _threshold_masker(settings: MaskSettings) -> MaskMaker:
     table = ramp_table(settings.threshold, min(SOFTNESS, 12))
     table = 255 - table if settings.animal_is == "dark" else table
 
-    def make(view: int, picture: np.ndarray, stored: np.ndarray | None) -> np.ndarray:
+    def make(view: int, picture: np.ndarray, stored: np.ndarray | None, frame: int) -> np.ndarray:
         return cv2.LUT(cv2.cvtColor(picture[..., :3], cv2.COLOR_BGR2GRAY), table)
 
     return make
@@ -135,7 +143,7 @@ def _background_masker(
     table = ramp_table(settings.difference, min(SOFTNESS, settings.difference // 3))
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (5, 5))
 
-    def make(view: int, picture: np.ndarray, stored: np.ndarray | None) -> np.ndarray:
+    def make(view: int, picture: np.ndarray, stored: np.ndarray | None, frame: int) -> np.ndarray:
         apart = cv2.absdiff(picture[..., :3], scenes[view]).max(axis=2)
         alpha = cv2.LUT(cv2.GaussianBlur(apart, (0, 0), 0.7), table)
         alpha = cv2.morphologyEx(alpha, cv2.MORPH_OPEN, kernel)
@@ -168,7 +176,8 @@ def _must_move(
             expected="an animal that leaves every place for most of the recording",
             found=f"nothing differs from the median picture in {absent:.0%} of {len(pictures)} "
             "pictures over the whole recording",
-            fix="--config.prepare.masks=threshold or rembg, or bring masks",
+            fix="--config.prepare.masks=keypoints (where there are any), threshold or rembg, or "
+            "bring masks",
         )
 
 
@@ -179,7 +188,7 @@ def _rembg_masker() -> MaskMaker:
         raise MissingExtraError("rembg", "matte", "masks=rembg") from None
     session = rembg.new_session()
 
-    def make(view: int, picture: np.ndarray, stored: np.ndarray | None) -> np.ndarray:
+    def make(view: int, picture: np.ndarray, stored: np.ndarray | None, frame: int) -> np.ndarray:
         rgb = cv2.cvtColor(picture[..., :3], cv2.COLOR_BGR2RGB)
         return np.asarray(rembg.remove(rgb, session=session, only_mask=True), np.uint8)
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from mouselift_jax.data.readers import natural_key
 
-_CAMERA_WORD = re.compile(r"(?:^|[^a-z])(?:cam(?:era)?|kamera|view|hires_cam|[cv])[ _\-]*$")
+CAMERA_WORD = re.compile(r"(?:^|[^a-z])(?:cam(?:era)?|kamera|view|hires_cam|[cv])[ _\-]*$")
 _LONG = 4  # digits of a calibrated name that is a word and no number
 
 
@@ -32,13 +32,14 @@ def pair_names(names: Sequence[str], cameras: Sequence[tuple[str, int]]) -> tupl
     if len(words) == min(len(names), len(cameras)) or len(words) * 2 > len(names):
         return words, "word"
     by_number = {number: i for i, (_, number) in enumerate(cameras)}
-    numbers = _numbers(names, set(by_number))
+    numbers, sure = _numbers(names, set(by_number))
     if numbers is not None:
         fits = set(numbers.values()) <= set(by_number)
         from_one = 0 not in numbers.values() and not fits
         if not from_one or len(names) != len(cameras):
             if set(numbers.values()) & set(by_number):
-                return {n: by_number[k] for n, k in numbers.items() if k in by_number}, "number"
+                pairs = {n: by_number[k] for n, k in numbers.items() if k in by_number}
+                return pairs, "number" if sure else "order"
         elif sorted(numbers.values()) == list(range(1, len(names) + 1)):
             order = sorted(range(len(cameras)), key=lambda i: cameras[i][1])
             return {n: order[k - 1] for n, k in numbers.items()}, "order"
@@ -61,20 +62,28 @@ def _by_word(names: Sequence[str], cameras: Sequence[tuple[str, int]]) -> dict[s
     return {n: i for i, n in sole.items() if list(sole.values()).count(n) == 1}
 
 
-def _numbers(names: Sequence[str], known: set[int]) -> dict[str, int] | None:
-    """The number of each name that stands for its camera; None where none does for certain."""
+def _numbers(names: Sequence[str], known: set[int]) -> tuple[dict[str, int] | None, bool]:
+    """The number of each name that stands for its camera, None where none does; and how surely.
+
+    Two numbers that may both be the cameras', neither called so, are not sure.
+    """
     groups = {n: list(re.finditer(r"\d+", n)) for n in names}
     counts = {len(g) for g in groups.values()}
     best: tuple[tuple[int, ...], dict[str, int]] | None = None
+    rivals: list[tuple[tuple[int, ...], dict[str, int]]] = []
     for p in range(min(counts)):
         values = {n: int(g[p].group()) for n, g in groups.items()}
         if len(set(values.values())) < len(names):
             continue
         before = {n[: g[p].start()].lower() for n, g in groups.items()}
-        called = all(_CAMERA_WORD.search(b) for b in before)
+        called = all(CAMERA_WORD.search(b) for b in before)
         fits = set(values.values()) <= known
         one_on = {v - 1 for v in values.values()} <= known
         score = (int(called), int(fits), int(one_on), int(len(counts) == 1), -p)
-        if (called or fits or one_on) and (best is None or score > best[0]):
-            best = (score, values)
-    return None if best is None else best[1]
+        if called or fits or one_on:
+            rivals.append((score, values))
+            best = rivals[-1] if best is None or score > best[0] else best
+    if best is None:
+        return None, False
+    alike = [values for score, values in rivals if score[:-1] == best[0][:-1]]
+    return best[1], all(values == best[1] for values in alike)

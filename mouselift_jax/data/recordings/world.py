@@ -20,6 +20,7 @@ from mouselift_jax.errors import ConfigError
 _UP_ENOUGH, _DOWN_ENOUGH = 0.6, 0.75
 _SNAP_DEG = 5.0  # an axis this near is meant
 _LEVEL = 0.3  # how flat the cameras' right-hand axes lie, for up to be taken from them
+_AGREE = 0.6  # length of the cameras' mean up: below it they do not agree on one
 _SAME = 1e-6  # of the rig's size: two cameras in one place
 
 
@@ -31,9 +32,9 @@ def camera_up(rotations: np.ndarray) -> np.ndarray:
     """
     _, first = np.unique(np.round(rotations, 6), axis=0, return_index=True)
     R = rotations[np.sort(first)]
-    mean = -R[:, 1].mean(0)
-    if np.linalg.norm(mean) < 0.3:  # all hang above and look down
-        mean = -R[:, 2].mean(0)
+    mean, back = -R[:, 1].mean(0), -R[:, 2].mean(0)
+    if np.linalg.norm(mean) < min(_AGREE, np.linalg.norm(back)):  # rolled, or all look down
+        mean = back
     mean = mean / max(np.linalg.norm(mean), 1e-12)
     values, vectors = np.linalg.eigh(R[:, 0].T @ R[:, 0])
     across = vectors[:, 0] * np.sign(vectors[:, 0] @ mean)
@@ -157,7 +158,7 @@ def same_places(
         for j in range(i + 1, len(poses)):
             near = np.linalg.norm(centres[i] - centres[j]) < _SAME * size
             if near and np.abs(poses[i][0] - poses[j][0]).max() < 1e-6:
-                others = ",".join(str(n) for n in numbers if n != numbers[j])
+                choices = [",".join(str(n) for n in numbers if n != numbers[k]) for k in (j, i)]
                 found.append(
                     Finding(
                         "calibration_duplicate",
@@ -166,7 +167,8 @@ def same_places(
                         "and the same pose: one of the two was written over the other",
                         (numbers[i], numbers[j]),
                         "calibrate again, or leave the wrong one out: --config.prepare.cameras="
-                        f"{others} (check --cameras {others})",
+                        f"{choices[0]} if {numbers[i]} is right, {choices[1]} if {numbers[j]} is "
+                        "(check --cameras tells which)",
                         {
                             "expected": "every camera in a place of its own",
                             "found": f"centre {np.round(centres[i], 3).tolist()} twice",

@@ -86,3 +86,10 @@ def test_repeats_of_one_camera_are_told_and_a_rest_of_all_is_not():
     assert found.view == 3 and found.rows.tolist() == [50, 51, 70]
     changes[3, 1::2] = 0.2
     assert repeated(changes)[0].share > 0.4
+
+
+def test_the_noise_of_a_resting_animal_is_no_repeat():
+    """Changes of a real clip at rest: 0.03 to 0.3 grey levels."""
+    rng = np.random.default_rng(0)
+    levels, often = [0.04, 0.055, 0.07, 0.086, 0.107, 0.124, 0.27], [4, 12, 24, 28, 22, 8, 2]
+    assert repeated(rng.choice(levels, (3, 120), p=np.array(often) / 100)) == []
