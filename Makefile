@@ -1,34 +1,45 @@
-# The two commands of the README are `make demo` and `make test`; both make their own .venv.
+# The two commands of the README are `make demo` and `make test`; both make their own .venv. demo
+# installs what a lab needs (requirements.txt), the developers' targets add theirs to the same one.
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+DEV_STAMP := $(VENV)/.installed-dev
 JOBS ?= 2
 
-.PHONY: help check demo test test-slow test-without-warp lint format bench bench-render gpu-aot clean
+.PHONY: help check demo demo-quick install test test-slow test-without-warp lint format bench bench-render gpu-aot clean
 
 help:  ## this text
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 22
 
-$(STAMP): requirements.txt requirements-dev.txt
+$(STAMP): requirements.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
-	$(BIN)/pip install --quiet -r requirements-dev.txt
+	$(BIN)/pip install --quiet -r requirements.txt
 	touch $(STAMP)
+
+$(DEV_STAMP): $(STAMP) requirements-dev.txt
+	$(BIN)/pip install --quiet -r requirements-dev.txt
+	touch $(DEV_STAMP)
+
+install: $(STAMP)  ## .venv with what a lab needs, and nothing else
 
 demo: $(STAMP)  ## the whole pipeline at toy size on data it makes itself -> runs/demo/report.html
 	$(BIN)/python launch.py --config=configs/demo.py --workdir=runs/demo
 
-test: $(STAMP)  ## the tests (minutes, 2 cores)
+demo-quick: $(STAMP)  ## the same with a few steps of everything: does it run? figures mean nothing
+	$(BIN)/python launch.py --config=configs/demo.py:quick --workdir=runs/demo_quick
+
+test: $(DEV_STAMP)  ## the tests (minutes, 2 cores)
 	$(BIN)/python -m pytest -n $(JOBS)
 
-test-slow: $(STAMP)  ## the tests marked slow
+test-slow: $(DEV_STAMP)  ## the tests marked slow
 	$(BIN)/python -m pytest -n $(JOBS) -m slow
 
-test-without-warp: $(STAMP)  ## rendering and end-to-end tests as on a machine without warp-lang
+test-without-warp: $(DEV_STAMP)  ## rendering and end-to-end tests as on a machine without warp-lang
 	MOUSELIFT_TEST_WITHOUT_WARP=1 $(BIN)/python -m pytest -n $(JOBS) tests/render tests/pipelines
 
-lint: $(STAMP)  ## style, layers
+lint: $(DEV_STAMP)  ## style, layers
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
@@ -36,14 +47,14 @@ lint: $(STAMP)  ## style, layers
 check: lint  ## what CI refuses first, in seconds: style, layers, the house's rules
 	$(BIN)/python -m pytest -n 0 tests/test_repo_rules.py
 
-format: $(STAMP)  ## fix what can be fixed
+format: $(DEV_STAMP)  ## fix what can be fixed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(STAMP)  ## all benchmarks -> docs/benchmarks.md
+bench: $(DEV_STAMP)  ## all benchmarks -> docs/benchmarks.md
 	$(BIN)/python -m tests.benchmarks.run_all
 
-bench-render: $(STAMP)  ## the rasterizers only
+bench-render: $(DEV_STAMP)  ## the rasterizers only
 	$(BIN)/python -m tests.benchmarks.bench_render
 
 gpu-aot:  ## training steps compiled for NVIDIA GPUs that are not here -> gpu_aot.jsonl

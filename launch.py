@@ -34,6 +34,9 @@ PROGRESS = flags.DEFINE_enum(
 )
 PROFILE = flags.DEFINE_string("profile", None, "A:B writes a profiler trace of these steps.")
 DEBUG = flags.DEFINE_boolean("debug", False, "Show the traceback of a user's error too.")
+ANYWAY = flags.DEFINE_boolean(
+    "anyway", False, "Go on with a training that would take months on this processor."
+)
 PLATFORM = flags.DEFINE_enum("platform", None, ["cpu", "gpu", "tpu"], "Use only these devices.")
 GPU = flags.DEFINE_string(
     "gpu",
@@ -86,6 +89,7 @@ def main(argv: Sequence[str]) -> int:
         progress=PROGRESS.value,
         profile=PROFILE.value,
         debug=DEBUG.value,
+        anyway=ANYWAY.value,
         platform=PLATFORM.value,
         gpu=GPU.value,
         coordinator=COORDINATOR.value,

@@ -3,6 +3,9 @@
 Every artefact of a run is written beside its place and renamed into it, so a run that is killed
 leaves no half-written file that a later command could take for a whole one.
 
+A file in a place that the user named replaces another only if that was of our making: it bears
+our name (`check_replaceable`).
+
 Folders that a command may have to replace are marked when they are made (`mark_made`), with a list
 of what was put into them; `remove_made` removes a marked folder that holds nothing else, and
 refuses any other. Nothing in this project removes a folder in another way.
@@ -15,7 +18,7 @@ import json
 import os
 import platform
 import shutil
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
@@ -23,6 +26,8 @@ from typing import Any, TextIO
 from mouselift_jax.errors import LayoutError
 
 MARK = ".made_by_mouselift.json"
+NAME = b"mouselift_jax"  # somewhere in the head of every file of ours that a user may keep
+HEAD_BYTES = 1 << 16
 
 
 class FileLock:
@@ -63,6 +68,18 @@ class FileLock:
         file.write(f"process {os.getpid()} on {platform.node()}")
         file.flush()
         self._file = file
+        return None
+
+    def holder(self) -> str | None:
+        """Who has it now, None when it is free; nothing is made or changed."""
+        try:
+            with open(self.path) as file:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    return file.read().strip() or "another process"
+        except OSError:  # no such file, no right to read it, a disk without locks
+            pass
         return None
 
     def release(self, *, remove: bool = False) -> None:
@@ -107,6 +124,55 @@ def write_text_atomic(path: str | Path, text: str) -> None:
 def write_json_atomic(path: str | Path, value: Any) -> None:
     """Write `value` as indented JSON to `path`, whole or not at all."""
     write_text_atomic(path, json.dumps(value, indent=1) + "\n")
+
+
+def check_replaceable(path: str | Path, *, overwrite: bool = False) -> None:
+    """Stop where writing `path` would replace a file that this project did not write.
+
+    Args:
+        path: where a file is to be written.
+        overwrite: the user said that whatever is there may go.
+
+    Raises:
+        LayoutError: a file is there that does not bear our name; it is left alone.
+    """
+    path = Path(path)
+    if overwrite or not os.path.lexists(path):
+        return
+    if path.is_file():
+        with open(path, "rb") as file:
+            if NAME in file.read(HEAD_BYTES):
+                return
+    raise LayoutError(
+        "there is a file already that this project did not write: it is left alone",
+        where=path,
+        expected="no such file, or an earlier one of ours",
+        found=f"a file of {path.stat().st_size} bytes" if path.is_file() else "no plain file",
+        fix="give another name, or move it away yourself (export has --overwrite)",
+    )
+
+
+def remove_known(folder: Path, names: Container[str]) -> None:
+    """Remove a local folder that holds nothing but files that we write there.
+
+    Args:
+        folder: which; absent is fine.
+        names: of those files, relative to it.
+
+    Raises:
+        LayoutError: it holds another file; nothing is removed.
+    """
+    if not folder.exists():
+        return
+    strange = [name for name in _contents(folder) if name not in names]
+    if strange:
+        raise LayoutError(
+            "this folder has to be made anew, and holds what this project did not put there",
+            where=folder,
+            found=_some(strange),
+            fix="move these files away yourself, then run the same command again",
+        )
+    shutil.rmtree(folder)
 
 
 def mark_made(folder: Any) -> None:

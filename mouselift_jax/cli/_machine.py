@@ -21,13 +21,12 @@ import numpy as np
 
 GIB = 1 << 30
 PACKAGES = (
-    "jax jaxlib flax optax orbax-checkpoint numpy opencv-python grain diffusers transformers "
-    "ml_collections imageio-ffmpeg"
+    "jax jaxlib flax optax orbax-checkpoint numpy scipy opencv-python-headless|opencv-python grain "
+    "warp-lang viser ml_collections imageio-ffmpeg"
 ).split()
 EXTRAS = {
-    "warp": ("warp", "the fastest rasterizer on CPU and NVIDIA GPUs"),
-    "viewer": ("viser", "`view` with a live server"),
     "demo": ("gradio", "`demo`, the web page from photo to splat"),
+    "prompts": ("transformers", "new words for the multi-view network"),
     "matte": ("rembg", "background removal of photos"),
     "mesh": ("open3d", "`export --to=mesh`"),
 }
@@ -54,11 +53,12 @@ def python_facts() -> Iterator[Fact]:
     )
     yield Fact("System", f"{platform.platform()}, {os.cpu_count()} CPU cores")
     found, missing = [], []
-    for name in PACKAGES:
-        try:
-            found.append(f"{name} {importlib.metadata.version(name)}")
-        except importlib.metadata.PackageNotFoundError:
-            missing.append(name)
+    for names in PACKAGES:
+        version = next((v for n in names.split("|") if (v := _version(n))), None)
+        if version:
+            found.append(f"{names.split('|')[0]} {version}")
+        else:
+            missing.append(names.split("|")[0])
     yield Fact("Packages", ", ".join(found))
     if missing:
         yield Fact("Missing", ", ".join(missing), "bad", "pip install -r requirements.txt")
@@ -68,6 +68,41 @@ def python_facts() -> Iterator[Fact]:
             yield Fact(f"Extra [{extra}]", f"not installed: {purpose}", "note", fix)
         else:
             yield Fact(f"Extra [{extra}]", f"installed: {purpose}")
+
+
+def _version(name: str) -> str | None:
+    """The installed version of a package, without importing it; None where it is not there."""
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def accelerator_facts() -> Iterator[Fact]:
+    """What is there for JAX, asked without JAX, whose start takes seconds of a processor."""
+    rows = nvidia_query("name")
+    plugins = [n for n in ("jax-cuda13-plugin", "jax-cuda12-plugin", "libtpu") if _version(n)]
+    if rows and not any("cuda" in n for n in plugins):
+        fix = "pip install -e '.[cuda13]' (driver >= 580) or [cuda12]; docs/install.md"
+        yield Fact("Device", "an NVIDIA GPU is here, but this JAX knows only the CPU", "warn", fix)
+    elif rows or "libtpu" in plugins:
+        yield from _in_a_child(device_facts)
+    else:
+        yield Fact("Device", f"CPU; CUDA: {_without_gpu()}; --full asks JAX itself", "note")
+
+
+def _in_a_child(probe: Callable[[], Iterator[Fact]]) -> Iterator[Fact]:
+    """Facts from another process: JAX takes most of a GPU's memory while its process lives."""
+    program = (
+        "import dataclasses, json; from mouselift_jax.cli import _machine; "
+        f"print(json.dumps([dataclasses.asdict(f) for f in _machine.{probe.__name__}()]))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    try:
+        yield from (Fact(**row) for row in json.loads(done.stdout.splitlines()[-1]))
+    except (IndexError, ValueError, TypeError):
+        why = (done.stderr.strip().splitlines() or ["no word"])[-1]
+        yield Fact("JAX", f"does not start: {why}", "bad", "see docs/install.md")
 
 
 def device_facts() -> Iterator[Fact]:
@@ -137,15 +172,16 @@ def video_facts() -> Iterator[Fact]:
     """Whether H.264 can be written and read back."""
     import cv2
 
-    from mouselift_jax.data.mp4 import ffmpeg_version
+    from mouselift_jax.data.mp4 import ffmpeg_version, mp4_writer
     from mouselift_jax.errors import MouseLiftError
-    from mouselift_jax.report.turntable import write_mp4
 
     version = ffmpeg_version()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "a.mp4"
         try:
-            write_mp4(path, [np.full((32, 32, 3), v, np.uint8) for v in (0, 100, 200)])
+            with mp4_writer(path, 30.0) as write:
+                for value in (0, 100, 200):
+                    write(np.full((32, 32, 3), value, np.uint8))
             video = cv2.VideoCapture(str(path))
             n = 0
             while video.read()[0]:
@@ -281,8 +317,8 @@ def _last_step(path: Path) -> str:
     return ""
 
 
-def collect(roots: list[Path], *, quick: bool = False) -> list[Fact]:
-    """All facts; `quick` = only what changes from minute to minute."""
+def collect(roots: list[Path], *, quick: bool = False, full: bool = False) -> list[Fact]:
+    """The facts; `quick` = what changes from minute to minute, `full` = with JAX and drawing."""
     here = [Path.cwd()]
     probes: list[Callable[[], Iterator[Fact]]] = [
         gpu_facts,
@@ -292,8 +328,7 @@ def collect(roots: list[Path], *, quick: bool = False) -> list[Fact]:
     if not quick:
         probes = [
             python_facts,
-            device_facts,
-            rasterizer_facts,
+            *([device_facts, rasterizer_facts] if full else [accelerator_facts]),
             video_facts,
             *probes,
             lambda: checkpoint_facts(roots),

@@ -67,6 +67,13 @@ def first_line(verb: str) -> str:
     return (ast.get_docstring(ast.parse(source)) or "").splitlines()[0]
 
 
+def launch(command: str) -> str:
+    """A command of launch.py, and where it runs where there is none: the package has none."""
+    if Path("launch.py").is_file():
+        return command
+    return f"{command}\n      (in a clone of the repository, which has launch.py and configs/)"
+
+
 def coloured(text: str, code: str, stream: object = None) -> str:
     """The text in a terminal's colour; plain when the stream is no terminal or NO_COLOR is set."""
     stream = stream or sys.stderr

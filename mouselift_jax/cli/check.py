@@ -18,16 +18,19 @@ from pathlib import Path
 
 import numpy as np
 
+from mouselift_jax import __version__
+from mouselift_jax.cli._verbs import launch
 from mouselift_jax.data.check.recording import CheckResult, check_recording
 from mouselift_jax.data.check.samples import check_samples
 from mouselift_jax.data.samples.grade import grade_table
 from mouselift_jax.data.samples.sample_set import is_sample_set
 from mouselift_jax.errors import ConfigError
-from mouselift_jax.files import write_json_atomic
+from mouselift_jax.files import check_replaceable, write_json_atomic
 from mouselift_jax.report.grades import grade_plot
 from mouselift_jax.report.pictures import contact_sheet, save_png
 
 EXIT_USABLE, EXIT_UNUSABLE = 0, 2
+WRITES = ("check.json", "contact_sheet.png")
 
 
 class _ListFormats(argparse.Action):
@@ -77,6 +80,9 @@ def run(args: argparse.Namespace) -> int:
     """Check, write, print; 0 if all are usable, 2 if one is not."""
     paths = [Path(p) for p in args.paths]
     places = _places(paths, args.out)
+    grades = Path(args.out or ".") / "grades.png"
+    for file in [p / n for p in places for n in WRITES] + [grades][: len(paths) - 1]:
+        check_replaceable(file)  # before the work
     results = [_check(path, args) for path in paths]
     for out, result in zip(places, results, strict=True):
         _write(out, result)
@@ -85,9 +91,8 @@ def run(args: argparse.Namespace) -> int:
     if graded:
         print(grade_table(graded))  # noqa: T201
     if len(graded) > 1:
-        place = Path(args.out or ".") / "grades.png"
-        save_png(place, grade_plot(graded))
-        print(f"wrote {place}")  # noqa: T201
+        save_png(grades, grade_plot(graded))
+        print(f"wrote {grades}")  # noqa: T201
     if not all(r.usable for r in results):
         return EXIT_UNUSABLE
     more = "".join(
@@ -95,7 +100,7 @@ def run(args: argparse.Namespace) -> int:
         for name in ("unit", "trim", "cameras", "up", "pixel_origin")
         if getattr(args, name) and not is_sample_set(results[0].path)
     )
-    print(f"next: {_next(results[0])}{more}")  # noqa: T201
+    print(f"next: {launch(_next(results[0]) + more)}")  # noqa: T201
     return EXIT_USABLE
 
 
@@ -140,7 +145,8 @@ def _check(path: Path, args: argparse.Namespace) -> CheckResult:
 
 
 def _write(out: Path, result: CheckResult) -> None:
-    write_json_atomic(out / "check.json", result.to_json())
+    made_by = {"written_by": f"mouselift_jax {__version__}"}
+    write_json_atomic(out / "check.json", made_by | result.to_json())
     pictures, labels = _sheet(result)
     if pictures:
         sheet = contact_sheet(

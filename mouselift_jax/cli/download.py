@@ -116,6 +116,14 @@ def run(args: argparse.Namespace) -> int:
     for f in files:
         here = "" if f in missing else "  (here)"
         _say(f"  {f.file_size / 1e6:10.1f} MB  {f.filename}{here}")
+    other = [f.filename for f in missing if (place / f.filename).exists()]
+    if other:
+        raise MouseLiftError(
+            "other files of these names are there already: they are left alone",
+            where=place,
+            found=", ".join(other[:6]),
+            fix="give another folder with --to, or move them away yourself",
+        )
     total, left = (sum(f.file_size for f in part) / 1e9 for part in (files, missing))
     _say(f"{item.repo}: {total:.2f} GB, {left:.2f} GB to fetch")
     _say(f"licence: {item.licence}")

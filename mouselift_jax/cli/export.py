@@ -83,6 +83,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("scene", "mm", "m"),
         help="ply, splat, mesh: unit of coordinates",
     )
+    parser.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="ply, splat, mesh: replace files that are there, whoever wrote them",
+    )
     parser.add_argument("--sample", metavar="ID", help="transforms: which sample")
     parser.add_argument("--all", action="store_true", help="transforms: every sample, in folders")
 

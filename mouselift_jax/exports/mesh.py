@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from mouselift_jax.errors import BackendError, ConfigError, LayoutError, MissingExtraError
-from mouselift_jax.files import atomic_path
+from mouselift_jax.files import atomic_path, check_replaceable
 from mouselift_jax.geometry.camera import Camera
 from mouselift_jax.geometry.rig import rig_from_angles
 from mouselift_jax.splats.gaussians import Gaussians
@@ -114,7 +114,12 @@ def _largest_piece(mesh: object) -> object:
 
 
 def save_mesh(
-    path: str | Path, gaussians: Gaussians, *, axes: str = "opencv", scale: float = 1.0
+    path: str | Path,
+    gaussians: Gaussians,
+    *,
+    axes: str = "opencv",
+    scale: float = 1.0,
+    overwrite: bool = False,
 ) -> tuple[int, int]:
     """Fuse and write a mesh, whole or not at all.
 
@@ -123,6 +128,7 @@ def save_mesh(
         gaussians: one set, unbatched.
         axes: a key of `splats.ply.AXES`.
         scale: factor from scene units to the file's.
+        overwrite: replace a file that is there: Open3D's cannot say who wrote them.
 
     Returns:
         Numbers of vertices and triangles.
@@ -136,6 +142,7 @@ def save_mesh(
             found=path.suffix,
             fix="name the output *.ply, *.obj or *.glb",
         )
+    check_replaceable(path, overwrite=overwrite)
     mesh = fuse_mesh(gaussians)
     import open3d as o3d
 

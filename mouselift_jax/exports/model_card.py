@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mouselift_jax.errors import LayoutError
-from mouselift_jax.files import write_text_atomic
+from mouselift_jax.files import check_replaceable, write_text_atomic
 from mouselift_jax.report.html import number
 
 # Weights that started from FaceLift's stay under its licence, however long they are trained.
@@ -39,7 +39,8 @@ def write_model_card(run: str | Path, path: str | Path) -> Path:
             fix="give the --workdir of a finished run, or a converted folder",
         )
     text = _converted_card(run, conversion) if conversion else _run_card(run, config, summary)
-    write_text_atomic(path, text)
+    check_replaceable(path)
+    write_text_atomic(path, f"<!-- written by mouselift_jax -->\n{text}")
     return path
 
 

@@ -26,7 +26,9 @@ def to_ply(args: argparse.Namespace) -> list[str]:
         path = _target(args, label, ".ply")
         # scene_scale keeps its meaning, units of the file per millimetre: 1 when it is in mm.
         unit = None if scale is None else scale * factor
-        left_out = save_ply(path, gaussians, scene_scale=unit, axes=_axes(args))
+        left_out = save_ply(
+            path, gaussians, scene_scale=unit, axes=_axes(args), overwrite=args.overwrite
+        )
         n = gaussians.n_gaussians - left_out
         lines.append(f"{path} ({n:,} Gaussians, axes {args.axes})" + _left_out(left_out))
     return [*lines, _view(args.out)]
@@ -44,7 +46,7 @@ def to_splat(args: argparse.Namespace) -> list[str]:
         gaussians = gaussians.turned(matrix)
         gaussians = gaussians.transformed(Similarity(factor, np.eye(3), np.zeros(3)))
         path = _target(args, label, ".splat")
-        left_out = save_splat(path, gaussians)
+        left_out = save_splat(path, gaussians, overwrite=args.overwrite)
         size = path.stat().st_size / 1e6
         lines.append(f"{path} ({size:.1f} MB; the file cannot say its axes)" + _left_out(left_out))
     return [*lines, _view(args.out)]
@@ -60,7 +62,9 @@ def to_mesh(args: argparse.Namespace) -> list[str]:
         path = _target(args, label, ".ply" if args.out.suffix == "" else args.out.suffix)
         factor = _factor(args, scale)
         gaussians, left_out = only_drawable(gaussians, path)
-        vertices, triangles = save_mesh(path, gaussians, axes=_axes(args), scale=factor)
+        vertices, triangles = save_mesh(
+            path, gaussians, axes=_axes(args), scale=factor, overwrite=args.overwrite
+        )
         lines.append(
             f"{path} ({vertices:,} vertices, {triangles:,} triangles)" + _left_out(left_out)
         )
@@ -145,9 +149,11 @@ def _axes(args: argparse.Namespace) -> str:
 def _target(args: argparse.Namespace, label: str, suffix: str) -> Path:
     """OUT itself when it names a file; else OUT/<label><suffix>, and never outside OUT."""
     if args.out.suffix:
-        if args.out.exists():
+        if args.out.exists() and not args.overwrite:
             raise ConfigError(
-                "the output exists already", where=args.out, fix="choose another name"
+                "the output exists already",
+                where=args.out,
+                fix="choose another name, or add --overwrite",
             )
         return args.out
     return args.out / f"{Path(label).name}{suffix}"

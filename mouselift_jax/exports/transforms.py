@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from mouselift_jax.errors import one_of
-from mouselift_jax.files import write_json_atomic
+from mouselift_jax.errors import LayoutError, one_of
+from mouselift_jax.files import check_replaceable, write_json_atomic
 
 
 def to_transforms(args: argparse.Namespace) -> list[str]:
@@ -28,6 +28,13 @@ def to_transforms(args: argparse.Namespace) -> list[str]:
     for sample_id in ids:
         sample = samples.load(sample_id)
         folder = args.out / sample_id if args.all else args.out
+        check_replaceable(folder / "transforms.json")
+        if (folder / "images").exists() and not (folder / "transforms.json").exists():
+            raise LayoutError(
+                "there are pictures already that no export wrote: they are left alone",
+                where=folder / "images",
+                fix="give another folder",
+            )
         frames = []
         for v, number in enumerate(sample.camera_ids):
             name = f"images/cam_{int(number):03d}.png"
@@ -35,6 +42,7 @@ def to_transforms(args: argparse.Namespace) -> list[str]:
             frames.append({"file_path": name, **transforms_frame(sample.cameras[v])})
         scale = sample.info.get("scene_scale") or samples.scene_scale
         record = {"aabb_scale": 1, "frames": frames, "scene_scale_per_mm": scale}
+        record["made_by"] = "mouselift_jax"
         write_json_atomic(folder / "transforms.json", record)
         lines.append(f"{folder / 'transforms.json'} ({len(frames)} cameras)")
     return [*lines, "next: give the folder to what reads transforms.json, such as nerfstudio"]

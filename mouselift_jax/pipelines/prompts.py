@@ -9,29 +9,35 @@ from typing import Any
 import jax
 import numpy as np
 
-from mouselift_jax.errors import CheckpointError, ConfigError
+from mouselift_jax.errors import CheckpointError, ConfigError, MissingExtraError
+from mouselift_jax.weights.tables.pipeline import tokenizer_faults
 
-TOKENIZER_FILES = ("vocab.json", "merges.txt")
 
-
-def load_tokenizer(folder: str | Path) -> Any:
+def load_tokenizer(folder: str | Path, vocabulary: int | None = None) -> Any:
     """The CLIP tokenizer of a converted pipeline (or any folder with its files).
 
+    Args:
+        folder: with the tokenizer's files.
+        vocabulary: words that the text encoder knows; a tokenizer of fewer is a stub.
+
     Raises:
-        CheckpointError: files are missing; names them, and where they come from.
+        CheckpointError: files are missing or stubs; names them, and where they come from.
     """
     folder = Path(folder)
-    missing = [name for name in TOKENIZER_FILES if not (folder / name).is_file()]
-    if missing and not (folder / "tokenizer.json").is_file():
+    faults = tokenizer_faults(folder, vocabulary)
+    if faults:
         raise CheckpointError(
-            f"the tokenizer is incomplete: no {' and no '.join(missing)}",
+            f"the tokenizer cannot be used: {', '.join(faults)}",
             where=folder,
-            expected="vocab.json and merges.txt, or tokenizer.json",
+            expected="vocab.json and merges.txt whole, or tokenizer.json",
             found=", ".join(sorted(p.name for p in folder.iterdir())) if folder.is_dir() else "-",
             fix="copy them from the `tokenizer` folder of Stable Diffusion 2.1; the release of "
             "FaceLift may lack merges.txt",
         )
-    from transformers import CLIPTokenizer
+    try:
+        from transformers import CLIPTokenizer
+    except ImportError as error:
+        raise MissingExtraError("transformers", "prompts", "wording new prompts") from error
 
     return CLIPTokenizer.from_pretrained(str(folder), local_files_only=True)
 

@@ -37,7 +37,7 @@ def default_implementation(platform: str) -> str:
     if platform == "tpu":
         choice, why = "tiled", "the pure JAX one is what TPUs run"
     elif importlib.util.find_spec("warp") is None:
-        choice, why = "tiled", "warp-lang is not installed (pip install -e '.[warp]')"
+        choice, why = "tiled", "warp-lang is not installed (pip install warp-lang)"
     else:
         choice, why = "warp", "the fastest here"
     if choice == "warp":
@@ -46,7 +46,9 @@ def default_implementation(platform: str) -> str:
         problem = warp_backend.problem(platform)
         if problem is not None:
             choice, why = "tiled", problem
-    _log.info("rasterizer on %s: %s, %s", platform, choice, why)
+    slow = choice == "tiled" and platform != "tpu"
+    level, cost = (logging.WARNING, ": 3 to 10 times slower") if slow else (logging.INFO, "")
+    _log.log(level, "rasterizer on %s: %s, %s%s", platform, choice, why, cost)
     return choice
 
 

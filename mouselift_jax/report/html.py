@@ -21,7 +21,12 @@ import numpy as np
 from PIL import Image
 
 from mouselift_jax.errors import LayoutError
-from mouselift_jax.files import write_bytes_atomic, write_json_atomic, write_text_atomic
+from mouselift_jax.files import (
+    check_replaceable,
+    write_bytes_atomic,
+    write_json_atomic,
+    write_text_atomic,
+)
 from mouselift_jax.report.curves import curves_svg, read_metrics
 from mouselift_jax.report.pictures import Sheet, png_bytes, sheet_of
 
@@ -148,6 +153,7 @@ def write_report(
         viewer=_viewer(sections),
     )
     path = workdir / name
+    check_replaceable(path)
     write_text_atomic(path, html)
     return path
 

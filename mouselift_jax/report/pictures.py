@@ -87,10 +87,10 @@ SHEET_KEY = "mouselift_jax sheet"  # of the PNG's text chunk that holds what is 
 
 
 def png_bytes(image: Any) -> bytes:
-    """The picture as PNG; that of a `Sheet` carries its layout along."""
-    about, buffer = None, io.BytesIO()
+    """The picture as PNG, with our name in it; that of a `Sheet` carries its layout along."""
+    about, buffer = PngInfo(), io.BytesIO()
+    about.add_text("Software", "mouselift_jax")
     if isinstance(image, Sheet):
-        about = PngInfo()
         layout = {"labels": image.labels, "rows": image.rows, "boxes": image.boxes}
         about.add_text(SHEET_KEY, json.dumps(layout))
     Image.fromarray(to_uint8(image)).save(buffer, "png", optimize=True, pnginfo=about)

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from mouselift_jax.errors import ConfigError, LayoutError
-from mouselift_jax.files import write_text_atomic
+from mouselift_jax.files import check_replaceable, write_text_atomic
 from mouselift_jax.splats.gaussians import Gaussians
 from mouselift_jax.splats.ply import load_ply, read_header
 from mouselift_jax.splats.splat_file import load_splat, splat_rows
@@ -133,14 +133,20 @@ def export_html(
     fps: float = 10,
     scene_scale: float | None = None,
 ) -> Path:
-    """Write a page that shows the Gaussians in any browser, without a server."""
+    """Write a page that shows the Gaussians in any browser, without a server.
+
+    Raises:
+        LayoutError: another file is there, which no export wrote.
+    """
     import html
 
+    check_replaceable(path)
     fragment = viewer_fragment(splats, labels, fps=fps, scene_scale=scene_scale)
     write_text_atomic(
         path,
         f'<!doctype html><html lang="en"><head><meta charset="utf-8">'
         f'<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f'<meta name="generator" content="mouselift_jax">'
         f'<link rel="icon" href="data:,"><title>{html.escape(title)}</title><style>'
         f"body {{ font:15px/1.5 system-ui,sans-serif; margin:0; padding:12px; color:#1f2328 }}"
         f"{CSS} .mouselift-splats {{ max-width:none; margin:0 auto }}"

@@ -13,7 +13,8 @@ import logging
 import logging.handlers
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,8 @@ MAY_CHANGE = (
     "prepare.cache",
     "variant",
 )
+IDLE = ("config.json", "log.txt", ".lock")  # what a run leaves that made nothing
+LOGS = ("*.out", "*.err", "*.log")  # what a scheduler or a shell writes beside it
 LOG_BYTES = 20 << 20  # log.txt grows to this, then becomes log.txt.1 and log.txt.2
 
 
@@ -96,13 +99,7 @@ class Workdir:
         if not self.options.primary:
             check_same_config(self.path, self.config)
             return self
-        if self.path.exists() and not self.path.is_dir():
-            raise ConfigError(
-                "--workdir is a file",
-                where=self.path,
-                expected="a folder of its own",
-                fix="--workdir=runs/NAME",
-            )
+        check_folder(self.path, self.config.get("stage", "NAME"))
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             owner = self._lock.acquire()
@@ -114,12 +111,7 @@ class Workdir:
                 fix="give a folder that you may write to",
             ) from error
         if owner is not None:
-            raise ConfigError(
-                "this folder is in use by another run",
-                where=self.path,
-                found=owner,
-                fix="wait for it, stop it, or give another --workdir",
-            )
+            raise _in_use(self.path, owner)
         try:
             check_same_config(self.path, self.config)
             self._is_new = not (self.path / "config.json").exists()
@@ -146,14 +138,7 @@ class Workdir:
 
     def _forget(self) -> None:
         """Take the config back if nothing was made: the command, once corrected, starts here."""
-        idle = ("config.json", "log.txt", ".lock")
-        made = (
-            p
-            for p in self.path.rglob("*")
-            if p.is_file() and p.stat().st_size
-            if p.name not in idle and not p.name.startswith("events.")
-        )
-        if next(made, None) is None:
+        if next(_contents(self.path), None) is None:
             (self.path / "config.json").unlink(missing_ok=True)
 
     @property
@@ -212,6 +197,77 @@ class Workdir:
                     writer.scalars(steps, record["metrics"])
             write_json_atomic(self.path / "summary.json", record)
         return record
+
+
+def _contents(path: Path) -> Iterator[Path]:
+    """Files of a folder that are more than the traces of a run that made nothing."""
+    for p in path.rglob("*"):
+        if p.name not in IDLE and not p.name.startswith("events.") and p.is_file():
+            if p.stat().st_size:
+                yield p
+
+
+def check_place(path: Path, config: Mapping[str, Any]) -> None:
+    """Stop where a run of this configuration would, without touching anything: for plans.
+
+    Raises:
+        ConfigError: why a run cannot work there.
+    """
+    check_folder(path, config.get("stage", "NAME"))
+    owner = FileLock(path / ".lock").holder()
+    if owner is not None:
+        raise _in_use(path, owner)
+    check_same_config(path, config)
+
+
+def _in_use(path: Path, owner: str) -> ConfigError:
+    return ConfigError(
+        "this folder is in use by another run",
+        where=f"--workdir={path}",
+        found=owner,
+        fix="wait for it, stop it, or give another --workdir",
+    )
+
+
+def check_folder(path: Path, name: str) -> None:
+    """A folder for a run can be made and written, and holds nothing that no run made.
+
+    Args:
+        path: the folder, there or not.
+        name: for a better one below it.
+
+    Raises:
+        ConfigError: why not.
+    """
+    there = next(p for p in (path, *path.absolute().parents) if p.exists())
+    if not there.is_dir():
+        raise ConfigError(
+            "--workdir is a file" if there == path else "the folder cannot be made",
+            where=f"--workdir={path}",
+            expected="a folder of its own",
+            found=f"{there} is a file",
+            fix="--workdir=runs/NAME",
+        )
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise ConfigError(
+            "the folder cannot be made, or not be written",
+            where=f"--workdir={path}",
+            found=f"{there} is read-only for you",
+            fix="give a folder that you may write to",
+        )
+    record = read_json(path / "config.json")
+    if path.is_dir() and "stage" not in (record or {}):
+        strange = sorted({p.relative_to(path).parts[0] for p in islice(_contents(path), 200)})
+        strange += ["config.json"] if record is not None else []
+        strange = [n for n in strange if not any(fnmatch.fnmatchcase(n, p) for p in LOGS)]
+        if strange:
+            raise ConfigError(
+                "this folder holds what no run made: nothing is written into it",
+                where=f"--workdir={path}",
+                expected="no such folder, an empty one, or that of a run",
+                found=", ".join(strange[:6]) + (", ..." if len(strange) > 6 else ""),
+                fix=f"--workdir={path / name}, or another new folder",
+            )
 
 
 def check_same_config(path: Path, config: Mapping[str, Any]) -> None:

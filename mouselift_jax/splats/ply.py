@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from mouselift_jax.errors import LayoutError, ShapeError, one_of
+from mouselift_jax.files import check_replaceable
 from mouselift_jax.splats.filters import only_drawable
 from mouselift_jax.splats.foreign import colours, filtered, log_scales, refuse_activated, solid
 from mouselift_jax.splats.gaussians import SH_COUNTS, Gaussians
@@ -42,6 +43,7 @@ def save_ply(
     *,
     scene_scale: float | None = None,
     axes: str = "opencv",
+    overwrite: bool = False,
 ) -> int:
     """Write one set of Gaussians, whole or not at all; those that hold no numbers are left out.
 
@@ -50,9 +52,13 @@ def save_ply(
         gaussians: one set, fields [N,...]; stored as float32.
         scene_scale: scene units per millimetre, for the header; None when unknown.
         axes: axes to write in, a key of `AXES`; "opencv" stores the numbers unchanged.
+        overwrite: replace a file that is there even if this project did not write it.
 
     Returns:
         How many were left out.
+
+    Raises:
+        LayoutError: another program's file is there; it is left alone.
     """
     one_of(axes, AXES, "unknown axes", where=str(path))
     if np.ndim(gaussians.opacity_logits) != 1:
@@ -73,6 +79,7 @@ def save_ply(
         "scene units per mm",
         f"{_TAG} colour sRGB; opacity is a logit, scale a logarithm, rot wxyz",
     ]
+    check_replaceable(path, overwrite=overwrite)
     write_table(path, _columns(turned), comments)
     return left_out
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from mouselift_jax.errors import LayoutError, ShapeError
-from mouselift_jax.files import write_bytes_atomic
+from mouselift_jax.files import check_replaceable, write_bytes_atomic
 from mouselift_jax.splats.filters import only_drawable
 from mouselift_jax.splats.gaussians import Gaussians
 from mouselift_jax.splats.sh import C0
@@ -44,8 +44,14 @@ def splat_rows(gaussians: Gaussians) -> np.ndarray:
     return rows[order]
 
 
-def save_splat(path: str | Path, gaussians: Gaussians) -> int:
-    """Write one set of Gaussians as .splat, whole or not at all; returns how many were left out."""
+def save_splat(path: str | Path, gaussians: Gaussians, *, overwrite: bool = False) -> int:
+    """Write one set of Gaussians as .splat, whole or not at all; returns how many were left out.
+
+    Raises:
+        LayoutError: the file exists, and `overwrite` does not allow to replace it: a .splat cannot
+            say who wrote it.
+    """
+    check_replaceable(path, overwrite=overwrite)
     rows = splat_rows(gaussians)
     write_bytes_atomic(path, rows.tobytes())
     return gaussians.n_gaussians - len(rows)

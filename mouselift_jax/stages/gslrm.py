@@ -50,6 +50,7 @@ NEXT = (
     "python launch.py --config=configs/eval.py{tiny} --config.samples={config.samples} "
     "--config.gslrm={workdir} --workdir={beside}/eval",
 )
+LOSS_NETWORKS = {"perceptual": "vgg19", "lpips": "lpips"}
 
 
 def next_after(config: Any, summary: dict[str, Any]) -> tuple[str, ...]:
@@ -114,23 +115,45 @@ def make_task(config: Any, networks: Any = None) -> Task:
             implementation=config.render,
         )
 
-    side = config.data.size
-    forward = network.forward_flops(cfg, config.data.n_inputs, side, side)
     return Task(
         init,
         loss,
         shapes,
         constants={name: params for name, (_, params) in networks.items()} or None,
-        flops_per_step=3 * config.train.batch_size * forward,
+        flops_per_step=flops_per_step(config),
     )
+
+
+def flops_per_step(config: Any) -> float:
+    """Useful operations of a training step, by arithmetic."""
+    side = config.data.size
+    forward = network.forward_flops(network_config(config), config.data.n_inputs, side, side)
+    return 3 * config.train.batch_size * forward
+
+
+def check_loss_networks(config: Any) -> None:
+    """Losses that compare features have their network's weights.
+
+    Raises:
+        ConfigError: no place is named where they are.
+    """
+    for name in LossConfig(**config.loss.to_dict()).needs():
+        if not (config.perceptual_from or config.init_from):
+            raise ConfigError(
+                f"config.loss.{name} needs the weights of {LOSS_NETWORKS[name]}",
+                where="config.perceptual_from",
+                fix=f"--config.perceptual_from=DIR (see docs/checkpoints.md), or "
+                f"--config.loss.{name}=0 --config.loss.ssim=0.2",
+            )
 
 
 def loss_networks(config: Any, *, abstract: bool = False) -> dict[str, Any]:
     """The networks of the loss, read from `perceptual_from` or `init_from`."""
-    wanted = LossConfig(**config.loss.to_dict()).needs()
+    if not abstract:
+        check_loss_networks(config)
     found = {}
-    for name in wanted:
-        component = {"perceptual": "vgg19", "lpips": "lpips"}[name]
+    for name in LossConfig(**config.loss.to_dict()).needs():
+        component = LOSS_NETWORKS[name]
         source = config.perceptual_from or config.init_from
         if abstract:
             from mouselift_jax.weights import pretrained
@@ -140,13 +163,6 @@ def loss_networks(config: Any, *, abstract: bool = False) -> dict[str, Any]:
             kept = functools.partial(jax.ShapeDtypeStruct, dtype=jnp.dtype(config.train.dtype))
             found[name] = (module, jax.tree.map(lambda x, kept=kept: kept(x.shape), shapes))
             continue
-        if not source:
-            raise ConfigError(
-                f"config.loss.{name} needs the weights of {component}",
-                where="config.perceptual_from",
-                fix=f"--config.perceptual_from=DIR (see docs/checkpoints.md), or "
-                f"--config.loss.{name}=0 --config.loss.ssim=0.2",
-            )
         found[name] = load_pretrained(source, component, dtype=jnp.dtype(config.train.dtype))
     return found
 
@@ -271,9 +287,11 @@ def plan(config: Any, workdir: Path) -> Plan:
         )
     if not sample_set.ids("val") and not config.overfit:
         notes.append("the validation split is empty: nothing will be evaluated")
-    known = config.perceptual_from or config.init_from
-    if LossConfig(**config.loss.to_dict()).needs() and not known:
-        notes.append("the perceptual loss has no weights yet: --config.perceptual_from=DIR")
+    stops = []
+    try:
+        check_loss_networks(config)
+    except ConfigError as error:
+        stops.append(error)
     skipped = []
     if summary.get("finished") and summary.get("steps", 0) >= t.steps:
         skipped.append(f"all {t.steps} steps: finished")
@@ -289,6 +307,7 @@ def plan(config: Any, workdir: Path) -> Plan:
         f"checkpoints {state / 2**30 * t.keep:.2g} GiB of disk",
         skipped=skipped,
         notes=notes,
+        stops=stops,
     )
 
 

@@ -268,11 +268,22 @@ def compile_plan(config: Any, workdir: Path, devices: Sequence[Any] | None = Non
 def abstract_trainer(config: Any, devices: Sequence[Any] | None = None) -> Trainer:
     """The trainer of a config on shapes alone: nothing is read but configs of weights."""
     config = MultiviewSettings.of(config)
+    task = _abstract_task(config)
+    return Trainer(task, config.train, low_rank=low_rank(config), devices=devices)
+
+
+def flops_per_step(config: Any) -> float:
+    """Useful operations of a training step, by arithmetic."""
+    config = MultiviewSettings.of(config)
+    if not uses_toys(config):
+        must_exist(config.init_from, "init_from")
+    return _abstract_task(config).flops_per_step
+
+
+def _abstract_task(config: MultiviewSettings) -> Task:
     towers = abstract_towers(config)
     networks = towers.networks(make_unet(config, towers.modules["vae"].config.downscale))
-    constants = {**towers.params, "prompts": towers.prompts}
-    task = make_task(config, networks, constants)
-    return Trainer(task, config.train, low_rank=low_rank(config), devices=devices)
+    return make_task(config, networks, {**towers.params, "prompts": towers.prompts})
 
 
 def run(config: Any, workdir: Workdir) -> None:

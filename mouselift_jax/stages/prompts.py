@@ -52,7 +52,8 @@ def run(config: Any, workdir: Workdir) -> None:
     cameras = _cameras(config)
     prompts = _prompts(config, cameras)
     module, params = load_pretrained(source, "text_encoder")
-    tokens = tokenize(load_tokenizer(source / "tokenizer"), prompts, module.config.max_tokens)
+    tokenizer = load_tokenizer(source / "tokenizer", module.config.vocab_size)
+    tokens = tokenize(tokenizer, prompts, module.config.max_tokens)
     embeds = encode_prompts(module, params, tokens)
     if not np.isfinite(embeds).all():
         raise CheckpointError(

@@ -29,6 +29,8 @@ log = logging.getLogger("mouselift_jax")
 # What a damaged checkpoint raises, depending on which byte is hit.
 DAMAGED = (ValueError, OSError, KeyError, TypeError, RuntimeError, EOFError, AssertionError)
 LAYOUT = "_layout"  # beside each item's checksum, that of its names and shapes
+# Some of these are in every checkpoint of ours, damaged or not.
+OF_A_CHECKPOINT = ("_CHECKPOINT_METADATA", "commit_success.txt", "check", "params")
 ROOM = "free some space and run the same command again: the previous checkpoint is intact"
 
 
@@ -55,6 +57,27 @@ def checksum(tree: Any) -> jax.Array:
 def _beside(total: jax.Array, value: jax.Array) -> jax.Array:
     """`value` on the devices that hold `total`: with several processes, on all of theirs."""
     return total * 0 + value
+
+
+def _refuse_strange(directory: Path) -> None:
+    """Stop before orbax: it takes every folder named by a number for its own, and removes it.
+
+    Raises:
+        CheckpointError: there are such folders, and no checkpoint is in them.
+    """
+    strange = [
+        p.name
+        for p in sorted(directory.iterdir())
+        if p.name.isdigit() and p.is_dir() and any(p.iterdir())
+        if not any((p / name).exists() for name in OF_A_CHECKPOINT)
+    ]
+    if strange:
+        raise CheckpointError(
+            "these folders hold no checkpoints, and their names are those of checkpoints",
+            where=directory,
+            found=", ".join(strange[:6]),
+            fix="move them away yourself: old checkpoints are removed here",
+        )
 
 
 class Checkpoints:
@@ -106,6 +129,8 @@ class Checkpoints:
                 fix="give the --workdir of a run that saved one",
             )
         self.directory.mkdir(parents=True, exist_ok=True)
+        if not read_only:
+            _refuse_strange(self.directory)
         self._checkpointer = self._open()
         self._pending: Any = None
         self._failed_once = False

@@ -280,6 +280,10 @@ class Trainer:
                 if done < config.steps:
                     for name, text in hooks.texts.items():
                         writer.text(done, name, text)
+                    loop.log.info(
+                        "compiling the step; should XLA write `Very slow compile?` or `Constant "
+                        "folding ...`, it is about waiting: no bug, nothing to file"
+                    )
                     state = loop.train(
                         state,
                         self.step,

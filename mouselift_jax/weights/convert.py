@@ -245,6 +245,8 @@ def convert(
             )
             for note in part.notes:
                 report(f"  {note}")
+        for note in plan.notes:
+            report(f"note: {note}")
         for place, file in plan.copies.items():
             (work / place).parent.mkdir(parents=True, exist_ok=True)
             (work / place).write_bytes(file.read_bytes())

@@ -26,6 +26,7 @@ from mouselift_jax.weights.tables.pipeline import (
     SETTINGS,
     check_schedulers,
     eight_channels,
+    tokenizer_faults,
 )
 from mouselift_jax.weights.torch_sources import (
     LazyTensor,
@@ -296,8 +297,15 @@ def _plan_mvdiffusion(request: Request) -> ConversionPlan:
     copies = {f"{place}/{name}": folder / place / name for place, name in SETTINGS.items()}
     if (folder / "tokenizer").is_dir():
         copies |= {f"tokenizer/{p.name}": p for p in sorted((folder / "tokenizer").iterdir())}
-    if (folder / "tokenizer").is_dir() and not (folder / "tokenizer" / "merges.txt").is_file():
-        notes.append("tokenizer/merges.txt is missing: copy it there before making prompts")
+        vocabulary = None
+        if (folder / "text_encoder" / "config.json").is_file():
+            vocabulary = read_json(folder / "text_encoder" / "config.json").get("vocab_size")
+        notes += [
+            f"tokenizer/{fault}: copy that of Stable Diffusion 2.1 there before making prompts"
+            for fault in tokenizer_faults(folder / "tokenizer", vocabulary)
+        ]
+    elif (folder / "text_encoder").is_dir():
+        notes.append("no tokenizer: copy that of Stable Diffusion 2.1 before making prompts")
     for file in copies.values():
         check_file(file)
     return ConversionPlan("mvdiffusion", folder, tuple(parts), copies, tuple(notes))

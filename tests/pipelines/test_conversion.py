@@ -159,6 +159,8 @@ def test_one_component_only(pipeline, tmp_path):
 
 def test_text_encoder_may_be_absent(pipeline, tmp_path):
     shutil.copytree(pipeline[0], tmp_path / "src")
+    stub = plan_conversion("mvdiffusion", Request(tmp_path / "src"))
+    assert "vocab.json is a stub: 1 words, the text encoder knows 50" in str(stub.notes)
     shutil.rmtree(tmp_path / "src" / "text_encoder")
     (tmp_path / "src" / "tokenizer" / "merges.txt").unlink()
     plan = plan_conversion("mvdiffusion", Request(tmp_path / "src"))

@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +10,7 @@ from flax import linen as nn
 
 from configs import prompts as configs
 from mouselift_jax.data.prompts import describe_styles, load_styles, pick_style, view_prompts
-from mouselift_jax.errors import CheckpointError, ConfigError, LayoutError
+from mouselift_jax.errors import CheckpointError, ConfigError, LayoutError, MissingExtraError
 from mouselift_jax.files import write_json_atomic
 from mouselift_jax.geometry.rig import rig_from_angles
 from mouselift_jax.models.clip import TextConfig, TextEncoder
@@ -81,8 +82,25 @@ def test_misspelt_style_and_broken_file(tmp_path):
 def test_missing_tokenizer_files_are_named(tmp_path):
     folder, _ = write_tokenizer(tmp_path / "tokenizer")
     (folder / "merges.txt").unlink()
-    with pytest.raises(CheckpointError, match=r"no merges\.txt"):
+    with pytest.raises(CheckpointError, match=r"merges\.txt is missing"):
         load_tokenizer(folder)
+    (folder / "merges.txt").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0")
+    with pytest.raises(CheckpointError, match=r"merges\.txt is the pointer of Git LFS"):
+        load_tokenizer(folder)
+
+
+def test_without_transformers_the_extra_is_named(tmp_path, monkeypatch):
+    folder, _ = write_tokenizer(tmp_path / "tokenizer")
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(MissingExtraError, match=r"pip install -e '\.\[prompts\]'"):
+        load_tokenizer(folder)
+
+
+def test_a_stub_of_a_vocabulary_is_refused(tmp_path):
+    folder, vocabulary = write_tokenizer(tmp_path / "tokenizer")
+    load_tokenizer(folder, vocabulary)
+    with pytest.raises(CheckpointError, match=f"a stub: {vocabulary} words"):
+        load_tokenizer(folder, 49408)
 
 
 def test_encoding_a_tiny_vocabulary(tmp_path):

@@ -7,15 +7,17 @@ import shlex
 from pathlib import Path
 
 import pytest
+from absl import flags
+from ml_collections import config_flags
 
 from configs import common, gslrm, infer
 from mouselift_jax.cli._verbs import build_parser
 from mouselift_jax.data.inputs import resolve_samples
 from mouselift_jax.data.samples.sample_set import SampleSet
-from mouselift_jax.errors import ConfigError, LayoutError, ProblemList
+from mouselift_jax.errors import BackendError, ConfigError, LayoutError, ProblemList
 from mouselift_jax.runs import record
 from mouselift_jax.runs.folder import Workdir
-from mouselift_jax.stages.harness import command
+from mouselift_jax.stages.harness import command, patience
 from mouselift_jax.stages.harness.plan import STAGES, Plan, find_stage, next_commands
 from mouselift_jax.stages.harness.selection import select
 from mouselift_jax.training.preempt import StopRequested
@@ -109,6 +111,76 @@ def test_a_run_is_whole_while_all_that_it_made_is_there(tmp_path):
         assert record.is_whole(tmp_path) == finished
     (tmp_path / "a.txt").unlink()
     assert not record.is_whole(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "config.json", "videos/0.mp4"])
+def test_a_folder_that_no_run_made_is_left_alone(tmp_path, name):
+    """A recording, a project, a home: nothing of them may be overwritten."""
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("{}")
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(ConfigError, match="no run made: nothing is written") as told:
+        Workdir(tmp_path, {"stage": "x"}).__enter__()
+    assert f"--workdir={tmp_path / 'x'}" in str(told.value)
+    assert sorted(tmp_path.rglob("*")) == before and (tmp_path / name).read_text() == "{}"
+
+
+def test_a_schedulers_output_may_lie_in_a_new_runs_folder(tmp_path):
+    (tmp_path / "slurm-12.out").write_text("started")
+    with Workdir(tmp_path, {"stage": "x"}):
+        pass
+
+
+def plan_of(path, config, capsys, **options):
+    """Exit code and words of `--plan=quick` of a stage that has nothing against itself."""
+    stage = type("S", (), {"plan": staticmethod(lambda config, path: Plan("x"))})
+    code = command._plan(stage, config, path, command.Options(plan="quick", **options))
+    return code, capsys.readouterr().out
+
+
+def test_a_plan_says_what_the_run_would_say(tmp_path, capsys, monkeypatch):
+    config = common.stage("x")
+    assert plan_of(tmp_path / "new", config, capsys)[0] == 0 and not (tmp_path / "new").exists()
+    with Workdir(tmp_path / "used", config):
+        code, text = plan_of(tmp_path / "used", config, capsys)
+        assert code == 2 and "in use by another run" in text
+    with Workdir(tmp_path / "other", common.stage("y")):
+        pass
+    assert "a run of y" in plan_of(tmp_path / "other", config, capsys)[1]
+    changed = common.stage("x")
+    changed.seed = 3
+    assert "seed: 0 -> 3" in plan_of(tmp_path / "used", changed, capsys)[1]
+    monkeypatch.setattr("os.access", lambda *_: False)
+    code, text = plan_of(tmp_path / "new", config, capsys)
+    assert code == 2 and f"{tmp_path} is read-only for you" in text
+
+
+def test_a_training_that_would_never_end_is_told_with_what_fits(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(patience, "speed", lambda: 1e11)
+    monkeypatch.setattr(command, "environment", lambda path, options: True)
+    started = []
+    monkeypatch.setattr(find_stage("gslrm"), "run", lambda *_: started.append(1))
+
+    def told(variant, **options):
+        config = gslrm.get_config(variant)
+        code = command.run(config, str(tmp_path / variant), command.Options(**options))
+        return code, capsys.readouterr().err
+
+    code, text = told("base")
+    assert code == 2 and "configs/gslrm.py:tiny" in text and "for 20000" in text and not started
+    assert not (tmp_path / "base").exists()
+    assert told("tiny")[0] == 0 and told("base", anyway=True)[0] == 0 and len(started) == 2
+    monkeypatch.setattr(patience, "speed", lambda: 1e15)  # a processor of another time
+    assert told("base")[0] == 0 and len(started) == 3
+
+
+def test_the_plan_of_a_base_training_names_all_that_stops_it(tmp_path):
+    config = gslrm.get_config("base")
+    config.samples = str(write_samples(tmp_path / "set", n=2, size=16, n_val=1))
+    stops = find_stage("gslrm").plan(config, tmp_path / "run").stops
+    assert [error.where for error in stops] == ["config.perceptual_from"]
+    config.loss.perceptual = 0.0
+    assert not find_stage("gslrm").plan(config, tmp_path / "run").stops
 
 
 def test_a_folder_that_cannot_be_made_is_the_users_error(tmp_path):
@@ -259,6 +331,47 @@ def test_flag_errors_name_the_key_that_was_meant():
     assert "train.optim.lr" in told(base, "--config.train.lr=1")
     assert "configs/prepare.py" in told(base, "--config.recording=here")
     assert "did you mean 'data.size'" in told(base, "--config.data.siez=1")
+
+
+@pytest.mark.parametrize(
+    "given, key, takes",
+    [
+        ("train.steps=abc", "train.steps=300", "a whole number"),
+        ("train.optim.lr=fast", "train.optim.lr=0.001", "a number"),
+        ("model.min_log_scale=x", "model.min_log_scale=-4.5", "a number"),
+        ("loss.masked=perhaps", "loss.masked=True", "True or False"),
+        ("train=5", "train.accum_steps=...", "it is a section"),
+    ],
+)
+def test_a_value_of_the_wrong_type_is_told_in_words(given, key, takes, monkeypatch):
+    argv = ["launch.py", "--config=configs/gslrm.py:tiny", f"--config.{given}"]
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_file("config", flag_values=values)
+    monkeypatch.setattr("sys.argv", argv)
+    with pytest.raises((flags.Error, ValueError, TypeError)) as raised:
+        values(argv)
+    told = str(command.flag_error(raised.value, argv))
+    assert takes in told and f"--config.{key}" in told and "literal" not in told
+
+
+def test_lists_of_cameras_take_numbers():
+    config = gslrm.get_config("tiny")
+    config.data.heldout_cameras = ("front",)
+    with pytest.raises(ConfigError, match="whole numbers"):
+        command.check_choices(config)
+    config.data.heldout_cameras = (3,)
+    command.check_choices(config)
+
+
+def test_a_platform_that_is_not_there_is_named(tmp_path, monkeypatch):
+    def devices():
+        raise AssertionError  # what jax 0.10 does where no plugin of that name is installed
+
+    monkeypatch.setattr("jax.devices", devices)
+    monkeypatch.setattr("jax.config.update", lambda *_: None)
+    with pytest.raises(BackendError, match="--platform=gpu") as told:
+        command.environment(tmp_path, command.Options(platform="gpu", plan="quick"))
+    assert "doctor" in str(told.value) and "no JAX build for gpu" in str(told.value)
 
 
 def test_a_variant_with_a_misspelt_key_is_an_error():

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import io
 import json
+import os
 import pickle
 import re
 from collections.abc import Callable, Sequence
@@ -20,6 +21,7 @@ import numpy as np
 from mouselift_jax.data.readers.calibration import Calibration, CameraModel
 from mouselift_jax.data.readers.pickles import camera_fields
 from mouselift_jax.data.readers.text import natural_key
+from mouselift_jax.errors import LayoutError
 from mouselift_jax.files import write_bytes_atomic, write_text_atomic
 
 
@@ -166,13 +168,24 @@ def write_back(
     Args:
         calibration: as it was read.
         new: the cameras in its order; unchanged ones are passed as they were.
-        folder: where to; the file keeps its name.
+        folder: where to, of our making; the file keeps its name.
         sizes: picture sizes, for our own form.
 
     Returns:
         The file, and whether it has the format that was read; formats that cannot be written yet
         become `opencv_cameras.json`.
+
+    Raises:
+        LayoutError: the file would replace the calibration that was read; nothing is written.
     """
+    for name in (calibration.path.name, "opencv_cameras.json"):
+        if (folder / name).exists() and calibration.path.exists():
+            if os.path.samefile(folder / name, calibration.path):
+                raise LayoutError(
+                    "a corrected calibration never replaces the one it was made from",
+                    where=calibration.path,
+                    fix="give another folder, then copy it over yourself if you want to",
+                )
     pairs = list(zip(calibration.cameras, copy.deepcopy(list(new)), strict=True))
     writer = WRITERS.get(calibration.kind)
     data = writer(calibration.path, pairs) if writer and calibration.path.is_file() else None

@@ -24,11 +24,12 @@ from mouselift_jax.data.png import encode_png
 from mouselift_jax.data.samples.camera_file import camera_record
 from mouselift_jax.data.samples.sample_set import CAMERAS, MANIFEST, SCHEMA_VERSION, SPLITS
 from mouselift_jax.errors import ConfigError, LayoutError
-from mouselift_jax.files import write_json_atomic, write_text_atomic
+from mouselift_jax.files import remove_known, write_json_atomic, write_text_atomic
 from mouselift_jax.geometry.camera import Camera
 
 JOURNAL = "journal.jsonl"
 PART = ".part_"
+SAMPLE_FILES = {CAMERAS, *(f"images/cam_{i:03d}.png" for i in range(1000))}
 
 
 def sample_id(number: int) -> str:
@@ -106,12 +107,10 @@ class SampleWriter:
                     (part / file).write_bytes(encode_png(image))
                 record = camera_record(name, cameras, camera_ids, files, frame=int(frame), **info)
                 (part / CAMERAS).write_text(json.dumps(record) + "\n")
-                if (self.path / name).exists():
-                    shutil.rmtree(self.path / name)
+                remove_known(self.path / name, SAMPLE_FILES)  # a damaged one
                 os.rename(part, self.path / name)
             finally:
-                if part.exists():
-                    shutil.rmtree(part, ignore_errors=True)
+                remove_known(part, SAMPLE_FILES)
         self._record({"id": name, "frame": int(frame), "status": "ok", **(row or {})})
         return name
 
@@ -209,13 +208,14 @@ class SampleWriter:
 
     def _check_same(self) -> None:
         stored = self._stored()
-        strange = [] if stored else sorted(p.name for p in self.path.glob("sample_*"))
+        ours = ("sample_*", f"{PART}*", JOURNAL, *(f"{name}.txt" for name in SPLITS))
+        strange = [] if stored else sorted(p.name for g in ours for p in self.path.glob(g))
         if strange:
             raise LayoutError(
                 "this folder holds samples that were not made here: they are left alone",
                 where=self.path,
                 expected=f"no samples, or {MANIFEST} beside them",
-                found=f"{len(strange)}, from {strange[0]} to {strange[-1]}",
+                found=", ".join(strange[:6]) + (", ..." if len(strange) > 6 else ""),
                 fix="give another folder (--workdir), or move them away yourself",
             )
         for key in ("source", "parameters"):
@@ -233,7 +233,7 @@ class SampleWriter:
     def _clean(self) -> None:
         """Remove what a killed run left half-written."""
         for part in self.path.glob(f"{PART}*"):
-            shutil.rmtree(part)
+            remove_known(part, SAMPLE_FILES)
 
     def _read_journal(self) -> dict[str, dict[str, Any]]:
         rows = {r["id"]: r for r in self._stored().get("samples", ()) if self._is_there(r)}

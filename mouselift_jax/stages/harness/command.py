@@ -17,11 +17,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from ml_collections import ConfigDict
+
 from mouselift_jax.data.inputs import prepare_command
 from mouselift_jax.errors import BackendError, ConfigError, MouseLiftError, nearest, raise_all
 from mouselift_jax.runs.folder import Options as RunOptions
-from mouselift_jax.runs.folder import Workdir, flatten, plain, read_summary
+from mouselift_jax.runs.folder import Workdir, check_place, flatten, plain, read_summary
 from mouselift_jax.stages.harness import gpu_plan
+from mouselift_jax.stages.harness.patience import too_slow
 from mouselift_jax.stages.harness.plan import STAGES, find_stage, next_commands
 from mouselift_jax.training.preempt import AGAIN, INTERRUPTED, StopRequested
 
@@ -34,6 +37,7 @@ MEMORY = (
 
 POSITIVE = ("steps", "batch_size", "accum_steps")  # numbers of which there is at least one
 MAY_BE_NONE = "refine.steps"  # but for this one: 0 turns it off
+NUMBERED = ("heldout_cameras", "views", "exclude")  # lists of whole numbers
 DTYPES = ("bfloat16", "float32")  # of products; figures and losses are float32 throughout
 DONE, USER = 0, 2  # a bug is a traceback and 1; 75 and 130 see training/preempt.py
 
@@ -46,6 +50,7 @@ class Options:
     progress: str = "auto"
     profile: str | None = None
     debug: bool = False
+    anyway: bool = False
     platform: str | None = None
     gpu: str | None = None
     coordinator: str | None = None
@@ -105,7 +110,38 @@ def flag_error(error: Exception, argv: Sequence[str]) -> ConfigError:
         same_end = [k for k in known if k.rsplit(".", 1)[-1] == last]
         hint = f"did you mean {same_end[0]!r}?" if same_end else nearest(key, known)
         return ConfigError("no such key", where=f"--config.{key}", fix=hint)
-    return usage(text)
+    return _wrong_type(text, known) or usage(text)
+
+
+# What a value must be and an example, by what Python says of one that is not.
+KINDS = {
+    "Non-boolean": ("True or False", "True"),
+    "invalid literal for int": ("a whole number", "3"),
+    "could not convert string to float": ("a number", "0.5"),
+    "is not a dict": ("none: it is a section, whose keys take values", None),
+}
+
+
+def _wrong_type(text: str, known: dict[str, Any]) -> ConfigError | None:
+    """A value that its key cannot take, in words; None where the text is about something else."""
+    match = re.match(r"flag --config\.([\w.]+)=(.*?): ", text)
+    kind = next((kind for words, kind in KINDS.items() if words in text), None)
+    if match is None or kind is None:
+        return None
+    (key, found), (what, example) = match.groups(), kind
+    now = known.get(key)
+    if example is None:
+        inside = [k for k in known if k.startswith(f"{key}.")]
+        fix = f"--config.{inside[0]}=... is one of them" if inside else "name one of its keys"
+    else:
+        fix = f"--config.{key}={example if now is None else now}, for example"
+    return ConfigError(
+        "this key does not take such a value",
+        where=f"--config.{key}",
+        expected=what,
+        found=found,
+        fix=fix,
+    )
 
 
 def _known_keys(argv: Sequence[str]) -> dict[str, Any]:
@@ -154,6 +190,16 @@ def check_choices(config: Any) -> None:
                     fix=f"--config.{key}=1 or more",
                 )
             )
+        if last in NUMBERED and isinstance(value, list):
+            if any(not str(v).lstrip("-").isdigit() for v in value):
+                problems.append(
+                    ConfigError(
+                        "this key takes whole numbers",
+                        where=f"config.{key}",
+                        found=", ".join(map(str, value)),
+                        fix=f"--config.{key}=3, (with the comma), or --config.{key}='(3,4)'",
+                    )
+                )
         known = choices.get(last)
         if known is not None and value is not None and value not in known:
             problems.append(
@@ -176,17 +222,7 @@ def run(config: Any, path: str, options: Options) -> int:
     _console(options.progress)
     try:
         with _terminable():
-            stage = find_stage(config.stage)
-            check_choices(config)
-            primary = environment(Path(path), options)
-            if options.plan:
-                return _plan(stage, config, Path(path), options)
-            run_options = RunOptions(options.progress, options.profile, options.debug, primary)
-            with Workdir(path, config, run_options) as folder:
-                stage.run(config, folder)
-            if primary and options.progress != "none":
-                say(closing(stage, config, Path(path)))
-        return DONE
+            return _start(config, Path(path), options)
     except MouseLiftError as error:
         if options.debug:
             traceback.print_exc()
@@ -219,6 +255,27 @@ def run(config: Any, path: str, options: Options) -> int:
         _leave_distributed()
 
 
+def _start(config: ConfigDict, path: Path, options: Options) -> int:
+    """Plan or run; returns the exit code of what ended well or only says what would stop it."""
+    stage = find_stage(config.stage)
+    check_choices(config)
+    primary = environment(path, options)
+    hopeless = None
+    done = read_summary(path).get("finished")
+    if hasattr(stage, "flops_per_step") and not (options.anyway or options.gpu or done):
+        hopeless = too_slow(config.stage, stage.flops_per_step(config), config.train.steps)
+    if options.plan:
+        return _plan(stage, config, path, options, hopeless)
+    if hopeless is not None:
+        raise hopeless
+    run_options = RunOptions(options.progress, options.profile, options.debug, primary)
+    with Workdir(path, config, run_options) as folder:
+        stage.run(config, folder)
+    if primary and options.progress != "none":
+        say(closing(stage, config, path))
+    return DONE
+
+
 def closing(stage: Any, config: Any, path: Path) -> str:
     """What came out, where it is shown, and what to do next."""
     from mouselift_jax.report.html import headline
@@ -234,12 +291,25 @@ def closing(stage: Any, config: Any, path: Path) -> str:
     return "\n".join([*lines, *(f"next:   {c}" for c in next_commands(stage, config, path))])
 
 
-def _plan(stage: Any, config: Any, path: Path, options: Options) -> int:
+def _plan(
+    stage: Any,
+    config: Any,
+    path: Path,
+    options: Options,
+    hopeless: ConfigError | None = None,
+) -> int:
     plan = stage.plan(config, path)
+    try:
+        check_place(path, plain(config))
+    except ConfigError as error:
+        plan.stops.insert(0, error)
+    plan.stops += [hopeless] if hopeless is not None else []
     sys.stdout.write(plan.describe() + "\n")
     if options.gpu:
         other = functools.partial(_config_file, sys.argv)
         sys.stdout.write(gpu_plan.describe(stage, config, path, options.gpu, other) + "\n")
+    elif plan.stops:
+        return USER
     elif options.plan != "quick" and hasattr(stage, "compile_plan"):
         sys.stdout.write(stage.compile_plan(config, path).describe() + "\n")
     return DONE
@@ -265,12 +335,14 @@ def environment(path: Path, options: Options) -> bool:
         jax.config.update("jax_compilation_cache_dir", str(cache))
     try:
         devices = jax.devices()
-    except RuntimeError as error:
+    except (RuntimeError, AssertionError) as error:  # the latter where no plugin is installed
+        asked = options.platform or os.environ.get("JAX_PLATFORMS")
         raise BackendError(
             "JAX finds no such device",
-            where=f"--platform={options.platform}",
-            found=str(error),
-            fix="python -m mouselift_jax doctor says which devices there are and why not",
+            where=f"--platform={asked}" if options.platform else f"JAX_PLATFORMS={asked}",
+            found=(str(error).splitlines() or [f"no JAX build for {asked} is installed"])[0],
+            fix="leave it out (it takes the best there is) or set cpu; python -m mouselift_jax "
+            "doctor says which devices there are and why not",
         ) from error
     primary = jax.process_index() == 0
     if not primary:

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
-from mouselift_jax.errors import one_of
+from mouselift_jax.errors import MouseLiftError, one_of
 from mouselift_jax.runs.record import read_summary
 
 STAGES = (
@@ -43,6 +43,7 @@ class Plan:
         memory: estimate, in words; `--plan` adds the compiled program's own figures.
         skipped: what exists already and is not done again.
         notes: anything else a user should know before starting.
+        stops: errors with which the run would end at once.
     """
 
     stage: str
@@ -52,6 +53,7 @@ class Plan:
     memory: str = ""
     skipped: list[str] = dataclasses.field(default_factory=list)
     notes: list[str] = dataclasses.field(default_factory=list)
+    stops: list[MouseLiftError] = dataclasses.field(default_factory=list)
 
     def describe(self) -> str:
         """The plan as text for a terminal."""
@@ -63,8 +65,11 @@ class Plan:
             ("memory", [self.memory] if self.memory else []),
             ("skipped", self.skipped or ["nothing: all of it is still to do"]),
             ("notes", self.notes),
+            ("stops", [line for error in self.stops for line in str(error).splitlines()]),
         ):
             lines += [f"  {title if i == 0 else '':<8} {item}" for i, item in enumerate(value)]
+        if self.stops:
+            lines.append("the run would stop at once, for what stands under `stops`")
         return "\n".join(lines)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,35 @@ SETTINGS = {
     "image_noising_scheduler": "scheduler_config.json",
     "feature_extractor": "preprocessor_config.json",
 }
+
+
+TOKENIZER_FILES = ("vocab.json", "merges.txt")
+
+
+def tokenizer_faults(folder: Path, vocabulary: int | None) -> list[str]:
+    """What is wrong with the files of a CLIP tokenizer, in words; nothing where they are whole.
+
+    A release may carry none of them, a stub of a few words, or the pointer of Git LFS in a file's
+    place: every prompt would then become the same row of unknown words.
+
+    Args:
+        folder: with vocab.json and merges.txt (or tokenizer.json).
+        vocabulary: words that the text encoder knows, where that is known.
+    """
+    if (folder / "tokenizer.json").is_file():
+        return []
+    faults = [f"{name} is missing" for name in TOKENIZER_FILES if not (folder / name).is_file()]
+    for name in TOKENIZER_FILES:
+        with contextlib.suppress(OSError):
+            if (folder / name).read_bytes()[:40].startswith(b"version https://git-lfs"):
+                faults.append(f"{name} is the pointer of Git LFS, not the file")
+    if faults:
+        return faults
+    words = read_json(folder / "vocab.json")
+    if not isinstance(words, dict) or (vocabulary and len(words) < vocabulary):
+        n = len(words) if isinstance(words, dict) else "no"
+        faults.append(f"vocab.json is a stub: {n} words, the text encoder knows {vocabulary}")
+    return faults
 
 
 def check_schedulers(folder: Path) -> None:
