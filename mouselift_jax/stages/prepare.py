@@ -30,13 +30,13 @@ from mouselift_jax.data.samples.split import split_blocks, split_by_recording
 from mouselift_jax.data.samples.writer import SampleWriter, sample_id
 from mouselift_jax.errors import ConfigError, MouseLiftError, nearest, one_of, raise_all
 from mouselift_jax.runs.folder import Workdir
-from mouselift_jax.stages.harness.plan import Plan
+from mouselift_jax.stages.harness.plan import Plan, cpu_only
 
 log = logging.getLogger("mouselift_jax")
 NEXT = (
     "python launch.py --config=configs/fit.py{tiny} --config.samples={workdir} "
     "--workdir={beside}/fit",
-    "python launch.py --config=configs/gslrm.py{tiny} --config.samples={workdir} "
+    "python launch.py --config=configs/gslrm.py{train} --config.samples={workdir} "
     "--workdir={beside}/gslrm",
 )
 FOLDER = "samples"
@@ -46,6 +46,12 @@ SHEET_SAMPLES = 4
 GRADED_SAMPLES = 6
 MANY_OUT = 0.02  # share of a visual hull outside the export box: hulls are fatter than animals
 MANY_CUT = 0.02  # share of samples with an animal cut by the border that is worth a warning
+
+
+def next_after(config: Any, summary: dict[str, Any]) -> tuple[str, ...]:
+    """A toy network, all that a processor trains, sees too little in the published view."""
+    del summary
+    return NEXT[:1] if config.prepare.fov == "pretrained" and cpu_only() else NEXT
 
 
 def settings_from(config: Any) -> PrepareSettings:

@@ -24,6 +24,14 @@ NEXT = (
     "--workdir={beside}/mvdiff",
 )
 
+
+def next_after(config: Any, summary: dict[str, Any]) -> tuple[str, ...]:
+    """The samples are named where they are known."""
+    del summary
+    samples = "{config.samples}" if config.samples else "SAMPLES"
+    return tuple(line.replace("SAMPLES", samples) for line in NEXT)
+
+
 # Above this, two views are worded so alike that the network can hardly tell them apart; the
 # released prompts reach 0.995 between front_right and front_left.
 ALIKE = 0.998

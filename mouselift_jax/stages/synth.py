@@ -36,7 +36,7 @@ from mouselift_jax.training import metrics as metric
 from mouselift_jax.weights.pretrained import find_component
 
 NEXT = (
-    "python launch.py --config=configs/gslrm.py{tiny} --config.samples={workdir} "
+    "python launch.py --config=configs/gslrm.py{train} --config.samples={workdir} "
     "--workdir={beside}/gslrm",
 )
 

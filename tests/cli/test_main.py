@@ -123,6 +123,7 @@ def test_what_check_says_next_can_be_pasted(tmp_path, monkeypatch, capsys):
 
     monkeypatch.chdir(tmp_path)
     write_samples(tmp_path / "my set", n=2, n_val=1, size=64)
+    (tmp_path / "launch.py").touch()  # as in a clone; without one it says where there is one
     assert door.main(["check", "my set"]) == 0
     last = capsys.readouterr().out.splitlines()[-1]
     assert last.startswith("next: ") and "--config.samples='my set' " in last

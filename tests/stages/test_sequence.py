@@ -31,6 +31,8 @@ def film(tmp_path, request):
     writer.finish(lambda rows: ["train"] * len(rows))
     samples = SampleSet.open(tmp_path / "set")
     rng = np.random.default_rng(0)
+    with Workdir(tmp_path / "run", {"stage": "infer"}):
+        pass
     places = {}
     for name in samples.ids():
         places[name] = tmp_path / "run" / "items" / name

@@ -18,10 +18,18 @@ from mouselift_jax.errors import BackendError, ConfigError, LayoutError, Problem
 from mouselift_jax.runs import record
 from mouselift_jax.runs.folder import Workdir
 from mouselift_jax.stages.harness import command, patience
-from mouselift_jax.stages.harness.plan import STAGES, Plan, find_stage, next_commands
+from mouselift_jax.stages.harness.plan import (
+    STAGES,
+    Plan,
+    find_stage,
+    in_a_free_folder,
+    next_commands,
+)
 from mouselift_jax.stages.harness.selection import select
 from mouselift_jax.training.preempt import StopRequested
 from tests.sample_sets import write_samples
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_a_second_owner_is_refused(tmp_path):
@@ -289,6 +297,34 @@ def test_what_to_type_next_can_be_pasted_whatever_folders_are_called():
         "--config=configs/infer.py:tiny", "--config.samples=my mouse/samples",
         "--config.gslrm=my runs/a", "--workdir=my runs/infer",
     ]  # fmt: skip
+
+
+def test_the_next_command_takes_a_folder_that_is_free_or_its_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    told = f"python launch.py --config=configs/infer.py --config.samples=a --workdir={tmp_path}/i"
+    assert in_a_free_folder(told) == told
+    config = infer.get_config()
+    config.samples = "a"
+    with Workdir(tmp_path / "i", config):
+        pass
+    assert in_a_free_folder(told) == told  # it would go on there
+    assert in_a_free_folder(told.replace("=a ", "=b ")).endswith(f"--workdir={tmp_path}/i_2")
+    assert in_a_free_folder("python -m mouselift_jax view x") == "python -m mouselift_jax view x"
+
+
+def test_the_network_that_comes_next_is_one_that_can_be_trained_here(monkeypatch):
+    stage, configs = find_stage("prepare"), importlib.import_module("configs.prepare")
+
+    def told(variant):
+        return next_commands(stage, configs.get_config(variant), Path("runs/p"))
+
+    monkeypatch.setattr("jax.default_backend", lambda: "cpu")
+    assert "configs/gslrm.py:tiny " in told("fill")[1]
+    assert len(told("base")) == 1  # a toy network would see 40 px of mouse
+    monkeypatch.setattr("jax.default_backend", lambda: "gpu")
+    assert all(
+        "configs/gslrm.py --config.loss.perceptual=0 " in told(v)[1] for v in ("fill", "base")
+    )
 
 
 def test_plan_reads_well():

@@ -1,22 +1,28 @@
 """What a stage is: `plan(config, workdir)` touches nothing, `run(config, workdir)` does it.
 
 `NEXT` names the commands that use its result. Their fields: `workdir`, `beside` (the folder it lies
-in), `config`, and `tiny`, which is ":tiny" for a toy-sized run. A stage whose result may be useless
+in), `config`, `tiny`, which is ":tiny" for a toy-sized run, and `train`, which makes a training of
+GS-LRM one that runs here as it stands. A stage whose result may be useless
 has `next_after(config, summary)`, which chooses them by what came out.
 """
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import importlib
+import itertools
+import runpy
 import shlex
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 from mouselift_jax.errors import MouseLiftError, one_of
-from mouselift_jax.runs.record import read_summary
+from mouselift_jax.runs.record import flatten, plain, read_json, read_summary
 
+# A training from nothing has no VGG-19 to compare features with.
+FROM_NOTHING = " --config.loss.perceptual=0 --config.loss.ssim=0.2"
 STAGES = (
     "prepare",
     "calibrate",
@@ -80,10 +86,56 @@ def find_stage(name: str) -> ModuleType:
 
 
 def next_commands(stage: ModuleType, config: Any, path: Path) -> list[str]:
-    """What to type after a stage that ran in the folder `path`; paths are quoted for a shell."""
+    """What to type after a stage that ran in the folder `path`; each runs here as it stands.
+
+    Paths are quoted for a shell; a workdir that another run has already gets a number.
+    """
     tiny = ":tiny" if "tiny" in config.variant.split(",") else ""
+    # A processor alone trains toy networks only; from nothing there is no VGG-19 either.
+    train = ":tiny" if tiny or cpu_only() else FROM_NOTHING
     values = SimpleNamespace(**{key: shlex.quote(str(value)) for key, value in config.items()})
     places = {"workdir": shlex.quote(str(path)), "beside": shlex.quote(str(path.parent))}
     choose = getattr(stage, "next_after", None)
     commands = choose(config, read_summary(path)) if choose else stage.NEXT
-    return [command.format(**places, config=values, tiny=tiny) for command in commands]
+    texts = [c.format(**places, config=values, tiny=tiny, train=train) for c in commands]
+    return [in_a_free_folder(text) for text in texts]
+
+
+def cpu_only() -> bool:
+    """Whether there is no accelerator here."""
+    import jax
+
+    return jax.default_backend() == "cpu"
+
+
+def in_a_free_folder(command: str) -> str:
+    """The command with a workdir that is free, or that this very command made."""
+    words = shlex.split(command)
+    at = next((i for i, w in enumerate(words) if w.startswith("--workdir=")), None)
+    if at is None:
+        return command
+    first = words[at].removeprefix("--workdir=")
+    for n in itertools.count(1):
+        folder = first if n == 1 else f"{first}_{n}"
+        if not Path(folder).exists() or _made_by(words, Path(folder)):
+            break
+    words[at] = f"--workdir={folder}"
+    return command if folder == first else shlex.join(words)
+
+
+def _made_by(words: list[str], folder: Path) -> bool:
+    """Whether the run in a folder has the configuration of this command of launch.py."""
+    given = dict(w.removeprefix("--").split("=", 1) for w in words if w.startswith("--"))
+    file, _, variant = given.pop("config").partition(":")
+    if not Path(file).is_file():
+        return False  # told from elsewhere: nothing to compare with
+    config = runpy.run_path(file)["get_config"](variant or "base")
+    known = flatten(config.to_dict())
+    for key, value in given.items():
+        key = key.removeprefix("config.")
+        if key in known and isinstance(known[key], str | None):
+            config.update_from_flattened_dict({key: value})
+        elif key in known:
+            config.update_from_flattened_dict({key: ast.literal_eval(value)})
+    stored = read_json(folder / "config.json")
+    return stored is not None and flatten(stored) == flatten(plain(config))
