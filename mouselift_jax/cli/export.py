@@ -4,6 +4,7 @@ Formats:
   torch       GS-LRM as ckpt_<step>.pt {"model": ...}, networks of diffusion as diffusers folders
   ply         Gaussians in other axes or in millimetres (3DGS fields; SuperSplat, Blender, Unity)
   splat       Gaussians at 32 bytes each, for web viewers
+  glb         Gaussians as glTF (KHR_gaussian_splatting)
   html        Gaussians in a page that needs no server
   mesh        triangles by fusion of rendered depth: .ply .obj .glb (extra [mesh])
   transforms  cameras and pictures of a sample as transforms.json (NeRF's convention)
@@ -14,6 +15,7 @@ Examples:
   python -m mouselift_jax export --to=torch runs/mvdiff out/             out/unet/
   python -m mouselift_jax export --to=torch checkpoints/facelift out/ --component unet
   python -m mouselift_jax export --to=ply runs/infer out/ --axes unity --scale m
+  python -m mouselift_jax export --to=ply runs/fit out/ --world recording
   python -m mouselift_jax export --to=mesh runs/infer/splats.ply mouse.glb --scale mm
   python -m mouselift_jax export --to=transforms runs/prepare out/ --sample sample_000012
 
@@ -74,14 +76,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--vgg19", metavar="DIR", help="torch: VGG-19 to put beside GS-LRM")
     parser.add_argument(
         "--axes",
-        default="opencv",
-        help="ply, splat, mesh: opencv, 3dgs (SuperSplat), opengl, blender, unity",
+        help="ply, splat, mesh, glb: opencv (default), 3dgs (SuperSplat), opengl (default of glb), "
+        "blender, unity",
     )
     parser.add_argument(
         "--scale",
         default="scene",
         choices=("scene", "mm", "m"),
-        help="ply, splat, mesh: unit of coordinates",
+        help="ply, splat, mesh, glb: unit of coordinates",
+    )
+    parser.add_argument(
+        "--world",
+        default="scene",
+        choices=("scene", "recording"),
+        help="ply, splat, mesh, glb of a film: each frame centred (scene), or where it was in the "
+        "recording's world, in mm",
     )
     parser.add_argument(
         "--overwrite",
@@ -139,6 +148,7 @@ FORMATS: dict[str, Callable[[argparse.Namespace], list[str]]] = {
     "torch": _to_torch,
     "ply": _export_splats.to_ply,
     "splat": _export_splats.to_splat,
+    "glb": _export_splats.to_glb,
     "html": _export_splats.to_html,
     "mesh": _export_splats.to_mesh,
     "transforms": to_transforms,

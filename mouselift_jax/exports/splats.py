@@ -30,7 +30,7 @@ def to_ply(args: argparse.Namespace) -> list[str]:
             path, gaussians, scene_scale=unit, axes=_axes(args), overwrite=args.overwrite
         )
         n = gaussians.n_gaussians - left_out
-        lines.append(f"{path} ({n:,} Gaussians, axes {args.axes})" + _left_out(left_out))
+        lines.append(f"{path} ({n:,} Gaussians, axes {_axes(args)})" + _left_out(left_out))
     return [*lines, _view(args.out)]
 
 
@@ -50,6 +50,25 @@ def to_splat(args: argparse.Namespace) -> list[str]:
         size = path.stat().st_size / 1e6
         lines.append(f"{path} ({size:.1f} MB; the file cannot say its axes)" + _left_out(left_out))
     return [*lines, _view(args.out)]
+
+
+def to_glb(args: argparse.Namespace) -> list[str]:
+    """.glb with KHR_gaussian_splatting, y up unless --axes says otherwise."""
+    from mouselift_jax.exports.glb import save_glb
+    from mouselift_jax.geometry.similarity import Similarity
+    from mouselift_jax.splats.ply import AXES
+
+    axes, lines = _axes(args, "opengl"), []
+    for label, gaussians, scale in _sets(args):
+        factor = _factor(args, scale)
+        gaussians = gaussians.transformed(Similarity(factor, np.eye(3), np.zeros(3)))
+        path = _target(args, label, ".glb")
+        unit = None if scale is None else scale * factor
+        extras = {"axes": f"{axes}: {AXES[axes][1]}", "units_per_mm": unit}
+        left_out = save_glb(path, gaussians.turned(AXES[axes][0]), extras)
+        n = gaussians.n_gaussians - left_out
+        lines.append(f"{path} ({n:,} Gaussians, axes {axes})" + _left_out(left_out))
+    return [*lines, f"next: open {args.out} in a viewer of KHR_gaussian_splatting"]
 
 
 def to_mesh(args: argparse.Namespace) -> list[str]:
@@ -84,10 +103,10 @@ def to_html(args: argparse.Namespace) -> list[str]:
     from mouselift_jax.exports.page import export_page
     from mouselift_jax.report.scene import open_scene
 
-    if (args.axes, args.scale) != ("opencv", "scene"):
+    if args.axes or (args.scale, args.world) != ("scene", "scene"):
         raise ConfigError(
             "a page has neither axes nor a unit to choose",
-            where=f"--axes={args.axes} --scale={args.scale}",
+            where=f"--axes={args.axes} --scale={args.scale} --world={args.world}",
             fix="leave them out: the page turns freely and shows a bar of known length",
         )
     path = args.out if args.out.suffix == ".html" else args.out / "splats.html"
@@ -98,6 +117,16 @@ def _sets(args: argparse.Namespace) -> Iterator[tuple[str, Any, float | None]]:
     """(label, Gaussians, scene units per mm) of everything in the source, read one by one."""
     from mouselift_jax.report.scene import open_scene
 
+    if args.world == "recording":
+        from mouselift_jax.exports.source import open_film
+
+        if args.scale == "scene":
+            args.scale = "mm"
+        frames = open_film(args.source).frames
+        _fits(args, len(frames))
+        for frame in frames:
+            yield frame.label, frame.gaussians(world="recording"), 1.0
+        return
     scene = open_scene(args.source)
     moments = [m for m in scene.moments if m.splats is not None]
     if not moments:
@@ -107,14 +136,18 @@ def _sets(args: argparse.Namespace) -> Iterator[tuple[str, Any, float | None]]:
             expected="a .ply, a .splat or the folder of an infer run",
             fix="python launch.py --config=configs/infer.py ... makes them",
         )
-    if len(moments) > 1 and args.out.suffix:
+    _fits(args, len(moments))
+    for moment in moments:
+        yield moment.label, moment.gaussians(), scene.scene_scale
+
+
+def _fits(args: argparse.Namespace, n: int) -> None:
+    if n > 1 and args.out.suffix:
         raise ConfigError(
-            f"{len(moments)} sets of Gaussians do not fit into one file",
+            f"{n} sets of Gaussians do not fit into one file",
             where=args.out,
             fix="name a folder; each set becomes a file in it",
         )
-    for moment in moments:
-        yield moment.label, moment.gaussians(), scene.scene_scale
 
 
 def _left_out(n: int) -> str:
@@ -139,11 +172,12 @@ def _factor(args: argparse.Namespace, scene_scale: float | None) -> float:
     return {"mm": 1.0, "m": 1e-3}[args.scale] / scene_scale
 
 
-def _axes(args: argparse.Namespace) -> str:
+def _axes(args: argparse.Namespace, usual: str = "opencv") -> str:
     from mouselift_jax.splats.ply import AXES
 
-    one_of(args.axes, AXES, "unknown axes", where="--axes")
-    return args.axes
+    axes = args.axes or usual
+    one_of(axes, AXES, "unknown axes", where="--axes")
+    return axes
 
 
 def _target(args: argparse.Namespace, label: str, suffix: str) -> Path:

@@ -19,9 +19,13 @@ from mouselift_jax.geometry.camera import Camera
 from mouselift_jax.geometry.rig import looked_at
 from mouselift_jax.report.pictures import error_map, fit, to_uint8
 from mouselift_jax.report.scene import Scene
-from mouselift_jax.report.turntable import padded
 from mouselift_jax.splats.filters import drawable, only_drawable
-from mouselift_jax.splats.gaussians import Gaussians, quat_to_rotation, rotation_to_quat
+from mouselift_jax.splats.gaussians import (
+    Gaussians,
+    padded,
+    quat_to_rotation,
+    rotation_to_quat,
+)
 from mouselift_jax.splats.sh import C0
 
 PICTURE, RENDER, ERROR = "picture", "render", "error"

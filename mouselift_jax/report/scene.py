@@ -75,10 +75,10 @@ def open_scene(path: str | Path, *, samples: str | Path | None = None) -> Scene:
     artefacts = summary.get("artefacts", {})
     items = sorted(path.glob("items/*/splats.ply"), key=lambda p: _natural(p.parent.name))
     if items:
-        return _splat_scene(path.name, items, samples or _samples_of(path, summary))
+        return _splat_scene(path.name, items, samples or samples_of(path, summary))
     ply = _inside(path, artefacts.get("ply", "splats.ply"))
     if ply.is_file():
-        return _splat_scene(path.name, [ply], samples or _samples_of(path, summary))
+        return _splat_scene(path.name, [ply], samples or samples_of(path, summary))
     if "samples" in artefacts:
         return _sample_scene(_inside(path, artefacts["samples"]))
     if is_sample_set(path):
@@ -190,7 +190,7 @@ def _recording_scene(path: Path) -> Scene:
     return Scene(path.name, [Moment("frame 0", None, read)], 1.0 / recording.unit_mm)
 
 
-def _samples_of(run: Path, summary: dict[str, Any]) -> Path | None:
+def samples_of(run: Path, summary: dict[str, Any]) -> Path | None:
     """The sample set that a run says it was made from, when it is still there."""
     named = summary.get("inputs", {}).get("samples")
     named = named.get("path") if isinstance(named, dict) else named

@@ -22,10 +22,9 @@ from mouselift_jax.files import write_text_atomic
 from mouselift_jax.geometry.camera import Camera
 from mouselift_jax.geometry.rig import turntable
 from mouselift_jax.geometry.similarity import Similarity
+from mouselift_jax.pipelines.measure import COLUMNS, TEXT
 from mouselift_jax.report.pictures import captioned, to_uint8
-from mouselift_jax.report.turntable import padded
-from mouselift_jax.splats.gaussians import Gaussians
-from mouselift_jax.splats.measure import COLUMNS
+from mouselift_jax.splats.gaussians import Gaussians, padded
 
 TURN_S = 6.0  # the camera of the combined turntable goes once round in so many seconds
 
@@ -65,7 +64,9 @@ def write_csv(path: str | Path, rows: Sequence[dict[str, float]]) -> None:
     write_text_atomic(path, text.getvalue())
 
 
-def _rounded(value: float) -> float | int | str:
+def _rounded(value: float | str) -> float | int | str:
+    if isinstance(value, str):
+        return value
     if isinstance(value, (int, np.integer)):
         return int(value)
     return "" if not np.isfinite(value) else round(float(value), 4)
@@ -118,7 +119,9 @@ def motion_plot(rows: Sequence[dict[str, float]]) -> np.ndarray:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    values = {k: np.array([float(r.get(k, np.nan)) for r in rows]) for k in COLUMNS}
+    values = {
+        k: np.array([float(r.get(k, np.nan)) for r in rows]) for k in COLUMNS if k not in TEXT
+    }
     has_clock = bool(np.isfinite(values["time_s"]).any())
     clock, unit = ("time_s", "s") if has_clock else ("frame", "frame")
     figure = Figure(figsize=(10, 6), dpi=100, layout="constrained")

@@ -10,6 +10,7 @@ import numpy as np
 
 from mouselift_jax.data.mp4 import mp4_writer
 from mouselift_jax.report.pictures import to_uint8
+from mouselift_jax.splats.gaussians import padded
 
 if TYPE_CHECKING:
     from mouselift_jax.splats.gaussians import Gaussians
@@ -28,26 +29,6 @@ def write_mp4(path: str | Path, frames: Iterable[Any], fps: float = 30, *, crf: 
         for frame in frames:
             write(to_uint8(frame))
     return Path(path)
-
-
-def padded(gaussians: Gaussians, multiple: int = 2048) -> Gaussians:
-    """The same picture with N rounded up: invisible Gaussians are added at the end.
-
-    Filtered sets differ in N from frame to frame, and a renderer compiles for every N.
-    """
-    from mouselift_jax.splats.gaussians import Gaussians
-
-    n = int(np.shape(gaussians.opacity_logits)[0])
-    extra = -n % multiple if n else multiple
-    fill = {"quats": 1.0, "log_scales": -10.0, "opacity_logits": -30.0}
-
-    def grown(name: str) -> np.ndarray:
-        values = np.asarray(getattr(gaussians, name), np.float32)
-        shape = (extra, *values.shape[1:])
-        return np.concatenate([values, np.full(shape, fill.get(name, 0.0), np.float32)])
-
-    names = ("means", "quats", "log_scales", "opacity_logits", "sh")
-    return Gaussians(*(grown(name) for name in names))
 
 
 def render_turntable(

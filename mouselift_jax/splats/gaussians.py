@@ -140,6 +140,24 @@ def concatenate(parts: list[Gaussians]) -> Gaussians:
     return jax.tree.map(lambda *leaves: xp.concatenate(leaves, axis=lead), *parts)
 
 
+def padded(gaussians: Gaussians, multiple: int = 2048) -> Gaussians:
+    """The same picture with N rounded up: invisible Gaussians are added at the end.
+
+    Filtered sets differ in N from frame to frame, and a renderer compiles for every N.
+    """
+    n = int(np.shape(gaussians.opacity_logits)[0])
+    extra = -n % multiple if n else multiple
+    fill = {"quats": 1.0, "log_scales": -10.0, "opacity_logits": -30.0}
+
+    def grown(name: str) -> np.ndarray:
+        values = np.asarray(getattr(gaussians, name), np.float32)
+        shape = (extra, *values.shape[1:])
+        return np.concatenate([values, np.full(shape, fill.get(name, 0.0), np.float32)])
+
+    names = ("means", "quats", "log_scales", "opacity_logits", "sh")
+    return Gaussians(*(grown(name) for name in names))
+
+
 def quat_to_rotation(quats: Array) -> Array:
     """Rotation matrices [...,3,3] of wxyz quaternions [...,4] of any norm above 0."""
     xp = array_namespace(quats)

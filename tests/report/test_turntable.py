@@ -58,7 +58,8 @@ def test_an_encoder_that_fails_is_one_clear_error(tmp_path, monkeypatch):
 def test_padding_is_invisible_and_gives_few_shapes():
     from mouselift_jax.geometry.rig import turntable
     from mouselift_jax.render import render
-    from mouselift_jax.report.turntable import padded, render_turntable
+    from mouselift_jax.report.turntable import render_turntable
+    from mouselift_jax.splats.gaussians import padded
     from tests.report.test_scene import one
 
     gaussians = one(n=20)

@@ -6,25 +6,28 @@ import functools
 import json
 import logging
 import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from mouselift_jax.data.recordings.points import nose_and_tail, recording_of, triangulated
 from mouselift_jax.data.samples.sample_set import SampleSet
 from mouselift_jax.files import write_json_atomic
 from mouselift_jax.geometry.camera import Camera
+from mouselift_jax.pipelines import measure as measures
 from mouselift_jax.report import sequence as film
 from mouselift_jax.report.html import Picture, Section, Table, Text, Video
 from mouselift_jax.report.viewer import export_html
 from mouselift_jax.runs.folder import Workdir
-from mouselift_jax.splats import measure as measures
 from mouselift_jax.splats.ply import load_ply
 from mouselift_jax.stages.harness.selection import frame_times
 
 log = logging.getLogger("mouselift_jax")
 
+MEASURED = "motion.json"  # the row of a frame, beside its splats
 CSV, PAGE, VIDEOS = "motion.csv", "sequence.html", "videos"
 MAX_PAGE_FRAMES = 100
 UNKNOWN_FPS = 10.0  # of videos whose samples do not say when they were taken
@@ -61,8 +64,11 @@ def write(
     if any(f is None for f in frames):
         workdir.warn("the samples do not say their scale: no motion.csv in millimetres was written")
         return {}, {}, []
-    rows = measures.motion([_measured(f, places[i]) for f, i in zip(frames, ids, strict=True)])
+    ends = _keypoint_ends(workdir, sample_set, [f.number for f in frames])
+    found = [_measured(f, places[i], ends.get(f.number)) for f, i in zip(frames, ids, strict=True)]
+    rows = measures.motion(found, [r["front"] for r in found])
     film.write_csv(workdir / CSV, rows)
+    _tell_distrust(workdir, rows)
     steps = np.diff([f.time_s for f in frames])
     known = len(steps) > 0 and np.isfinite(steps).all() and (steps > 0).all()
     fps = float(np.clip(1.0 / np.median(steps), 1, 60)) if known else UNKNOWN_FPS
@@ -77,12 +83,6 @@ def write(
         fps=fps,
     )
     metrics = measures.steadiness(rows)
-    hazy = sum(not math.isfinite(r["volume_mm3"]) for r in rows)
-    if hazy:
-        workdir.warn(
-            f"{hazy} of {len(rows)} frames have too few opaque Gaussians to enclose a volume: they "
-            "are haze, and the other figures of motion.csv mean little; train longer"
-        )
     if metrics.get("sequence/volume_wobble", 0) > 0.15:
         workdir.warn(
             f"the enclosed volume varies by {metrics['sequence/volume_wobble']:.0%} between frames "
@@ -92,19 +92,75 @@ def write(
     return metrics, artefacts, [_section(workdir.path, rows, videos, metrics)]
 
 
-def _measured(frame: film.Frame, place: Path) -> dict[str, float]:
+def _tell_distrust(workdir: Workdir, rows: Sequence[Mapping[str, Any]]) -> None:
+    """One warning for each reason that frames cannot be trusted for."""
+    frames: dict[str, list[int]] = {}
+    for row in rows:
+        for reason in filter(None, str(row["why"]).split("; ")):
+            frames.setdefault(re.sub(r"[+-]\d+%", "far", reason), []).append(row["frame"])
+    for reason, of in frames.items():
+        shown = ", ".join(map(str, of[:6])) + (", ..." if len(of) > 6 else "")
+        workdir.warn(f"{len(of)} of {len(rows)} frames are marked in {CSV} ({shown}): {reason}")
+
+
+def _keypoint_ends(
+    workdir: Workdir, sample_set: SampleSet, frames: Sequence[int]
+) -> dict[int, np.ndarray]:
+    """Nose and tail root [2,3] in mm of the frames whose recording has such keypoints."""
+    recording = recording_of(sample_set)
+    if recording is None or recording.unit == "unknown":
+        return {}
+    points = triangulated(recording, frames)
+    if points is None:
+        return {}
+    given = sample_set.manifest.get("parameters") or {}
+    chosen = given.get("heading") == "keypoints" and given.get("heading_keypoints")
+    ends = nose_and_tail(points, tuple(chosen) if chosen else None)
+    if ends is None:
+        workdir.warn(
+            "head and tail are told by shape: nothing says which keypoints are nose and tail "
+            "root; --config.prepare.heading=keypoints with heading_keypoints=(NOSE,TAIL) does"
+        )
+        return {}
+    known = np.isfinite(ends).all((1, 2))
+    return {f: e for f, e, k in zip(points.frames, ends, known, strict=True) if k}
+
+
+def _measured(frame: film.Frame, place: Path, ends: np.ndarray | None) -> dict[str, Any]:
     """The figures of a frame, kept beside its splats: a resumed run measures only new ones."""
-    kept, ply = place / "motion.json", place / "splats.ply"
+    kept, ply = place / MEASURED, place / "splats.ply"
     if kept.is_file() and kept.stat().st_mtime >= ply.stat().st_mtime:
         row = json.loads(kept.read_text())
-        return {k: math.nan if v is None else v for k, v in row.items()}
+        if row.get("schema") == measures.SCHEMA:
+            return {k: math.nan if v is None else v for k, v in row.items()}
     row = {"frame": frame.number, "time_s": frame.time_s}
-    row |= measures.measure(frame.load(), frame.to_mm)
+    found, shape = measures.measure(frame.load(), frame.to_mm, ends)
+    row = found | row | {"schema": measures.SCHEMA, "front": math.nan, "spine_mm": []}
+    if shape is not None:
+        row |= {"front": shape.front, "spine_mm": np.round(shape.spine, 4).tolist()}
+        if frame.views is not None:
+            masks, cameras = _masks(frame)
+            if masks is not None:
+                used = ends if row["head"] == "keypoints" else None
+                row |= measures.standard_errors(shape.box, masks, cameras, used)
     finite = {
         k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()
     }
     write_json_atomic(kept, finite)
     return row
+
+
+def _masks(frame: film.Frame) -> tuple[np.ndarray | None, Camera]:
+    """Masks [V,H,W] of a frame and their cameras in mm; None where the pictures have none."""
+    pictures, cameras, _ = frame.views()
+    alphas = np.stack([p[..., 3] for p in pictures]) if pictures[0].shape[-1] == 4 else None
+    exact = Camera(
+        np.asarray(cameras.K, np.float64), np.asarray(cameras.c2w, np.float64),
+        cameras.width, cameras.height,
+    )  # fmt: skip
+    if alphas is None or (alphas == 255).all():
+        return None, exact
+    return alphas / np.float32(255), exact.transformed(frame.to_mm)
 
 
 def _frame(
