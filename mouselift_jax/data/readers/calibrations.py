@@ -78,7 +78,8 @@ CALIBRATIONS: tuple[Format[Calibration], ...] = (
     ),
     Format(
         "dannce", "DANNCE", "`*_dannce.mat`",
-        "`params`: K and r transposed, pixels counted from 1; saved with -v7",
+        "`params`: K and r transposed, pixels counted from 1; files saved with -v7.3 need h5py: "
+        "`pip install -e '.[keypoints]'`",
         _mat("params"), lambda s: read_dannce(s.path),
     ),
     Format(

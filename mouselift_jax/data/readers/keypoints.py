@@ -7,16 +7,23 @@ from __future__ import annotations
 
 import csv
 import io
+import pickle
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from mouselift_jax.data.readers.pickles import read_keypoints_pickle
+from mouselift_jax.data.readers.hdf5 import h5py, is_hdf5
+from mouselift_jax.data.readers.pickles import load_plain, read_keypoints_pickle
 from mouselift_jax.data.readers.registry import Format, Source, choose
 from mouselift_jax.data.readers.text import read_text
-from mouselift_jax.errors import LayoutError, MissingExtraError
+from mouselift_jax.errors import LayoutError
 
 _LIMIT = 1 << 30
+_WANTED = "reading keypoints from .h5"
+_COORDS = ("x", "y", "likelihood")
+_BROKEN = (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError, MemoryError,
+           IndexError)  # fmt: skip
 _HEADS = ("scorer", "individuals", "bodyparts", "coords")
 
 
@@ -44,7 +51,20 @@ def read_deeplabcut_csv(path: Path) -> np.ndarray:
     width = len(head["coords"])
     if {len(row) for row in (*head.values(), *rows) if row} != {width}:
         raise _other(path, "lines of different lengths")
-    individuals = {w for w in head.get("individuals", [])[1:] if w and w != "single"}
+    wanted = [k for k in range(1, width) if head["coords"][k] in _COORDS]
+    try:
+        table = np.array(
+            [[float(row[k]) if row[k].strip() else np.nan for k in wanted] for row in rows if row]
+        ).reshape(-1, len(wanted))
+    except ValueError as error:
+        raise _other(path, str(error)) from error
+    words = [head.get("individuals", [""] * width), head["bodyparts"], head["coords"]]
+    return _of_table([tuple(w[k] for w in words) for k in wanted], table, path)
+
+
+def _of_table(labels: list[tuple[str, str, str]], table: np.ndarray, path: Path) -> np.ndarray:
+    """[F,M,3] of a table [F,C] whose columns are of (individual, body part, coordinate)."""
+    individuals = {w for w, _, _ in labels if w and w != "single"}
     if len(individuals) > 1:
         raise LayoutError(
             "these keypoints are of several animals",
@@ -54,25 +74,67 @@ def read_deeplabcut_csv(path: Path) -> np.ndarray:
             fix="export the table of one of them",
         )
     columns: dict[str, dict[str, int]] = {}
-    for k, (part, coord) in enumerate(zip(head["bodyparts"], head["coords"], strict=True)):
-        if coord in ("x", "y", "likelihood"):
-            columns.setdefault(part, {}).setdefault(coord, k)
+    for k, (_, part, coord) in enumerate(labels):
+        columns.setdefault(part, {}).setdefault(coord, k)
     if not columns or not all({"x", "y"} <= set(c) for c in columns.values()):
-        raise _other(path, f"coordinates {sorted(set(head['coords'][1:]))}")
-    wanted = sorted({k for c in columns.values() for k in c.values()})
-    try:
-        table = {
-            k: np.array([float(row[k]) if row[k].strip() else np.nan for row in rows if row])
-            for k in wanted
-        }
-    except ValueError as error:
-        raise _other(path, str(error)) from error
-    one = np.ones(sum(1 for row in rows if row))
+        raise _other(path, f"coordinates {sorted({c for _, _, c in labels})}")
+    one = np.ones(len(table))
     points = [
-        np.stack([table[c["x"]], table[c["y"]], table.get(c.get("likelihood", -1), one)], -1)
+        np.stack(
+            [table[:, c["x"]], table[:, c["y"]],
+             table[:, c["likelihood"]] if "likelihood" in c else one], -1
+        )
         for c in columns.values()
-    ]
+    ]  # fmt: skip
     return _shifted(np.stack(points, 1))
+
+
+def _pandas_table(file: Any) -> Any:
+    """The group of a table that pandas wrote (to_hdf, format="table"), as DeepLabCut does."""
+    for group in file.values():
+        table = group.get("table") if hasattr(group, "get") else None
+        names = getattr(getattr(table, "dtype", None), "names", None) or ()
+        if "non_index_axes" in group.attrs and {"index", "values_block_0"} <= set(names):
+            return group
+    return None
+
+
+def _is_deeplabcut_h5(path: Path) -> bool:
+    if not is_hdf5(path):
+        return False
+    try:
+        with h5py(_WANTED).File(path, "r") as file:
+            return _pandas_table(file) is not None
+    except _BROKEN:
+        return False  # damaged: nobody's
+
+
+def read_deeplabcut_h5(path: Path) -> np.ndarray:
+    """DeepLabCut's table in HDF5 [F,M,3]: pandas keeps the names of the columns as a pickle.
+
+    Raises:
+        LayoutError: damaged, another form, or several animals.
+    """
+    try:
+        with h5py(_WANTED).File(path, "r") as file:
+            group = _pandas_table(file)
+            if group["table"].size * group["table"].dtype.itemsize > _LIMIT:
+                raise _other(path, "a table larger than 1 GiB")
+            index, values = group["table"]["index"], group["table"]["values_block_0"]
+            data = group.attrs["non_index_axes"]
+        axes = load_plain(data.encode("latin1") if isinstance(data, str) else bytes(data))
+        labels = [tuple(str(w).strip() for w in label) for label in axes[0][1]]
+    except (*_BROKEN, pickle.UnpicklingError, EOFError) as error:
+        raise _other(path, f"{type(error).__name__}: {error}") from error
+    if {len(label) for label in labels} - {3, 4} or values.shape[1:] != (len(labels),):
+        raise _other(path, f"{len(labels)} names for columns {list(values.shape[1:])}")
+    if index.dtype.kind not in "iu" or not len(index) or not 0 <= index.min() <= index.max() < 1e7:
+        raise _other(path, "rows that are no frame numbers, as of hand-labelled pictures")
+    table = np.full((int(index.max()) + 1, values.shape[1]), np.nan)
+    table[index] = values
+    rows = [("" if len(w) == 3 else w[1], *w[-2:]) for w in labels]
+    wanted = [k for k, row in enumerate(rows) if row[2] in _COORDS]
+    return _of_table([rows[k] for k in wanted], table[:, wanted], path)
 
 
 def _shifted(array: np.ndarray) -> np.ndarray:
@@ -98,20 +160,12 @@ def _is_sleap(path: Path) -> bool:
     with open(path, "rb") as file:
         if file.read(8) != b"\x89HDF\r\n\x1a\n":
             return False
-    h5 = _h5py()
+    h5 = h5py(_WANTED)
     try:
         with h5.File(path, "r") as file:
             return {"tracks", "node_names"} <= set(file)
     except (OSError, RuntimeError, KeyError, ValueError):
         return False  # damaged: nobody's
-
-
-def _h5py():  # noqa: ANN202
-    try:
-        import h5py
-    except ImportError as error:
-        raise MissingExtraError("h5py", "keypoints", "reading keypoints from .h5") from error
-    return h5py
 
 
 def read_sleap(path: Path) -> np.ndarray:
@@ -120,7 +174,7 @@ def read_sleap(path: Path) -> np.ndarray:
     Raises:
         LayoutError: damaged, another form, or several animals.
     """
-    h5 = _h5py()
+    h5 = h5py(_WANTED)
     try:
         with h5.File(path, "r") as file:
             shape, kind = file["tracks"].shape, file["tracks"].dtype.kind
@@ -163,6 +217,12 @@ KEYPOINTS: tuple[Format[np.ndarray], ...] = (
         "deeplabcut_csv", "DeepLabCut, Lightning Pose", "`*DLC*.csv`, `predictions.csv`",
         "one animal; x, y, likelihood",
         lambda s: _is_csv(s.path), lambda s: read_deeplabcut_csv(s.path),
+    ),
+    Format(
+        "deeplabcut_h5", "DeepLabCut", "`*DLC*.h5`",
+        "the same; needs h5py: `pip install -e '.[keypoints]'`",
+        lambda s: s.suffix in (".h5", ".hdf5") and _is_deeplabcut_h5(s.path),
+        lambda s: read_deeplabcut_h5(s.path),
     ),
     Format(
         "sleap", "SLEAP (export as analysis HDF5)", "`*.analysis.h5`",

@@ -25,6 +25,7 @@ from mouselift_jax.data.readers.calibration import (
     shifted_K,
     vector3,
 )
+from mouselift_jax.data.readers.hdf5 import is_hdf5, load_matlab
 from mouselift_jax.data.readers.rows import Row, keys_of
 from mouselift_jax.data.readers.text import last_number, natural_key
 from mouselift_jax.errors import LayoutError
@@ -33,11 +34,13 @@ _MAX_BYTES = 4 << 30
 
 
 def load_mat(path: Path) -> dict[str, Any]:
-    """The variables of a MATLAB 5-7 file.
+    """The variables of a MATLAB file, of version 5 to 7.3 (which needs h5py).
 
     Raises:
         LayoutError: damaged, or of another version.
     """
+    if is_hdf5(path):
+        return load_matlab(path)
     from scipy.io import loadmat
     from scipy.io.matlab import MatReadError
 
@@ -55,7 +58,7 @@ def load_mat(path: Path) -> dict[str, Any]:
         raise LayoutError(
             "cannot read this MATLAB file",
             where=path,
-            expected="a whole MATLAB 5-7 file (save without -v7.3)",
+            expected="a whole file of MATLAB (save, save -v7.3)",
             found=" ".join(f"{type(error).__name__}: {error}".split())[:120],
             fix=fix,
         ) from error

@@ -65,6 +65,21 @@ class _ArraysOnly(pickle.Unpickler):
         return super().find_class(module.replace("numpy.core", "numpy._core"), name)
 
 
+class _Plain(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        raise pickle.UnpicklingError(f"forbidden {module}.{name}")
+
+
+def load_plain(data: bytes) -> Any:
+    """A pickle of text, numbers, lists, tuples and dicts; anything else is refused.
+
+    Raises:
+        pickle.UnpicklingError, ValueError, EOFError and others that damaged bytes raise.
+    """
+    _check_memo(data)
+    return _Plain(io.BytesIO(data)).load()
+
+
 def _check_memo(data: bytes) -> None:
     """Refuse memo numbers that no pickler writes: Python's unpickler makes a list of that length.
 

@@ -1,5 +1,7 @@
 """Keypoint files of other programs, written by the test, give the same numbers at +0.5."""
 
+import pickle
+
 import numpy as np
 import pytest
 
@@ -90,3 +92,38 @@ def test_another_program_is_named(tmp_path):
     with pytest.raises(LayoutError, match="slp"):
         read_keypoints(tmp_path / "a.slp")
     assert all(f.tool and f.files and f.note for f in KEYPOINTS)
+
+
+def dlc_h5(path, labels, rows=None):
+    """What pandas' to_hdf(format="table") writes: a compound table, and a pickle of the names."""
+    h5py = pytest.importorskip("h5py")
+    table = np.concatenate([XY, LIKE[..., None]], -1).reshape(7, 9)
+    index = np.arange(7) if rows is None else np.asarray(rows)
+    values = np.zeros(len(index), [("index", "i8"), ("values_block_0", "f8", (9,))])
+    values["index"], values["values_block_0"] = index, table[: len(index)]
+    with h5py.File(path, "w") as file:
+        group = file.create_group("df_with_missing")
+        group.create_dataset("table", data=values)
+        group.attrs["non_index_axes"] = np.bytes_(pickle.dumps([(1, labels)], protocol=0))
+    return path
+
+
+def _labels(*middle):
+    return [("net", *middle, part, c) for part in ("nose", "back", "tail")
+            for c in ("x", "y", "likelihood")]  # fmt: skip
+
+
+@pytest.mark.parametrize("middle", [(), ("single",)])
+def test_deeplabcut_h5(tmp_path, middle):
+    got = read_keypoints(dlc_h5(tmp_path / "cam0DLC.h5", _labels(*middle)))
+    np.testing.assert_array_equal(got, np.concatenate([XY + 0.5, LIKE[..., None]], -1))
+    holes = read_keypoints(dlc_h5(tmp_path / "b.h5", _labels(), rows=[0, 3]))
+    assert holes.shape == (4, 3, 3) and np.isnan(holes[1:3, :, 0]).all()
+
+
+def test_deeplabcut_h5_refuses_what_is_no_text_and_several_animals(tmp_path):
+    with pytest.raises(LayoutError, match="forbidden"):
+        read_keypoints(dlc_h5(tmp_path / "a.h5", [np.float64(1.0)] * 9))
+    two = [("net", "ab"[k > 4], *row[1:]) for k, row in enumerate(_labels())]
+    with pytest.raises(LayoutError, match="several animals"):
+        read_keypoints(dlc_h5(tmp_path / "b.h5", two))
