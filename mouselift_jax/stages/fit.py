@@ -230,6 +230,7 @@ class Fitter:
         self._settings, self._warn = settings_from(config), warn
         self._warm = config.warm_start and items.is_film()
         self._last: fits.Start | None = None
+        self._side = self._room = 0  # the largest cut-out and number of Gaussians so far
         self._reach = 0.0  # IoU of the given views that the last start from a hull reached
         self._judge = HiddenJudge(items)
         self._draw = jax.jit(lambda g, c: render(g, c, implementation=config.render))
@@ -243,7 +244,11 @@ class Fitter:
         numbers, given = item.about["cameras"], item.given
         cameras = item.cameras[given]
         check_cover(item.masks[given], cameras, [numbers[i] for i in given])
-        views = fits.cut_out(item.images[given], item.masks[given], cameras, self._settings)
+        # Never smaller than before: every new size compiles a program of its own.
+        views = fits.cut_out(
+            item.images[given], item.masks[given], cameras, self._settings, side=self._side
+        )
+        self._side = views.mask.shape[1]
         done, how = self._fit(views, item.id)
         self._last = done.start if self._warm else None
         drawn = self._draw(
@@ -265,7 +270,8 @@ class Fitter:
             if _is_finite(warm) and warm.iou.mean() >= self._reach - WARM_LOSS:
                 return warm, "frame before"
             log.info("%s starts from its hull: the frame before is too far", item_id)
-        begun = fits.start(views, self._settings)
+        begun = fits.start(views, self._settings, room=self._room)
+        self._room = len(begun.alive)
         for seed in range(2):
             settings = dataclasses.replace(self._settings, seed=self._settings.seed + seed)
             done = fits.fit(views, begun, settings)

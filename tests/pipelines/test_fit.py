@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from mouselift_jax.geometry.camera import Camera, intrinsics
 from mouselift_jax.geometry.rig import look_at_c2w
-from mouselift_jax.pipelines.fit import EmptyHullError, FitSettings, cut_out, fit, start
+from mouselift_jax.pipelines.fit import EmptyHullError, FitSettings, cut_out, fit, optimise, start
 from mouselift_jax.render import render
 
 RADII = np.array([0.5, 0.3, 0.25])
@@ -85,7 +87,9 @@ def test_padding_never_gets_out_and_sizes_stay_bounded(fitted: tuple) -> None:
 def test_the_next_frame_starts_from_the_last(fitted: tuple) -> None:
     _, _, done = fitted
     moved = cut_out(*views_of(RING, 0.03), TINY)
+    programs = optimise._run._cache_size()
     later = fit(moved, done.start, TINY, is_next=True)
+    assert optimise._run._cache_size() == programs  # the short schedule needs none of its own
     hidden = camera(45, 40)
     assert iou(later.gaussians, hidden, 0.03) > iou(done.gaussians, hidden, 0.03)
     assert len(later.losses) == TINY.next_coarse_steps + TINY.next_fine_steps
@@ -140,3 +144,39 @@ def test_cameras_that_agree_get_no_gain_of_their_own(fitted: tuple) -> None:
     views = cut_out(*views_of(RING), fixed)
     plain = fit(views, start(views, fixed), fixed)
     assert np.array_equal(plain.gains, np.ones_like(plain.gains))
+
+
+def test_a_camera_that_is_too_bright_is_found_and_taken_out(fitted: tuple) -> None:
+    images, masks, cameras = views_of(RING)
+    images[1] = images[1] * 1.2
+    views = cut_out(images, masks, cameras, TINY)
+    done = fit(views, start(views, TINY), TINY)
+    # Gain and offset together: what they make of a middle grey.
+    grey = 2 * (0.5 * done.gains + done.offsets).mean(-1)
+    assert grey[1] / np.delete(grey, 1).mean() == pytest.approx(1.2, abs=0.04)
+    same = fitted[2]
+    assert 2 * (0.5 * same.gains + same.offsets).mean(-1) == pytest.approx(1, abs=0.02)
+
+
+def test_slopes_written_by_hand_are_those_of_the_plain_formulas() -> None:
+    rng = np.random.default_rng(0)
+    x, true, weight = rng.uniform(size=(3, 9, 12)).astype(np.float32)
+    bend = optimise.ROBUST
+
+    def outline(x: jax.Array) -> jax.Array:
+        square = (x - true) ** 2
+        return 3.0 * (weight * (1 + bend) * square / (square + bend)).sum()
+
+    def colour(x: jax.Array) -> jax.Array:
+        return 3.0 * (weight * jnp.abs(x - true)).sum()
+
+    for ours, plain in ((optimise._unlike_outline, outline), (optimise._unlike, colour)):
+        value, slope = jax.value_and_grad(lambda x, f=ours: 3.0 * f(x, true, weight))(x)
+        expected, expected_slope = jax.value_and_grad(plain)(x)
+        np.testing.assert_allclose(value, expected, rtol=1e-5)
+        np.testing.assert_allclose(slope, expected_slope, rtol=1e-4, atol=1e-6)
+    weights = rng.uniform(size=(7, 5)).astype(np.float32)
+    nodes = rng.normal(size=(5, 3)).astype(np.float32)
+    a = jax.grad(lambda n: (optimise._deformed(n, weights, weights.T) ** 2).sum())(nodes)
+    b = jax.grad(lambda n: ((weights @ n) ** 2).sum())(nodes)
+    np.testing.assert_allclose(a, b, rtol=1e-4)

@@ -65,7 +65,7 @@ def test_hidden_means_hidden(samples, done, monkeypatch) -> None:
     """The fit gets five views; a hidden camera that sees nonsense changes nothing."""
     seen = []
     real = fits.cut_out
-    monkeypatch.setattr(fits, "cut_out", lambda i, *a: seen.append(len(i)) or real(i, *a))
+    monkeypatch.setattr(fits, "cut_out", lambda i, *a, **k: seen.append(len(i)) or real(i, *a, **k))
     c = config(samples, heldout_cameras=(2,))
     items = fit.Frames(c)
     item = items.load(items.ids[0])

@@ -14,17 +14,23 @@ from jax import Array
 
 from mouselift_jax.pipelines.fit.settings import FitSettings
 from mouselift_jax.pipelines.fit.start import SH_0, Start, Views, control, neighbours
+from mouselift_jax.pipelines.fit.tints import untinted
 from mouselift_jax.render import rasterize
 from mouselift_jax.splats.gaussians import Gaussians
+
+ROBUST = 0.3  # square of a difference of opacity from which it counts as a wrong mask
 
 
 class Data(NamedTuple):
     """What a step reads; S is the side of the pictures.
 
+    Rows of numbers, not of triples: XLA's CPU backend is slow at arrays whose last axis is short.
+
     Attributes:
-        rgb: [V,S,S,3] colour times mask.
-        mask: [V,S,S,1].
-        weight: [V,S,S,1], 0 where nothing is known, else 1 over the animal's pixels in that view.
+        rgb: [V,S,3S] colour times mask.
+        mask: [V,S,S].
+        weight: [V,S,S], 0 where nothing is known, else 1 over the animal's pixels in that view.
+        rgb_weight: [V,S,3S], the same for each colour.
         K: [V,3,3].
         w2c: [V,4,4].
     """
@@ -32,6 +38,7 @@ class Data(NamedTuple):
     rgb: Array
     mask: Array
     weight: Array
+    rgb_weight: Array
     K: Array
     w2c: Array
 
@@ -43,13 +50,15 @@ class Shape(NamedTuple):
         means: [N,3].
         alive: [N,1], 1 or 0.
         control: [N,M] weights of the control points.
-        neighbours: [N,k].
+        control_T: [M,N], the same; a product that has to turn it first takes ten times as long.
+        neighbours: [k,N].
         cell: scalar.
     """
 
     means: Array
     alive: Array
     control: Array
+    control_T: Array
     neighbours: Array
     cell: Array
 
@@ -89,28 +98,36 @@ def fit(views: Views, start: Start, settings: FitSettings, *, is_next: bool = Fa
         is_next: take the shorter schedule of a start that is nearly there.
     """
     means = np.asarray(start.gaussians.means)
+    weights = control(means, start.alive, settings.nodes)
     shape = Shape(
         means,
         start.alive[:, None].astype(np.float32),
-        control(means, start.alive, settings.nodes),
-        neighbours(means, start.alive),
+        weights,
+        np.ascontiguousarray(weights.T),
+        np.ascontiguousarray(neighbours(means, start.alive).T),
         np.float32(start.cell),
     )
-    mask = views.mask[..., None]
-    weight = (~views.unknown[..., None]) / np.maximum(mask.sum((1, 2, 3), keepdims=True), 1)
-    data = Data(views.rgb, mask, weight.astype(np.float32), views.K, views.w2c)
-    params = _parameters(start, settings.nodes, len(mask))
+    mask = views.mask
+    weight = (~views.unknown) / np.maximum(mask.sum((1, 2), keepdims=True), 1)
+    rgb = untinted(views.rgb, mask, start.gains, start.offsets).reshape(*mask.shape[:2], -1)
+    weight = weight.astype(np.float32)
+    data = Data(rgb, mask, weight, np.repeat(weight / 3, 3, -1), views.K, views.w2c)
+    params = _parameters(start, settings.nodes)
     steps = (
         (settings.next_coarse_steps, settings.next_fine_steps)
         if is_next
         else (settings.coarse_steps, settings.fine_steps)
     )
-    orders = [_order(len(mask), n, settings.seed + i) for i, n in enumerate(steps)]
-    params, losses, figures = jax.device_get(_run(settings, params, shape, data, *orders))
+    longest = max(settings.coarse_steps, settings.fine_steps, *steps)
+    orders = [_order(len(mask), longest, settings.seed + i) for i in range(2)]
+    same = dataclasses.replace(settings, seed=0)  # one program for all seeds
+    out = _run(same, params, shape, data, np.stack(orders), np.asarray(steps, np.int32))
+    params, losses, figures = jax.device_get(out)
+    losses = np.concatenate([values[:n] for values, n in zip(losses, steps, strict=True)])
     return _result(params, shape, losses, figures, start)
 
 
-def _parameters(start: Start, nodes: int, n_views: int) -> dict[str, np.ndarray]:
+def _parameters(start: Start, nodes: int) -> dict[str, np.ndarray]:
     g = start.gaussians
     return {
         "nodes": np.zeros((nodes, 3), np.float32),
@@ -119,8 +136,6 @@ def _parameters(start: Start, nodes: int, n_views: int) -> dict[str, np.ndarray]
         "log_scales": g.log_scales,
         "opacity": g.opacity_logits,
         "colour": 0.5 + SH_0 * np.asarray(g.sh)[:, 0],
-        "gain": np.zeros((n_views, 3), np.float32),
-        "offset": np.zeros((n_views, 3), np.float32),
     }
 
 
@@ -133,7 +148,19 @@ def _order(n_views: int, steps: int, seed: int) -> np.ndarray:
 
 def moved(params: dict[str, Array], shape: Shape) -> Array:
     """Where the Gaussians are [N,3]: start + smooth deformation + own step, scene units."""
-    return shape.means + shape.cell * (shape.control @ params["nodes"] + params["means"])
+    smooth = _deformed(params["nodes"], shape.control, shape.control_T)
+    return shape.means + shape.cell * (smooth + params["means"])
+
+
+@jax.custom_vjp
+def _deformed(nodes: Array, control: Array, control_T: Array) -> Array:  # noqa: ARG001
+    return control @ nodes
+
+
+_deformed.defvjp(
+    lambda nodes, control, control_T: (control @ nodes, control_T),
+    lambda control_T, slope: (control_T @ slope, None, None),
+)
 
 
 def draw(
@@ -150,38 +177,58 @@ def draw(
 def _loss(params: dict, view: Array, shape: Shape, data: Data, s: FitSettings) -> Array:
     side = data.mask.shape[1]
     out = draw(params, shape, data.w2c[view][None], data.K[view][None], side, s.implementation)
-    gain = params["gain"] - params["gain"].mean(0)
-    offset = params["offset"] - params["offset"].mean(0)
-    rgb = out.rgb[0] * (1 + gain[view]) + out.alpha[0] * offset[view]
-    weight = data.weight[view]
-    colour = (jnp.abs(rgb - data.rgb[view]) * weight).sum() / 3
-    outline = (_robust(out.alpha[0] - data.mask[view]) * weight).sum()
+    rgb, cover = out.rgb[0].reshape(side, -1), out.alpha[0, ..., 0]
+    pictures = _unlike(rgb, data.rgb[view], data.rgb_weight[view])
+    pictures += s.alpha * _unlike_outline(cover, data.mask[view], data.weight[view])
     n = shape.alive.sum()
     place = moved(params, shape) / shape.cell
-    bend = place - place[shape.neighbours].mean(1)
+    bend = _unlike_neighbours(place, shape)
     # The gradient of the bending energy, were every neighbour's neighbour mutual: without it the
     # gather's transpose, which XLA runs one row at a time on CPUs, would take as long as drawing.
-    push = jax.lax.stop_gradient(bend - bend[shape.neighbours].mean(1))
+    push = jax.lax.stop_gradient(_unlike_neighbours(bend, shape))
     smooth = (push * place * shape.alive).sum() / n
     # What no camera tells, the nearest skin does.
-    patch = params["colour"] - params["colour"][shape.neighbours].mean(1)
-    skin = (jax.lax.stop_gradient(patch) * params["colour"] * shape.alive).sum() / n
+    patch = jax.lax.stop_gradient(_unlike_neighbours(params["colour"], shape))
+    skin = (patch * params["colour"] * shape.alive).sum() / n
     clear = ((1 - jax.nn.sigmoid(params["opacity"])) * shape.alive[:, 0]).sum() / n
-    calm = jnp.square(gain).mean() + jnp.square(offset).mean()
-    return (
-        colour
-        + s.alpha * outline
-        + s.smooth * smooth
-        + s.skin * skin
-        + s.opaque * clear
-        + 0.1 * calm
-    )
+    return pictures + s.smooth * smooth + s.skin * skin + s.opaque * clear
 
 
-def _robust(x: Array, width: float = 0.3) -> Array:
-    """Square of small differences, growing ever slower: a wrong mask does not win."""
-    square = jnp.square(x)
-    return square * (1 + width) / (square + width)
+def _unlike_neighbours(values: Array, shape: Shape) -> Array:
+    """What each Gaussian has more than its neighbours have on the mean [N,C]."""
+    # One gather a neighbour: eight times as fast on CPUs as one gather of all and a mean.
+    return values - sum(values[n] for n in shape.neighbours) / len(shape.neighbours)
+
+
+@jax.custom_vjp
+def _unlike(x: Array, true: Array, weight: Array) -> Array:
+    """Weighed sum of absolute differences of pictures [S,C]."""
+    return (jnp.abs(x - true) * weight).sum(0).sum()  # columns first: many at a time
+
+
+@jax.custom_vjp
+def _unlike_outline(x: Array, true: Array, weight: Array) -> Array:
+    """Sum of squares of small differences, growing ever slower: a wrong mask does not win."""
+    square = jnp.square(x - true)
+    return (square * ((1 + ROBUST) * weight) / (square + ROBUST)).sum(0).sum()
+
+
+def _outline_slope(arrays: tuple, slope: Array) -> tuple:
+    x, true, weight = arrays
+    off = x - true
+    scale = (2 * (1 + ROBUST) * ROBUST * slope) * weight
+    return scale * off / jnp.square(jnp.square(off) + ROBUST), None, None
+
+
+def _colour_slope(arrays: tuple, slope: Array) -> tuple:
+    x, true, weight = arrays
+    scale = slope * weight
+    return jnp.where(x > true, scale, -scale), None, None
+
+
+# By hand: what autodiff makes of these two takes longer than drawing does.
+_unlike.defvjp(lambda *arrays: (_unlike(*arrays), arrays), _colour_slope)
+_unlike_outline.defvjp(lambda *arrays: (_unlike_outline(*arrays), arrays), _outline_slope)
 
 
 def _bounded(params: dict, shape: Shape, s: FitSettings) -> dict:
@@ -195,13 +242,14 @@ def _bounded(params: dict, shape: Shape, s: FitSettings) -> dict:
     }
 
 
-def _optimiser(s: FitSettings, steps: int, stage: int) -> optax.GradientTransformation:
-    fall = (lambda r: optax.exponential_decay(r, steps, s.decay)) if stage else (lambda r: r)
+def _optimiser(s: FitSettings, steps: Array, stage: int) -> optax.GradientTransformation:
+    def fall(rate: float) -> Any:
+        return (lambda count: rate * s.decay ** (count / steps)) if stage else rate
+
     start = 1.0 if stage == 0 else 0.5
-    camera = 2e-3 if s.colours_of_cameras else 0.0
     rates = {
         "nodes": fall(start * s.node_rate), "means": fall(start * s.mean_rate), "quats": 1e-2,
-        "log_scales": 2e-2, "opacity": 5e-2, "colour": 1e-2, "gain": camera, "offset": camera,
+        "log_scales": 2e-2, "opacity": 5e-2, "colour": 1e-2,
     }  # fmt: skip
     # A slope that is nothing but rounding must not become a whole step.
     adams = {k: optax.adam(r, b1=0.9, b2=0.95, eps=s.eps) for k, r in rates.items()}
@@ -209,42 +257,43 @@ def _optimiser(s: FitSettings, steps: int, stage: int) -> optax.GradientTransfor
 
 
 def _halved(data: Data) -> Data:
-    def mean(x: Array) -> Array:
-        v, h, w, c = x.shape
-        return x.reshape(v, h // 2, 2, w // 2, 2, c).mean((2, 4))
+    def mean(x: Array, c: int) -> Array:
+        v, h, w = x.shape
+        return x.reshape(v, h // 2, 2, w // c // 2, 2, c).mean((2, 4)).reshape(v, h // 2, w // 2)
 
     K = data.K * jnp.array([0.5, 0.5, 1.0])[:, None]
-    return Data(mean(data.rgb), mean(data.mask), 4 * mean(data.weight), K, data.w2c)
+    weights = 4 * mean(data.weight, 1), 4 * mean(data.rgb_weight, 3)
+    return Data(mean(data.rgb, 3), mean(data.mask, 1), *weights, K, data.w2c)
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _run(s: FitSettings, params: dict, shape: Shape, data: Data, coarse: Array, fine: Array) -> Any:
+def _run(
+    s: FitSettings, params: dict, shape: Shape, data: Data, orders: Array, steps: Array
+) -> tuple[dict, Array, dict]:
+    """Both stages; how many steps each takes is data, so short schedules need no own program."""
     losses = []
-    for stage, (order, pixels) in enumerate(((coarse, _halved(data)), (fine, data))):
-        if not len(order):
-            continue
-        tx = _optimiser(s, len(order), stage)
+    for stage, pixels in enumerate((_halved(data), data)):
+        tx = _optimiser(s, steps[stage], stage)
 
-        def step(carry: tuple, view: Array, tx: Any = tx, pixels: Data = pixels) -> tuple:
-            params, state = carry
-            value, slope = jax.value_and_grad(_loss)(params, view, shape, pixels, s)
+        def step(i: Array, carry: tuple, tx: Any = tx, pixels: Data = pixels, at: int = stage):  # noqa: ANN202
+            params, state, values = carry
+            value, slope = jax.value_and_grad(_loss)(params, orders[at, i], shape, pixels, s)
             change, state = tx.update(slope, state, params)
-            return (_bounded(optax.apply_updates(params, change), shape, s), state), value
+            params = _bounded(optax.apply_updates(params, change), shape, s)
+            return params, state, values.at[i].set(value)
 
-        (params, _), values = jax.lax.scan(step, (params, tx.init(params)), order)
+        carry = (params, tx.init(params), jnp.zeros(orders.shape[1]))
+        params, _, values = jax.lax.fori_loop(0, steps[stage], step, carry)
         losses.append(values)
     out = draw(params, shape, data.w2c, data.K, data.mask.shape[1], s.implementation)
     known = data.weight > 0
-    error = jnp.square(out.rgb - data.rgb) * known
-    mse = error.sum((1, 2, 3)) / jnp.maximum(3 * known.sum((1, 2, 3)), 1)
-    a, b = (out.alpha > 0.5) & known, (data.mask > 0.5) & known
-    iou = (a & b).sum((1, 2, 3)) / jnp.maximum((a | b).sum((1, 2, 3)), 1)
-    gains = 1 + params["gain"] - params["gain"].mean(0)
-    offsets = params["offset"] - params["offset"].mean(0)
+    error = jnp.square(out.rgb.reshape(data.rgb.shape) - data.rgb) * (data.rgb_weight > 0)
+    mse = error.sum(1).sum(1) / jnp.maximum(3 * known.sum((1, 2)), 1)
+    a, b = (out.alpha[..., 0] > 0.5) & known, (data.mask > 0.5) & known
+    iou = (a & b).sum((1, 2)) / jnp.maximum((a | b).sum((1, 2)), 1)
     params = params | {"means": moved(params, shape)}
-    figures = {"psnr": -10 * jnp.log10(jnp.maximum(mse, 1e-10)), "iou": iou, "gains": gains,
-               "offsets": offsets}  # fmt: skip
-    return params, jnp.concatenate([jnp.zeros(0), *losses]), figures
+    figures = {"psnr": -10 * jnp.log10(jnp.maximum(mse, 1e-10)), "iou": iou}
+    return params, jnp.stack(losses), figures
 
 
 def _result(params: dict, shape: Shape, losses: np.ndarray, figures: dict, start: Start) -> Fit:
@@ -255,5 +304,5 @@ def _result(params: dict, shape: Shape, losses: np.ndarray, figures: dict, start
     kept = start.alive & (params["opacity"] > -3.0)
     return Fit(
         gaussians[kept], losses, figures["psnr"], figures["iou"], start.seen[kept],
-        figures["gains"], figures["offsets"], dataclasses.replace(start, gaussians=gaussians),
+        start.gains, start.offsets, dataclasses.replace(start, gaussians=gaussians),
     )  # fmt: skip

@@ -56,7 +56,7 @@ class FitSettings:
     narrowest: float = 0.3
     thickness: float = 0.4
     colours_of_cameras: bool = True
-    bucket: int = 2048
+    bucket: int = 4096
     side_bucket: int = 64
     margin: int = 12
     seed: int = 0

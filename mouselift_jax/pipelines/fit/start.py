@@ -17,6 +17,7 @@ from mouselift_jax.geometry.camera import Camera
 from mouselift_jax.geometry.similarity import Similarity
 from mouselift_jax.pipelines import voxels
 from mouselift_jax.pipelines.fit.settings import FitSettings
+from mouselift_jax.pipelines.fit.tints import tints
 from mouselift_jax.splats.gaussians import Gaussians, rotation_to_quat
 
 SH_0 = 0.28209479177387814
@@ -68,12 +69,16 @@ class Start:
         alive: [N] bool, False for padding.
         seen: [N], by how many cameras each is seen; 0 = coloured from its nearest seen neighbours.
         cell: side of a cell of the hull, scene units.
+        gains: of each camera's colours [V,3], mean 1 over the cameras.
+        offsets: [V,3], mean 0.
     """
 
     gaussians: Gaussians
     alive: np.ndarray
     seen: np.ndarray
     cell: float
+    gains: np.ndarray
+    offsets: np.ndarray
 
 
 def cut_out(
@@ -81,6 +86,8 @@ def cut_out(
     masks: Sequence[np.ndarray],
     cameras: Sequence[Camera] | Camera,
     settings: FitSettings,
+    *,
+    side: int = 0,
 ) -> Views:
     """Cut every view out round its animal.
 
@@ -89,6 +96,7 @@ def cut_out(
         masks: one [H,W,1] (or [H,W]) in [0,1] a view.
         cameras: one a view.
         settings: `margin` and `side_bucket` are read.
+        side: least side of the cut-outs, pixels: of the frames before, so that one program does.
 
     Raises:
         ShapeError: fewer than two views, or they do not belong together.
@@ -110,7 +118,7 @@ def cut_out(
         )
     boxes = [_box(m > 0.5) for m in masks]
     widest = max(max(x1 - x0, y1 - y0) for x0, y0, x1, y1 in boxes) + 2 * settings.margin
-    side = -(-widest // settings.side_bucket) * settings.side_bucket
+    side = max(side, -(-widest // settings.side_bucket) * settings.side_bucket)
     parts = []
     for image, mask, camera, (x0, y0, x1, y1) in zip(images, masks, cameras, boxes, strict=True):
         left, top = (x0 + x1 - side) // 2, (y0 + y1 - side) // 2
@@ -132,16 +140,21 @@ def cut_out(
     )
 
 
-def start(views: Views, settings: FitSettings) -> Start:
+def start(views: Views, settings: FitSettings, *, room: int = 0) -> Start:
     """Gaussians on the surface of the visual hull, coloured by the cameras that see them.
+
+    Args:
+        views: see `cut_out`.
+        settings: how.
+        room: least number of Gaussians, padding included, as `side` of `cut_out`.
 
     Raises:
         EmptyHullError: the masks have nothing in common.
     """
     points, normals, cell = _surface(views, settings.cells)
-    colours, seen = _colours(views, points, cell)
+    colours, seen, *gains_and_offsets = _colours(views, points, cell, settings.colours_of_cameras)
     n = len(points)
-    room = -(-n // settings.bucket) * settings.bucket
+    room = max(room, -(-n // settings.bucket) * settings.bucket)
     gaussians = Gaussians(
         means=_padded(points, room),
         quats=_padded(rotation_to_quat(_frames(normals)), room, (1, 0, 0, 0)),
@@ -149,7 +162,7 @@ def start(views: Views, settings: FitSettings) -> Start:
         opacity_logits=_padded(np.full(n, 2.0), room, -30.0),
         sh=_padded(((colours - 0.5) / SH_0)[:, None], room),
     )
-    return Start(gaussians, np.arange(room) < n, _padded(seen, room), cell)
+    return Start(gaussians, np.arange(room) < n, _padded(seen, room), cell, *gains_and_offsets)
 
 
 def carried(start: Start, views: Views, *, points: int = 1500, rounds: int = 15) -> Start:
@@ -204,26 +217,32 @@ def _surface(views: Views, cells: int) -> tuple[np.ndarray, np.ndarray, float]:
     return voxels.centres(low, cell, surface), normals, cell
 
 
-def _colours(views: Views, points: np.ndarray, cell: float) -> tuple[np.ndarray, np.ndarray]:
-    """Mean colour [M,3] over the cameras that see each point, and how many they are [M]."""
-    total, seen = np.zeros((len(points), 3)), np.zeros(len(points))
-    for v in range(len(views.mask)):
-        camera = views.cameras[v]
+def _colours(views: Views, points: np.ndarray, cell: float, are_learned: bool) -> tuple:
+    """Mean colour [M,3] over the cameras that see each point, how many they are [M], their tints.
+
+    Returns:
+        colours, seen, gains [V,3], offsets [V,3]: see `tints`; ones and zeros unless learned.
+    """
+    found, good = np.zeros((len(views.mask), *points.shape)), []
+    for v, camera in enumerate(views.cameras[i] for i in range(len(views.mask))):
         xy, depth = voxels.project(camera, points)
         front = voxels.first_cells(xy, depth, cell, camera)[0]
         # A pixel that is partly background tells the wrong colour.
-        good = depth <= voxels.look_up(front, xy) + 3 * cell
-        good &= voxels.look_up(views.mask[v], xy) > 0.98
-        total[good] += voxels.look_up(views.rgb[v], xy[good])
-        seen[good] += 1
-    colours = total / np.maximum(seen, 1)[:, None]
+        whole = voxels.look_up(views.mask[v], xy) > 0.98
+        good.append((depth <= voxels.look_up(front, xy) + 3 * cell) & whole)
+        found[v] = voxels.look_up(views.rgb[v], xy)
+    good = np.stack(good)
+    seen, shown = good.sum(0), good if are_learned else np.zeros_like(good)
+    gain, offset = tints(found, shown)
+    even = (found - offset[:, None]) / gain[:, None]
+    colours = (even * good[..., None]).sum(0) / np.maximum(seen, 1)[:, None]
     unseen = seen == 0
     if unseen.all():
-        return np.full_like(colours, 0.5), seen
+        return np.full_like(colours, 0.5), seen, gain, offset
     if unseen.any():
         near = cKDTree(points[~unseen]).query(points[unseen], min(NEIGHBOURS, (~unseen).sum()))[1]
         colours[unseen] = colours[~unseen][near.reshape(unseen.sum(), -1)].mean(1)
-    return colours, seen
+    return colours, seen, gain, offset
 
 
 def neighbours(points: np.ndarray, alive: np.ndarray) -> np.ndarray:
