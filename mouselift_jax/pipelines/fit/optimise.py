@@ -120,7 +120,9 @@ def fit(views: Views, start: Start, settings: FitSettings, *, is_next: bool = Fa
     )
     longest = max(settings.coarse_steps, settings.fine_steps, *steps)
     orders = [_order(len(mask), longest, settings.seed + i) for i in range(2)]
-    same = dataclasses.replace(settings, seed=0)  # one program for all seeds
+    same = dataclasses.replace(  # one program for all seeds and schedules
+        settings, seed=0, coarse_steps=0, fine_steps=0, next_coarse_steps=0, next_fine_steps=0
+    )
     out = _run(same, params, shape, data, np.stack(orders), np.asarray(steps, np.int32))
     params, losses, figures = jax.device_get(out)
     losses = np.concatenate([values[:n] for values, n in zip(losses, steps, strict=True)])

@@ -9,7 +9,7 @@ import numpy as np
 from mouselift_jax.pipelines import voxels
 from mouselift_jax.pipelines.fit.optimise import Fit, fit
 from mouselift_jax.pipelines.fit.settings import FitSettings
-from mouselift_jax.pipelines.fit.start import EmptyHullError, Start, Views
+from mouselift_jax.pipelines.fit.start import EmptyHullError, Start, Views, colours_of
 from mouselift_jax.splats.gaussians import Gaussians, quat_to_rotation, rotation_to_quat
 
 VISIBLE = -3.0  # opacity logit below which a Gaussian is left out
@@ -69,4 +69,5 @@ def start_from(gaussians: Gaussians, views: Views, settings: FitSettings) -> Sta
         sh=padded(np.asarray(g.sh)[:, :1]),
     )
     cell = float((high - low).max()) / settings.cells
-    return Start(start, np.arange(room) < n, np.full(room, np.nan, np.float32), cell)
+    tints = colours_of(views, np.asarray(g.means), cell, settings.colours_of_cameras)[2:]
+    return Start(start, np.arange(room) < n, np.full(room, np.nan, np.float32), cell, *tints)

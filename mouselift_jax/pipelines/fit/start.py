@@ -152,7 +152,7 @@ def start(views: Views, settings: FitSettings, *, room: int = 0) -> Start:
         EmptyHullError: the masks have nothing in common.
     """
     points, normals, cell = _surface(views, settings.cells)
-    colours, seen, *gains_and_offsets = _colours(views, points, cell, settings.colours_of_cameras)
+    colours, seen, *gains_and_offsets = colours_of(views, points, cell, settings.colours_of_cameras)
     n = len(points)
     room = max(room, -(-n // settings.bucket) * settings.bucket)
     gaussians = Gaussians(
@@ -217,7 +217,7 @@ def _surface(views: Views, cells: int) -> tuple[np.ndarray, np.ndarray, float]:
     return voxels.centres(low, cell, surface), normals, cell
 
 
-def _colours(views: Views, points: np.ndarray, cell: float, are_learned: bool) -> tuple:
+def colours_of(views: Views, points: np.ndarray, cell: float, are_learned: bool) -> tuple:
     """Mean colour [M,3] over the cameras that see each point, how many they are [M], their tints.
 
     Returns:
