@@ -7,6 +7,7 @@ render or the error in their place.
 Examples:
   python -m mouselift_jax view runs/infer                              live, needs viser
   python -m mouselift_jax view runs/infer --samples runs/prepare       with the true pictures
+  python -m mouselift_jax view runs/fit --colours cameras              which places are guessed
   python -m mouselift_jax view splats.ply --export-html splats.html    one file, no server
 
 A page made with --export-html opens by double click, works offline, and can be sent by mail; it
@@ -39,6 +40,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="127.0.0.1",
         help="address to listen on; 0.0.0.0 lets the whole network in (default: this machine)",
     )
+    parser.add_argument(
+        "--colours",
+        choices=("own", "cameras"),
+        default="own",
+        help="cameras: by how many cameras see each Gaussian, where `fit` wrote it (default own)",
+    )
     parser.add_argument("--export-html", type=Path, metavar="FILE", help="write a page and stop")
 
 
@@ -47,6 +54,8 @@ def run(args: argparse.Namespace) -> int:
     from mouselift_jax.report.scene import open_scene
 
     scene = open_scene(args.path, samples=args.samples)
+    if args.colours == "cameras":
+        scene = scene.coloured_by_trust()
     if args.export_html:
         sys.stdout.write(export_page(scene, args.export_html) + "\n")
         return 0

@@ -21,7 +21,8 @@ def export_page(scene: Scene, path: Path) -> str:
     from mouselift_jax.errors import LayoutError
     from mouselift_jax.report.viewer import export_html
 
-    files = scene.splat_files
+    shown = [m for m in scene.moments if m.splats is not None]
+    files = [m.gaussians() if m.by_trust else m.splats for m in shown]
     if not files:
         raise LayoutError(
             "a page shows Gaussians, and there are none here",
@@ -30,7 +31,7 @@ def export_page(scene: Scene, path: Path) -> str:
             "python -m mouselift_jax view PATH",
         )
     step = -(-len(files) // MAX_PAGE_FRAMES)
-    labels = [m.label for m in scene.moments if m.splats is not None] if len(files) > 1 else None
+    labels = [m.label for m in shown] if len(files) > 1 else None
     export_html(
         path,
         files[::step],

@@ -29,7 +29,7 @@ HULL_CELLS = 90  # of the hulls that tell the errors
 DISTANCE = 12.0  # of the cameras, half-sizes of the animal: all but parallel rays
 OPAQUE = 0.3
 OFF_BODY = 0.25  # of the length: keypoints this far from the spine's ends are of something else
-SCHEMA = 2  # of what is kept of a frame: an older row is measured anew
+SCHEMA = 3  # of what is kept of a frame: an older row is measured anew
 
 # Measures of one frame with a standard error each, and the unit's suffix.
 MEASURES = {
@@ -39,7 +39,7 @@ MEASURES = {
 COLUMNS = (
     "frame", "time_s", "x_mm", "y_mm", "z_mm", "centre_se_mm", "speed_mm_s", "speed_se_mm_s",
     *(f"{name}{se}_{unit}" for name, unit in MEASURES.items() for se in ("", "_se")),
-    "head", "keypoint_length_mm", "gaussians", "trusted", "why",
+    "head", "keypoint_length_mm", "gaussians", "cameras", "trusted", "why",
 )  # fmt: skip
 TEXT = ("head", "why")
 ANGLES = ("heading", "pitch", "roll", "bend")

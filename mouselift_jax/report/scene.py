@@ -21,6 +21,7 @@ from mouselift_jax.report.pictures import to_uint8
 from mouselift_jax.report.viewer import load_splats
 from mouselift_jax.splats.gaussians import Gaussians
 from mouselift_jax.splats.ply import read_header
+from mouselift_jax.splats.trust import LEGEND, painted
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,15 +32,19 @@ class Moment:
         label: what to call it.
         splats: file of its Gaussians.
         views: reads its cameras [V] and pictures (uint8 RGB, one a camera).
+        by_trust: coloured by how many cameras see each Gaussian.
     """
 
     label: str
     splats: Path | None = None
     views: Callable[[], tuple[Camera, list[np.ndarray], list[str]]] | None = None
+    by_trust: bool = False
 
     def gaussians(self) -> Gaussians | None:
         """Its Gaussians, read now."""
-        return None if self.splats is None else load_splats(self.splats)
+        if self.splats is None:
+            return None
+        return painted(self.splats) if self.by_trust else load_splats(self.splats)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +54,11 @@ class Scene:
     title: str
     moments: Sequence[Moment]
     scene_scale: float | None  # scene units per millimetre; None = unknown
+
+    def coloured_by_trust(self) -> Scene:
+        """The same, coloured by how many cameras see each Gaussian."""
+        moments = [dataclasses.replace(m, by_trust=True) for m in self.moments]
+        return dataclasses.replace(self, title=f"{self.title}: {LEGEND}", moments=moments)
 
     @property
     def splat_files(self) -> list[Path]:

@@ -8,13 +8,14 @@ axes, unit, scene scale, SH degree, colour space.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
 from mouselift_jax.errors import LayoutError, ShapeError, one_of
 from mouselift_jax.files import check_replaceable
-from mouselift_jax.splats.filters import only_drawable
+from mouselift_jax.splats.filters import drawable, only_drawable
 from mouselift_jax.splats.foreign import colours, filtered, log_scales, refuse_activated, solid
 from mouselift_jax.splats.gaussians import SH_COUNTS, Gaussians
 from mouselift_jax.splats.ply_table import read_table, write_table
@@ -44,6 +45,7 @@ def save_ply(
     scene_scale: float | None = None,
     axes: str = "opencv",
     overwrite: bool = False,
+    extras: Mapping[str, np.ndarray] | None = None,
 ) -> int:
     """Write one set of Gaussians, whole or not at all; those that hold no numbers are left out.
 
@@ -53,6 +55,7 @@ def save_ply(
         scene_scale: scene units per millimetre, for the header; None when unknown.
         axes: axes to write in, a key of `AXES`; "opencv" stores the numbers unchanged.
         overwrite: replace a file that is there even if this project did not write it.
+        extras: further properties [N], which other programs pass over; see `load_extras`.
 
     Returns:
         How many were left out.
@@ -80,8 +83,19 @@ def save_ply(
         f"{_TAG} colour sRGB; opacity is a logit, scale a logarithm, rot wxyz",
     ]
     check_replaceable(path, overwrite=overwrite)
-    write_table(path, _columns(turned), comments)
+    keep = drawable(gaussians)
+    more = {name: np.asarray(values)[keep] for name, values in (extras or {}).items()}
+    write_table(path, _columns(turned) | more, comments)
     return left_out
+
+
+def load_extras(path: str | Path) -> dict[str, np.ndarray]:
+    """What a PLY holds of each Gaussian that is none of a Gaussian's own fields, each [N]."""
+    vertex, _ = read_table(path)
+    own = ("x", "y", "z", "nx", "ny", "nz", "opacity", "filter_3D")
+    prefixes = ("f_dc_", "f_rest_", "scale_", "rot_")
+    names = [n for n in vertex.dtype.names if n not in own and not n.startswith(prefixes)]
+    return {name: np.asarray(vertex[name]) for name in names}
 
 
 def load_ply(path: str | Path) -> Gaussians:

@@ -26,6 +26,7 @@ from mouselift_jax.report.verdict import outcome_of
 from mouselift_jax.runs.folder import Workdir
 from mouselift_jax.runs.progress import Progress
 from mouselift_jax.runs.record import is_whole, read_json
+from mouselift_jax.splats import trust
 from mouselift_jax.stages import infer, prepare
 from mouselift_jax.stages.harness.plan import Plan
 from mouselift_jax.stages.items.from_samples import FromSamples
@@ -38,6 +39,7 @@ NEXT = (
     "python -m mouselift_jax export {workdir} {beside}/fit.html --to=html",
 )
 CHECK = "python -m mouselift_jax check {config.%s}"
+UNSEEN = 0.05  # cameras that see a Gaussian, below which its colour is a guess
 SKIPPED = "skipped.json"  # a frame that cannot be fitted, and why
 LEAST_COVER = 0.9  # of a mask by the hull of the others; below it cameras or masks are wrong
 WARM_LOSS = 0.01  # IoU of the given views below the last start from a hull: paws and tail are gone
@@ -257,9 +259,10 @@ class Fitter:
         rgb = np.clip(np.asarray(drawn.rgb), 0, 1)
         item.about |= {
             "start": how,
-            "unseen_share": float(np.mean(done.seen == 0)),
+            "unseen_share": float(np.mean(done.seen < UNSEEN)),
             "gain_spread": float(np.ptp(done.gains)),
         }
+        item.of_splats[trust.FIELD] = done.seen
         if item.hidden:
             item.about["heldout"] = self._judge(item, rgb, np.asarray(drawn.alpha))
         return done.gaussians, drawn

@@ -30,7 +30,7 @@ from mouselift_jax.runs.folder import Workdir
 from mouselift_jax.runs.progress import Progress
 from mouselift_jax.runs.record import is_whole as folder_is_whole
 from mouselift_jax.runs.record import read_json, read_summary
-from mouselift_jax.splats.filters import RECIPES, apply_filters
+from mouselift_jax.splats.filters import RECIPES, keep_mask
 from mouselift_jax.splats.ply import save_ply
 from mouselift_jax.stages.harness.plan import Plan
 from mouselift_jax.stages.harness.selection import check_sides
@@ -286,8 +286,11 @@ def lift_item(config: Any, lifter: Callable, item: Item, place: Path) -> None:
     """Write one item's files, the marker last."""
     place.mkdir(parents=True, exist_ok=True)
     gaussians, drawn = jax.device_get(lifter(item))
-    kept = apply_filters(gaussians, RECIPES[config.filter])
-    save_ply(place / "splats.ply", kept, scene_scale=item.scene_scale, axes=config.axes)
+    keep = keep_mask(gaussians, RECIPES[config.filter])
+    kept, extras = gaussians[keep], {k: x[keep] for k, x in item.of_splats.items()}
+    save_ply(
+        place / "splats.ply", kept, scene_scale=item.scene_scale, axes=config.axes, extras=extras
+    )
     rgb = np.clip(drawn.rgb, 0, 1)
     psnr, given = np.asarray(metric.psnr(rgb, item.images)), item.given
     labels = [f"{name}, {value:.1f} dB" for name, value in zip(item.labels, psnr, strict=True)]

@@ -180,3 +180,12 @@ def test_slopes_written_by_hand_are_those_of_the_plain_formulas() -> None:
     a = jax.grad(lambda n: (optimise._deformed(n, weights, weights.T) ** 2).sum())(nodes)
     b = jax.grad(lambda n: ((weights @ n) ** 2).sum())(nodes)
     np.testing.assert_allclose(a, b, rtol=1e-4)
+
+
+def test_cameras_that_see_a_gaussian_are_counted(fitted: tuple) -> None:
+    *_, done = fitted
+    up = done.gaussians.means[:, 2]
+    assert done.seen.min() >= 0
+    assert done.seen.max() <= len(RING)
+    assert done.seen[up > 0.12].mean() > 1.3  # the ring looks down on it
+    assert done.seen[up < -0.18].mean() < 0.4

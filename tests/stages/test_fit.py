@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import json
 
@@ -187,4 +188,6 @@ def test_from_a_recording_to_a_film(tmp_path) -> None:
         json.loads(p.read_text())["start"] for p in (tmp_path / "fit").glob("items/*/item.json")
     ]
     assert len(starts) == 3
+    rows = list(csv.DictReader((tmp_path / "fit/motion.csv").open()))
+    assert all(0.5 < float(row["cameras"]) < 5 for row in rows)  # five were given
     assert summary["metrics"]["heldout/iou"] > 0.5

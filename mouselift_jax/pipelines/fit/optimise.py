@@ -15,6 +15,7 @@ from jax import Array
 from mouselift_jax.pipelines.fit.settings import FitSettings
 from mouselift_jax.pipelines.fit.start import SH_0, Start, Views, control, neighbours
 from mouselift_jax.pipelines.fit.tints import untinted
+from mouselift_jax.pipelines.fit.trust import cameras_that_see
 from mouselift_jax.render import rasterize
 from mouselift_jax.splats.gaussians import Gaussians
 
@@ -72,7 +73,8 @@ class Fit:
         losses: of every step [T].
         psnr: of each view [V], inside its cut-out, dB: of the views that were fitted.
         iou: of their silhouettes [V].
-        seen: by how many cameras each Gaussian's place was seen at the start [M].
+        seen: by how many of the cameras each Gaussian is seen [M]; a camera that sees it in part
+            counts in part. Near 0 its colour is a guess.
         gains: of each camera's colours [V,3], mean 1 over the cameras.
         offsets: [V,3].
         start: what the next frame can start from; its padding is kept.
@@ -169,11 +171,14 @@ def draw(
     params: dict[str, Array], shape: Shape, w2c: Array, K: Array, side: int, how: str | None
 ) -> Any:
     """The Gaussians from cameras [V], on black."""
+    arrays = _arrays(params, shape)
+    return rasterize(*arrays, params["colour"], w2c, K, side, side, implementation=how)
+
+
+def _arrays(params: dict[str, Array], shape: Shape) -> tuple[Array, Array, Array, Array]:
+    """Means, quats, scales, opacities."""
     opacity = jax.nn.sigmoid(params["opacity"]) * shape.alive[:, 0]
-    return rasterize(
-        moved(params, shape), params["quats"], jnp.exp(params["log_scales"]), opacity,
-        params["colour"], w2c, K, side, side, implementation=how,
-    )  # fmt: skip
+    return moved(params, shape), params["quats"], jnp.exp(params["log_scales"]), opacity
 
 
 def _loss(params: dict, view: Array, shape: Shape, data: Data, s: FitSettings) -> Array:
@@ -224,8 +229,7 @@ def _outline_slope(arrays: tuple, slope: Array) -> tuple:
 
 def _colour_slope(arrays: tuple, slope: Array) -> tuple:
     x, true, weight = arrays
-    scale = slope * weight
-    return jnp.where(x > true, scale, -scale), None, None
+    return jnp.sign(x - true) * (slope * weight), None, None
 
 
 # By hand: what autodiff makes of these two takes longer than drawing does.
@@ -251,7 +255,7 @@ def _optimiser(s: FitSettings, steps: Array, stage: int) -> optax.GradientTransf
     start = 1.0 if stage == 0 else 0.5
     rates = {
         "nodes": fall(start * s.node_rate), "means": fall(start * s.mean_rate), "quats": 1e-2,
-        "log_scales": 2e-2, "opacity": 5e-2, "colour": 1e-2,
+        "log_scales": 2e-2, "opacity": 5e-2, "colour": s.colour_rate,
     }  # fmt: skip
     # A slope that is nothing but rounding must not become a whole step.
     adams = {k: optax.adam(r, b1=0.9, b2=0.95, eps=s.eps) for k, r in rates.items()}
@@ -287,14 +291,20 @@ def _run(
         carry = (params, tx.init(params), jnp.zeros(orders.shape[1]))
         params, _, values = jax.lax.fori_loop(0, steps[stage], step, carry)
         losses.append(values)
-    out = draw(params, shape, data.w2c, data.K, data.mask.shape[1], s.implementation)
+    side, arrays = data.mask.shape[1], _arrays(params, shape)
+    out = draw(params, shape, data.w2c, data.K, side, s.implementation)
+
+    def drawn(colour: Array, w2c: Array, K: Array) -> Array:
+        return rasterize(*arrays, colour, w2c, K, side, side, implementation=s.implementation).rgb
+
+    seen = cameras_that_see(drawn, arrays, data.w2c, data.K, side)
     known = data.weight > 0
     error = jnp.square(out.rgb.reshape(data.rgb.shape) - data.rgb) * (data.rgb_weight > 0)
     mse = error.sum(1).sum(1) / jnp.maximum(3 * known.sum((1, 2)), 1)
     a, b = (out.alpha[..., 0] > 0.5) & known, (data.mask > 0.5) & known
     iou = (a & b).sum((1, 2)) / jnp.maximum((a | b).sum((1, 2)), 1)
     params = params | {"means": moved(params, shape)}
-    figures = {"psnr": -10 * jnp.log10(jnp.maximum(mse, 1e-10)), "iou": iou}
+    figures = {"psnr": -10 * jnp.log10(jnp.maximum(mse, 1e-10)), "iou": iou, "seen": seen}
     return params, jnp.stack(losses), figures
 
 
@@ -305,6 +315,6 @@ def _result(params: dict, shape: Shape, losses: np.ndarray, figures: dict, start
     )  # fmt: skip
     kept = start.alive & (params["opacity"] > -3.0)
     return Fit(
-        gaussians[kept], losses, figures["psnr"], figures["iou"], start.seen[kept],
+        gaussians[kept], losses, figures["psnr"], figures["iou"], figures["seen"][kept],
         start.gains, start.offsets, dataclasses.replace(start, gaussians=gaussians),
     )  # fmt: skip

@@ -9,10 +9,11 @@ import numpy as np
 from mouselift_jax.pipelines import voxels
 from mouselift_jax.pipelines.fit.optimise import Fit, fit
 from mouselift_jax.pipelines.fit.settings import FitSettings
-from mouselift_jax.pipelines.fit.start import EmptyHullError, Start, Views, colours_of
+from mouselift_jax.pipelines.fit.start import EmptyHullError, Start, Views
 from mouselift_jax.splats.gaussians import Gaussians, quat_to_rotation, rotation_to_quat
 
 VISIBLE = -3.0  # opacity logit below which a Gaussian is left out
+COLOUR_RATE = 2e-2  # a guess is further off than what cameras tell of a hull
 COARSE_SHARE = 1 / 3  # of the steps, in pictures of half the size
 
 
@@ -31,7 +32,7 @@ def refined(gaussians: Gaussians, views: Views, settings: FitSettings, steps: in
     """
     coarse = round(steps * COARSE_SHARE)
     settings = dataclasses.replace(
-        settings, next_coarse_steps=coarse, next_fine_steps=steps - coarse
+        settings, next_coarse_steps=coarse, next_fine_steps=steps - coarse, colour_rate=COLOUR_RATE
     )
     return fit(views, start_from(gaussians, views, settings), settings, is_next=True)
 
@@ -69,5 +70,6 @@ def start_from(gaussians: Gaussians, views: Views, settings: FitSettings) -> Sta
         sh=padded(np.asarray(g.sh)[:, :1]),
     )
     cell = float((high - low).max()) / settings.cells
-    tints = colours_of(views, np.asarray(g.means), cell, settings.colours_of_cameras)[2:]
+    # No tints: the places of a guess are too wrong to compare the colours that cameras see there.
+    tints = np.ones((len(views.mask), 3), np.float32), np.zeros((len(views.mask), 3), np.float32)
     return Start(start, np.arange(room) < n, np.full(room, np.nan, np.float32), cell, *tints)

@@ -20,6 +20,7 @@ class FitSettings:
         nodes: control points of the smooth deformation that carves the hull's false bulges.
         node_rate: first step of a control point, cells.
         mean_rate: first step of a single Gaussian, cells.
+        colour_rate: step of a colour.
         decay: the last step over the first.
         smooth: weight of the surface's smoothness.
         alpha: weight of the silhouettes beside the colours.
@@ -46,6 +47,7 @@ class FitSettings:
     nodes: int = 256
     node_rate: float = 0.5
     mean_rate: float = 0.2
+    colour_rate: float = 1e-2
     decay: float = 0.05
     smooth: float = 0.2
     alpha: float = 1.0

@@ -26,6 +26,7 @@ class Item:
         about: what goes into item.json besides.
         photo: [H,W,3] uint8, what the views were generated from; None when they are real.
         hidden: places among the views that whatever lifts must not see.
+        of_splats: what is said of each Gaussian that was made of it [N], for the PLY.
     """
 
     id: str
@@ -37,6 +38,7 @@ class Item:
     about: dict[str, Any] = dataclasses.field(default_factory=dict)
     photo: np.ndarray | None = None
     hidden: tuple[int, ...] = ()
+    of_splats: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
     @property
     def given(self) -> np.ndarray:

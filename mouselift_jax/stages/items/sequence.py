@@ -23,6 +23,7 @@ from mouselift_jax.report.html import Picture, Section, Table, Text, Video
 from mouselift_jax.report.viewer import export_html
 from mouselift_jax.runs.folder import Workdir
 from mouselift_jax.splats.ply import load_ply
+from mouselift_jax.splats.trust import mean_cameras
 from mouselift_jax.stages.harness.selection import frame_times
 
 log = logging.getLogger("mouselift_jax")
@@ -134,7 +135,8 @@ def _measured(frame: film.Frame, place: Path, ends: np.ndarray | None) -> dict[s
         if row.get("schema") == measures.SCHEMA:
             return {k: math.nan if v is None else v for k, v in row.items()}
     row = {"frame": frame.number, "time_s": frame.time_s}
-    found, shape = measures.measure(frame.load(), frame.to_mm, ends)
+    gaussians = frame.load()
+    found, shape = measures.measure(gaussians, frame.to_mm, ends)
     row = found | row | {"schema": measures.SCHEMA, "front": math.nan, "spine_mm": []}
     if shape is not None:
         row |= {"front": shape.front, "spine_mm": np.round(shape.spine, 4).tolist()}
@@ -143,6 +145,7 @@ def _measured(frame: film.Frame, place: Path, ends: np.ndarray | None) -> dict[s
             if masks is not None:
                 used = ends if row["head"] == "keypoints" else None
                 row |= measures.standard_errors(shape.box, masks, cameras, used)
+    row["cameras"] = mean_cameras(ply, gaussians)
     finite = {
         k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()
     }
