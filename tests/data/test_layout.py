@@ -232,3 +232,19 @@ def test_keypoints_beside_each_cameras_video_are_found(tmp_path):
         (tmp_path / camera / f"{camera}.analysis.h5").touch()
     layout = find_recording(tmp_path)
     assert set(layout.videos) == set(layout.keypoints) == {"back", "top"}
+
+
+def test_one_depth_for_all_cameras(clean, tmp_path):
+    """12 bits in 16; one camera's pictures are so dark that they might be of 10."""
+    path = tmp_path / "deep"
+    shutil.copytree(clean, path, ignore=shutil.ignore_patterns("videos_undist"))
+    for camera in range(6):
+        folder = path / "videos_undist" / str(camera)
+        folder.mkdir(parents=True)
+        level = 1000 if camera == 2 else 4000
+        for t in range(3):
+            picture = np.full((64, 72), level, np.uint16)
+            Image.fromarray(picture).save(folder / f"{t}.png")
+    recording = open_recording(path)
+    assert {f.white for f in recording.videos} == {4095}
+    assert any("12 bits in 16" in note for note in recording.notes)

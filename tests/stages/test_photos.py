@@ -29,6 +29,9 @@ def test_depths_and_colour_models_become_eight_bit_rgb(tmp_path, rgb):
     cv2.imwrite(str(tmp_path / "deep.png"), rgb[..., ::-1].astype(np.uint16) * 257)
     np.testing.assert_array_equal(read_photo(tmp_path / "deep.png"), rgb)
     Image.fromarray(rgb[..., 0]).save(tmp_path / "grey.png")
+    for bits in (10, 12, 14):  # right-aligned in 16
+        cv2.imwrite(str(tmp_path / "part.png"), rgb[..., ::-1].astype(np.uint16) << bits - 8)
+        assert np.abs(read_photo(tmp_path / "part.png").astype(int) - rgb).max() <= 1
     np.testing.assert_array_equal(read_photo(tmp_path / "grey.png"), np.dstack([rgb[..., 0]] * 3))
     Image.fromarray(rgb).convert("CMYK").save(tmp_path / "cmyk.jpg", quality=98)
     assert np.abs(read_photo(tmp_path / "cmyk.jpg").astype(int) - rgb)[8:16, 6:18].max() < 12

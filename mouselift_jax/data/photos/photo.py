@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import cv2
@@ -9,10 +10,13 @@ import numpy as np
 
 from mouselift_jax.data.crop import apply_map
 from mouselift_jax.data.inputs import contents
+from mouselift_jax.data.mask_levels import to_bytes
 from mouselift_jax.data.masks import clean_mask, mask_box, mask_centroid
 from mouselift_jax.data.png import decode_png
+from mouselift_jax.data.recordings.probe import partial_white
 from mouselift_jax.errors import LayoutError, raise_all
 
+log = logging.getLogger("mouselift_jax")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 
 
@@ -63,7 +67,7 @@ def photos(path: Path) -> list[Path]:
 
 
 def read_photo(path: Path) -> np.ndarray:
-    """A photo [H,W,3 or 4] uint8, RGB, upright; grey, CMYK and 16-bit ones become that.
+    """A photo [H,W,3 or 4] uint8, RGB, upright; grey, CMYK and 10- to 16-bit ones become that.
 
     Raises:
         LayoutError: not a picture, or a damaged or far too large one.
@@ -71,6 +75,10 @@ def read_photo(path: Path) -> np.ndarray:
     data = np.frombuffer(path.read_bytes(), np.uint8)
     try:
         image = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if data.size else None
+        white = 0 if image is None else partial_white([image])
+        if white:
+            log.info("%s: %d bits in 16, %d is white", path, white.bit_length(), white)
+            return _rgb(to_bytes(image, white))
         if image is not None and image.ndim == 3 and image.shape[2] == 4:
             return decode_png(data, path)  # whatever the format: alpha is kept
         if image is not None:  # turned as EXIF says, 8 bit, three channels
@@ -88,6 +96,14 @@ def read_photo(path: Path) -> np.ndarray:
             fix="convert it to PNG or JPEG",
         )
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+def _rgb(image: np.ndarray) -> np.ndarray:
+    """OpenCV's grey, BGR or BGRA picture as RGB or RGBA."""
+    if image.ndim == 2:
+        return cv2.cvtColor(image, cv2.COLOR_GRAY2RGB)
+    alpha = image.shape[2] == 4
+    return cv2.cvtColor(image, cv2.COLOR_BGRA2RGBA if alpha else cv2.COLOR_BGR2RGB)
 
 
 def foreground(

@@ -107,6 +107,10 @@ def inspect_recording(
         return None, findings
     pairs = _pair(calibrated, layout, chosen, findings)
     videos = {n: _probed(layout.videos[n], n, findings) for n, _ in pairs}
+    deepest = max((f.white for f in videos.values() if f is not None), default=0)
+    for name, frames in videos.items():  # one camera's first pictures may all be dark
+        if frames is not None and frames.white:
+            videos[name] = dataclasses.replace(frames, white=deepest)
     masks = _masks(layout, [n for n, _ in pairs], videos, findings)
     good = [
         (n, i) for n, i in pairs if videos[n] is not None and (masks is None or masks.get(n))
@@ -313,6 +317,9 @@ def _assemble(
         cameras.append(Camera(model.K, c2w, frames.width, frames.height))
     distortion = [m.distortion for m in models]
     notes = list(calibration.notes)
+    if videos[0].white:
+        bits = videos[0].white.bit_length()
+        notes.append(f"pictures of {bits} bits in 16: {videos[0].white} is white")
     joined = [f"{len(f.files)} of {f.path.name}" for f in videos if f.kind == "video" and f.files]
     if joined:
         notes.append(f"video files joined in the order of their numbers: {', '.join(joined)}")

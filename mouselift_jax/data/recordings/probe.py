@@ -49,7 +49,7 @@ def probe(path: Path) -> Frames:
             images = _spread(frames, _DEPTH_PICTURES)
     else:
         frames, images = _probe_video(path)
-    return dataclasses.replace(frames, white=_depth(images))
+    return dataclasses.replace(frames, white=partial_white(images))
 
 
 def probe_masks(path: Path) -> tuple[Frames, MaskLevels]:
@@ -155,13 +155,15 @@ def _codec(path: Path) -> str:
         capture.release()
 
 
-def _depth(images: list[np.ndarray]) -> int:
+def partial_white(images: list[np.ndarray]) -> int:
     """The level of white of samples that fill only part of 16 bits; 0 where they fill their type.
 
     Left-aligned samples (the low bits always 0) fill it.
     """
     if images[0].dtype != np.uint16:
         return 0
+    if not any((i % 257).any() for i in images):
+        return 0  # 8 bits spread over 16
     top = max(int(i.max()) for i in images)
     bits = next((b for b in _DEPTHS if top < 1 << b), 16)
     return (1 << bits) - 1 if bits < 16 and top else 0
