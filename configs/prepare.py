@@ -51,7 +51,7 @@ def get_config(name=None):
         c.unit = ""  # mm | m: unit of the calibration; empty = find out
         c.calibration = ""  # a run of configs/calibrate.py, or a file; empty = the recording's own
         c.cameras = ""  # numbers or names of the cameras to use, e.g. 0,2,4; empty = all
-        c.up = ""  # z | -y | cameras | x,y,z: up in the calibration; empty = z, or find out
+        c.up = ""  # z | -y | cameras | floor | x,y,z: up in the calibration; empty = z, or find out
         c.pixel_origin = ""  # 0 (OpenCV) | 0.5 | 1 (MATLAB): first pixel's centre; empty = format's
         # --- masks ---
         c.masks = "auto"  # auto | files | alpha | threshold | background_model | keypoints | rembg

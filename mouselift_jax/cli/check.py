@@ -68,7 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         ("unit", "mm or m: what the calibration is in [the format's usual unit]"),
         ("trim", "error or shortest: files with different numbers of frames [error]"),
         ("cameras", "numbers or names of the cameras to use, joined by commas [all]"),
-        ("up", "up in the calibration's world: z, -y, cameras, x,y,z [found out]"),
+        ("up", "up in the calibration's world: z, -y, cameras, floor, x,y,z [found out]"),
         ("pixel_origin", "0, 0.5 or 1: the first pixel's centre in the calibration [its format's]"),
     ):
         # The names of prepare's options are understood as well: errors recommend them.

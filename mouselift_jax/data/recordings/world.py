@@ -14,6 +14,9 @@ import numpy as np
 from mouselift_jax.data.findings import Finding
 from mouselift_jax.data.recordings.recording import Recording
 from mouselift_jax.errors import ConfigError
+from mouselift_jax.geometry.camera import stack_cameras
+from mouselift_jax.geometry.triangulate import triangulate
+from mouselift_jax.geometry.up import floor_normal
 
 # World z along the cameras' mean up: 0.88 to 0.98 on real rigs that are z up, -0.35 to 0.20 on
 # others. Cameras that all hang above look along -z instead.
@@ -21,6 +24,7 @@ _UP_ENOUGH, _DOWN_ENOUGH = 0.6, 0.75
 _SNAP_DEG = 5.0  # an axis this near is meant
 _LEVEL = 0.3  # how flat the cameras' right-hand axes lie, for up to be taken from them
 _AGREE = 0.6  # length of the cameras' mean up: below it they do not agree on one
+_PATH_FRAMES = 200
 _SAME = 1e-6  # of the rig's size: two cameras in one place
 
 
@@ -60,7 +64,7 @@ def parse_up(up: str) -> np.ndarray | None:
     """
     axes = {s + n: (-1.0 if s == "-" else 1.0) * np.eye(3)[i] for i, n in enumerate("xyz")
             for s in ("", "+", "-")}  # fmt: skip
-    if up in ("", "auto", "cameras"):
+    if up in ("", "auto", "cameras", "floor"):
         return None
     if up in axes:
         return axes[up]
@@ -72,7 +76,7 @@ def parse_up(up: str) -> np.ndarray | None:
         raise ConfigError(
             "no such direction",
             where="config.prepare.up",
-            expected="x, -x, y, -y, z, -z, cameras, or three numbers joined by commas",
+            expected="x, -x, y, -y, z, -z, cameras, floor, or three numbers joined by commas",
             found=up,
             fix="--config.prepare.up=z keeps the calibration's world",
         )
@@ -90,10 +94,12 @@ def levelled(recording: Recording, up: str, findings: list[Finding]) -> Recordin
     rotations = np.stack([np.asarray(c.w2c)[:3, :3] for c in recording.cameras])
     wanted = parse_up(up)
     if wanted is None:
-        if up != "cameras" and z_is_up(rotations):
+        if up not in ("cameras", "floor") and z_is_up(rotations):
             return recording
         wanted = camera_up(rotations)
-        if up != "cameras":
+        if up == "floor":
+            wanted = _floor(recording, wanted)
+        elif up != "cameras":
             findings.append(_told(recording, rotations, wanted))
     turn = rotation_to_z(wanted)
     if np.allclose(turn, np.eye(3), atol=1e-12):
@@ -109,6 +115,38 @@ def levelled(recording: Recording, up: str, findings: list[Finding]) -> Recordin
     )
 
 
+def _floor(recording: Recording, up: np.ndarray) -> np.ndarray:
+    """Up [3] as the animal's path says it: it walks on the floor.
+
+    Raises:
+        ConfigError: there are no keypoints, or they tell no plane.
+    """
+    found = None
+    if recording.keypoints is not None:
+        xy = recording.keypoints[:, :: max(1, recording.n_frames // _PATH_FRAMES)]
+        V, F, M = xy.shape[:3]
+        flat = xy.reshape(V, F * M, 3)
+        cameras = [dataclasses.replace(c, width=1, height=1) for c in recording.cameras]
+        weights = (np.isfinite(flat[..., :2]).all(-1) & (flat[..., 2] > 0.25)).astype(float)
+        points = triangulate(np.nan_to_num(flat[..., :2]), stack_cameras(cameras), weights)
+        points = np.where(weights.sum(0)[:, None] >= 2, points, np.nan).reshape(F, M, 3)
+        known = np.isfinite(points).all(-1).any(1)
+        path = np.full((F, 3), np.nan)
+        path[known] = np.nanmedian(points[known], axis=1)
+        found = floor_normal(path, up)
+    if found is None:
+        raise ConfigError(
+            "the floor cannot be told from the animal's path",
+            where="config.prepare.up=floor",
+            expected="keypoints of an animal that walks to and fro over the floor",
+            found="no keypoints"
+            if recording.keypoints is None
+            else "a path that keeps to a place or a line",
+            fix="--config.prepare.up=cameras, or say it: --config.prepare.up=x,y,z",
+        )
+    return found[0]
+
+
 def _told(recording: Recording, rotations: np.ndarray, up: np.ndarray) -> Finding:
     mean = -rotations[:, 1].mean(0)
     angle = np.degrees(np.arccos(np.clip(up[2], -1, 1)))
@@ -119,7 +157,7 @@ def _told(recording: Recording, rotations: np.ndarray, up: np.ndarray) -> Findin
         "degrees from z; the samples are levelled on it",
         (),
         f"if that is not up, say it: --config.prepare.up={','.join(f'{v:.3f}' for v in up)} (or z "
-        "to keep the calibration's world, -y, ...)",
+        "to keep the calibration's world, -y, floor: from the path of keypoints, ...)",
         {"expected": f"z along the cameras' mean up, {_UP_ENOUGH} or more",
          "found": f"{mean[2]:.2f}", "up": up.tolist()},
         where=str(recording.calibration_path),

@@ -1,5 +1,6 @@
 """A world that is not z up is noticed and levelled; one that is stays as it is."""
 
+import dataclasses
 import pickle
 
 import numpy as np
@@ -7,7 +8,13 @@ import pytest
 
 from mouselift_jax.data.check.recording import check_recording
 from mouselift_jax.data.recordings.inspection import inspect_recording, open_recording
-from mouselift_jax.data.recordings.world import camera_up, parse_up, rotation_to_z, z_is_up
+from mouselift_jax.data.recordings.world import (
+    camera_up,
+    levelled,
+    parse_up,
+    rotation_to_z,
+    z_is_up,
+)
 from mouselift_jax.data.synthetic import write_recording
 from mouselift_jax.errors import ConfigError, MouseLiftError
 
@@ -109,3 +116,27 @@ def test_two_cameras_in_one_place(clean, turned):
     assert open_recording(path, cameras=("0", "1", "2")).camera_ids == (0, 1, 2)
     with pytest.raises(ConfigError, match="no such camera"):
         open_recording(path, cameras=("0", "7"))
+
+
+def test_up_from_the_floor_that_the_animal_walks_on(clean):
+    """Keypoints of a walk in a world that lies on its side, seen by the same cameras."""
+    recording = open_recording(clean)
+    rng = np.random.default_rng(0)
+    walk = rng.uniform(-1, 1, (60, 1, 3)) * [120, 80, 3] + [50, 50, 20]
+    points = walk + rng.normal(0, 4, (1, 5, 3))
+    turn = rotation_to_z(np.array([0.8, -0.5, 0.1])).T
+    rigid = np.eye(4)
+    rigid[:3, :3] = turn
+    cameras, xy = [], []
+    for c in recording.cameras:
+        cameras.append(dataclasses.replace(c, c2w=rigid @ np.asarray(c.c2w)))
+        seen = c.project(points.reshape(-1, 3))[0].reshape(60, 5, 2)
+        xy.append(np.concatenate([seen, np.ones((60, 5, 1))], -1))
+    told = dataclasses.replace(
+        recording, cameras=tuple(cameras), keypoints=np.stack(xy), n_frames=60
+    )
+    up = levelled(told, "floor", []).level @ turn @ [0, 0, 1]
+    assert np.degrees(np.arccos(up[2])) < 1.5
+    for keypoints in (None, np.repeat(np.stack(xy)[:, :1], 60, 1)):
+        with pytest.raises(ConfigError, match="floor cannot be told"):
+            levelled(dataclasses.replace(told, keypoints=keypoints), "floor", [])
