@@ -84,7 +84,7 @@ SHRUNK = {
     },
     "gslrm": {
         "data.size": 32, "model.animal_share": 0.8, "train.steps": 2, "eval_samples": 1,
-        "train.log_every": 1,
+        "train.log_every": 1, "train.batch_size": 2,
     },
     "infer": {"limit": 2, "turntable.frames": 2, "turntable.size": 32},
     "eval": {"limit": 1, "methods": "gslrm,hull,nearest"},

@@ -76,6 +76,18 @@ def command_line() -> str:
     return shlex.join(["python", *sys.argv])
 
 
+def each_key_once(command: str) -> str:
+    """The command with every flag once: what was added to it takes the place of what it had."""
+    words = shlex.split(command)
+    last = {word.split("=")[0]: word for word in words if word.startswith("--")}
+    kept = []
+    for word in words:
+        if word.startswith("--"):
+            word = last.pop(word.split("=")[0], None)
+        kept += [word] if word is not None else []
+    return shlex.join(kept)
+
+
 def in_own_keys(text: str, folder: Path) -> str:
     """A suggested command whose keys and folder are a stage's, in those of this process's command.
 

@@ -383,7 +383,8 @@ def _notes(preparer: Preparer) -> list[str]:
     ]
     if preparer.mask_source == "background_model":
         notes.append("the background model needs one more pass over each video")
-    return [*notes, *preparer.recording.notes]
+    recording = preparer.recording
+    return [*notes, *recording.notes, *(finding.text() for finding in recording.findings)]
 
 
 def _sheet(workdir: Workdir) -> np.ndarray:

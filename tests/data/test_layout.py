@@ -75,6 +75,22 @@ def test_missing(broken, delete, words):
         open_recording(broken)
 
 
+def test_several_cameras_without_a_video_are_one_sentence(broken):
+    for name in "345":
+        (broken / f"videos_undist/{name}.mp4").unlink()
+    with pytest.raises(LayoutError, match="cameras 3, 4, 5 are calibrated but have no") as told:
+        open_recording(broken)
+    assert "--config.prepare.cameras=0,1,2" in str(told.value)
+
+
+def test_one_level_too_high_is_one_sentence(broken, tmp_path):
+    (tmp_path / "above").mkdir()
+    broken.rename(tmp_path / "above/mouse")
+    with pytest.raises(LayoutError, match="a folder near this one is a recording") as told:
+        open_recording(tmp_path / "above")
+    assert str(told.value).count("near this one") == 1
+
+
 def test_everything_at_once(broken):
     (broken / "videos_undist/3.mp4").unlink()
     (broken / "simpleclick_undist/2.mp4").write_bytes(b"")

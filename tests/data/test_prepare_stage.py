@@ -136,6 +136,18 @@ def test_what_was_guessed_of_a_recording_is_said(recording_dir, tmp_path):
     )
 
 
+def test_a_plan_tells_what_the_recording_makes_one_doubt(recording_dir, tmp_path):
+    from configs.prepare import get_config
+    from mouselift_jax.stages import prepare as stage
+
+    path = link_copy(recording_dir, tmp_path / "rec")
+    calibration(path, lambda rows: rows[2]["K"].__setitem__((0, 2), 9999.0))
+    config = get_config("tiny")
+    config.recording, config.split.gap_s = str(path), 0.02
+    notes = "\n".join(stage.plan(config, tmp_path / "run").notes)
+    assert "camera 2: the principal point (10000, " in notes
+
+
 def test_a_pixel_that_the_hulls_do_not_show_is_told(recording_dir, tmp_path):
     """All principal points counted from another origin: outlines say it, an option helps."""
     from configs.prepare import get_config

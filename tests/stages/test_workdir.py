@@ -299,6 +299,12 @@ def test_what_to_type_next_can_be_pasted_whatever_folders_are_called():
     ]  # fmt: skip
 
 
+def test_a_command_that_is_given_again_has_each_key_once():
+    given = "python launch.py --config=c.py:tiny --config.train.steps=2 '--workdir=my run'"
+    again = record.each_key_once(f"{given} --config.train.steps=4")
+    assert again == "python launch.py --config=c.py:tiny --config.train.steps=4 '--workdir=my run'"
+
+
 def test_the_next_command_takes_a_folder_that_is_free_or_its_own(tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     told = f"python launch.py --config=configs/infer.py --config.samples=a --workdir={tmp_path}/i"

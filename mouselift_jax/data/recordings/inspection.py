@@ -100,9 +100,12 @@ def inspect_recording(
         near = recordings_near(layout.path)
         if near:
             fix = f"a folder near this one is a recording: {', '.join(map(str, near))}"
-        findings.append(
-            Finding("camera_missing", "error", "no videos found", fix=fix, where=str(layout.path))
-        )
+        if not near or layout.calibration is not None:  # else the same remedy was told above
+            findings.append(
+                Finding(
+                    "camera_missing", "error", "no videos found", fix=fix, where=str(layout.path)
+                )
+            )
     if calibrated is None or not layout.videos:
         return None, findings
     pairs = _pair(calibrated, layout, chosen, findings)
@@ -227,20 +230,23 @@ def _pair(
                     where=where,
                 )
             )
-    for i in chosen:
-        if i not in pairs.values():
-            rest = ",".join(str(cameras[k].number) for k in chosen if k in pairs.values())
-            findings.append(
-                Finding(
-                    "camera_missing",
-                    "error",
-                    f"camera {cameras[i].number} is calibrated but has no video",
-                    (cameras[i].number,),
-                    f"add its video, or leave it out: --config.prepare.cameras={rest}",
-                    {"found": f"videos {names}"},
-                    where=where,
-                )
+    lost = tuple(cameras[i].number for i in chosen if i not in pairs.values())
+    if lost:
+        one = len(lost) == 1
+        rest = ",".join(str(cameras[k].number) for k in chosen if k in pairs.values())
+        findings.append(
+            Finding(
+                "camera_missing",
+                "error",
+                f"{'camera' if one else 'cameras'} {', '.join(map(str, lost))} "
+                f"{'is' if one else 'are'} calibrated but {'has' if one else 'have'} no video",
+                lost,
+                f"add {'its video' if one else 'their videos'}, or leave {'it' if one else 'them'} "
+                f"out: --config.prepare.cameras={rest}",
+                {"found": f"videos {names}"},
+                where=where,
             )
+        )
     kept = [(n, i) for n, i in pairs.items() if i in chosen]
     return sorted(kept, key=lambda item: (cameras[item[1]].number, item[1]))
 

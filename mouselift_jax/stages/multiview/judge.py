@@ -15,7 +15,7 @@ from mouselift_jax.data.inputs import must_exist
 from mouselift_jax.data.samples.sample_set import SampleSet
 from mouselift_jax.pipelines.views import Models, Networks, sample_views
 from mouselift_jax.report.pictures import contact_sheet
-from mouselift_jax.runs.record import command_line, in_own_keys
+from mouselift_jax.runs.record import command_line, each_key_once, in_own_keys
 from mouselift_jax.runs.rows import read_rows
 from mouselift_jax.stages.multiview.batches import turned
 from mouselift_jax.stages.multiview.frozen import Towers
@@ -131,7 +131,7 @@ class Judge:
             lr=self.config.train.optim.lr / 2,
             steps=2 * self.config.train.steps,
         )
-        return in_own_keys(text, self.folder)
+        return each_key_once(in_own_keys(text, self.folder))
 
     def _sample(
         self, models: Models, batch: dict[str, np.ndarray], index: int, guidance: float

@@ -15,7 +15,7 @@ from mouselift_jax.data.samples.sample_set import SampleSet
 from mouselift_jax.geometry.camera import Camera
 from mouselift_jax.geometry.median_rig import Rig, aimed_at_origin, median_rig, shifts
 from mouselift_jax.geometry.rig import azimuth_elevation
-from mouselift_jax.runs.record import command_line, in_own_keys, read_json
+from mouselift_jax.runs.record import command_line, each_key_once, in_own_keys, read_json
 from mouselift_jax.stages.multiview.order import azimuths_of, order_from
 from mouselift_jax.stages.multiview.settings import MultiviewSettings
 
@@ -76,8 +76,8 @@ def spread_advice(
     told = (
         f"the training cameras spread by up to {worst:.1f} px around one rig, which is all that a "
         "network without poses can learn: generated views will disagree with their cameras by "
-        f"about as much. Tell the network the cameras: {command_line()} "
-        f"{in_own_keys(posed, workdir)}"
+        "about as much. Tell the network the cameras: "
+        + each_key_once(f"{command_line()} {in_own_keys(posed, workdir)}")
     )
     how = sample_set.manifest.get("parameters") or {}
     if how.get("aim") != "box":
