@@ -18,6 +18,7 @@ from mouselift_jax.data.readers.write_back import write_back
 from mouselift_jax.data.samples.writer import SAMPLE_FILES, SampleWriter
 from mouselift_jax.data.synthetic.recording import write_recording
 from mouselift_jax.errors import LayoutError, MouseLiftError
+from mouselift_jax.exports.glb import save_glb
 from mouselift_jax.exports.mesh import save_mesh
 from mouselift_jax.exports.model_card import write_model_card
 from mouselift_jax.files import (
@@ -122,6 +123,7 @@ WRITERS = {
     "save_ply": ("a.ply", lambda f: save_ply(f / "a.ply", one_splat())),
     "save_splat": ("a.splat", lambda f: save_splat(f / "a.splat", one_splat())),
     "save_mesh": ("a.obj", lambda f: save_mesh(f / "a.obj", one_splat())),
+    "save_glb": ("a.glb", lambda f: save_glb(f / "a.glb", one_splat())),
     "export_html": ("a.html", lambda f: export_html(f / "a.html", [one_splat()])),
     "model card": ("CARD.md", lambda f: write_model_card(run_of(f / "run"), f / "CARD.md")),
     "report": ("report.html", lambda f: write_report(f, sections=[])),

@@ -95,7 +95,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--overwrite",
         action="store_true",
-        help="ply, splat, mesh: replace files that are there, whoever wrote them",
+        help="ply, splat, glb, mesh: replace files that are there, whoever wrote them",
     )
     parser.add_argument("--sample", metavar="ID", help="transforms: which sample")
     parser.add_argument("--all", action="store_true", help="transforms: every sample, in folders")

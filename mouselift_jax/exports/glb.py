@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from mouselift_jax.errors import LayoutError
-from mouselift_jax.files import write_bytes_atomic
+from mouselift_jax.files import check_replaceable, write_bytes_atomic
 from mouselift_jax.splats.filters import only_drawable
 from mouselift_jax.splats.gaussians import Gaussians
 from mouselift_jax.splats.sh import C0
@@ -23,17 +23,25 @@ _FLOAT, _BYTE, _POINTS = 5126, 5121, 0
 _TYPES = {1: "SCALAR", 3: "VEC3", 4: "VEC4"}
 
 
-def save_glb(path: str | Path, gaussians: Gaussians, extras: dict[str, Any] | None = None) -> int:
+def save_glb(
+    path: str | Path,
+    gaussians: Gaussians,
+    extras: dict[str, Any] | None = None,
+    *,
+    overwrite: bool = False,
+) -> int:
     """Write one set of Gaussians, whole or not at all; those that hold no numbers are left out.
 
     Args:
         path: file to write.
         gaussians: one set, in the axes of the file (glTF's y is up).
         extras: what to say of the file in asset.extras, such as its unit.
+        overwrite: replace a file that is there even if this project did not write it.
 
     Returns:
         How many were left out.
     """
+    check_replaceable(path, overwrite=overwrite)
     kept, left_out = only_drawable(gaussians, path)
     if kept.n_gaussians == 0:
         raise LayoutError(

@@ -65,7 +65,7 @@ def to_glb(args: argparse.Namespace) -> list[str]:
         path = _target(args, label, ".glb")
         unit = None if scale is None else scale * factor
         extras = {"axes": f"{axes}: {AXES[axes][1]}", "units_per_mm": unit}
-        left_out = save_glb(path, gaussians.turned(AXES[axes][0]), extras)
+        left_out = save_glb(path, gaussians.turned(AXES[axes][0]), extras, overwrite=args.overwrite)
         n = gaussians.n_gaussians - left_out
         lines.append(f"{path} ({n:,} Gaussians, axes {axes})" + _left_out(left_out))
     return [*lines, f"next: open {args.out} in a viewer of KHR_gaussian_splatting"]
