@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from mouselift_jax.data.batches.pictures import composite
@@ -18,25 +17,18 @@ from mouselift_jax.data.samples.camera_file import parse_cameras
 from mouselift_jax.data.samples.sample_set import SampleSet
 from mouselift_jax.data.synthetic.recording import write_recording
 from mouselift_jax.files import write_bytes_atomic
-from mouselift_jax.geometry.camera import Camera
 from mouselift_jax.geometry.similarity import Similarity
-from mouselift_jax.report.html import (
-    Finding,
-    Picture,
-    Section,
-    Splats,
-    Table,
-    Text,
-    Video,
-    write_report,
-)
-from mouselift_jax.report.pictures import comparison_rows
+from mouselift_jax.pipelines.judge import Judge, Judged, View, drawer, hull
+from mouselift_jax.report.html import Picture, Section, Splats, Table, Text, Video, write_report
+from mouselift_jax.report.pictures import Sheet, comparison_rows
+from mouselift_jax.report.scores import summarise, verdicts
+from mouselift_jax.report.turntable import padded
+from mouselift_jax.report.verdict import Verdict
 from mouselift_jax.runs.folder import Workdir
 from mouselift_jax.runs.record import read_json, read_summary
 from mouselift_jax.splats import load_ply
 from mouselift_jax.stages import fit, gslrm, infer, mvdiff, prepare, synth
 from mouselift_jax.stages.harness.plan import Plan
-from mouselift_jax.training import metrics as metric
 
 log = logging.getLogger("mouselift_jax")
 NEXT = ("python -m mouselift_jax view {workdir}/fit",)
@@ -49,6 +41,7 @@ STAGES = {
 WIRES = {
     "prepare": {"recording": "recording"},
     "fit": {"samples": "prepare"},
+    "film": {"samples": "prepare"},
     "gslrm": {"samples": "prepare"},
     "infer": {"samples": "prepare", "gslrm": "gslrm"},
     "mvdiff": {"samples": "prepare"},
@@ -56,7 +49,6 @@ WIRES = {
     "gslrm_synth": {"samples": "synth", "init_from": "gslrm"},
     "photo": {"image": "photo.png", "mvdiff": "mvdiff", "gslrm": "gslrm"},
 }
-GOALS = {"iou": 0.80, "gain": 2.0}
 
 
 def wired(config: Any, workdir: Path) -> dict[str, Any]:
@@ -76,13 +68,14 @@ def plan(config: Any, workdir: Path) -> Plan:
         stage="demo",
         writes=[f"{workdir}/{n}/" for n in ("recording", *WIRES)] + [f"{workdir}/report.html"],
         steps=f"a recording of {config.recording.frames} frames, then {', '.join(WIRES)}",
-        memory="below 8 GiB",
+        memory="below 6 GiB",
         skipped=[f"{name}: finished" for name in done],
+        notes=["report.html is there as soon as the first frames are fitted, and then grows"],
     )
 
 
 def run(config: Any, workdir: Workdir) -> None:
-    """Every stage that is not finished, then the judgement."""
+    """Every stage that is not finished; the page is written anew after each that it shows."""
     r = config.recording
     if not (workdir / "recording" / "recording.json").exists():
         log.info("recording: %d frames by six cameras", r.frames)
@@ -93,20 +86,15 @@ def run(config: Any, workdir: Workdir) -> None:
             seed=config.seed,
             n_heldout=r.heldout_cameras,
         )
-    seconds = {}
+    page = Page(config, workdir)
     for name, sub in wired(config, workdir.path.absolute()).items():
         log.info("stage %s", name)
         if name == "photo":
             take_photo(workdir.path)
         with Workdir(workdir / name, sub, workdir.options) as folder:
             STAGES[sub.stage].run(sub, folder)
-        seconds[name] = read_summary(workdir / name)["wall_s"]
-    sub = wired(config, workdir.path)["infer"]
-    sub.limit, sub.split = 0, "val"
-    lifter = infer.make_lifter(sub)
-    figures, pictures = judge(sub, workdir.path, lambda item: lifter(item)[0])
-    fitted, looks = judge(wired(config, workdir.path)["fit"], workdir.path, from_fit(workdir.path))
-    finish(config, workdir, figures, pictures, seconds, fitted_section(workdir.path, fitted, looks))
+        page.add(name, wired(config, workdir.path)[name])
+    page.write(finished=True)
 
 
 def take_photo(workdir: Path) -> None:
@@ -116,60 +104,174 @@ def take_photo(workdir: Path) -> None:
     write_bytes_atomic(workdir / "photo.png", samples.picture_paths(name)[0].read_bytes())
 
 
-def from_fit(workdir: Path) -> Callable[[Any], Any]:
-    """What `fit` made of an item, read back."""
-    alone = (workdir / "fit" / "splats.ply").exists()  # a single item lies in the folder itself
-    return lambda item: load_ply(infer.place_of(workdir / "fit", item.id, alone) / "splats.ply")
+# --- judged from cameras of no video -------------------------------------------------------------
+
+
+def splats_of(folder: Path, item_id: str) -> Any:
+    """What a stage made of an item, read back."""
+    alone = (folder / "splats.ply").exists()  # a single item lies in the folder itself
+    return padded(load_ply(infer.place_of(folder, item_id, alone) / "splats.ply"))
 
 
 def judge(
-    sub: Any, workdir: Path, gaussians_of: Callable[[Any], Any]
-) -> tuple[list[dict[str, float]], list[np.ndarray]]:
-    """Figures of every held-out view of the items of a stage, and pictures of the first frames."""
-    items = infer.FromSamples(sub)
-    from mouselift_jax.render import render
+    sub: Any, workdir: Path, method: str, gaussians_of: Callable[[Any], Any], *, baseline: bool
+) -> tuple[list[dict[str, Any]], list[Sheet]]:
+    """Figures of every held-out view of the items of a stage, and pictures of the first frames.
 
-    draw = jax.jit(lambda g, c: render(g, c, implementation=sub.render))
+    Args:
+        sub: the stage's configuration.
+        workdir: of the demo.
+        method: the stage, as the table names it.
+        gaussians_of: item -> Gaussians.
+        baseline: whether the visual hull of the same views is judged too.
+    """
+    items, draw = infer.FromSamples(sub), drawer(sub.render)
     samples = SampleSet.open(workdir / "prepare" / "samples")
-    rows, pictures = [], []
+    rows, sheets = [], []
     for item_id in items.ids:
-        item = items.load(item_id)
-        gaussians = gaussians_of(item)
-        record = samples.camera_file(item_id)
-        camera, images, masks = heldout_views(
-            workdir / "recording", item.about["frame"], record["scene_from_recording"]
-        )
-        out = jax.device_get(draw(gaussians, camera))
-        inside = metric.interior_psnr(out.rgb, out.alpha, images, masks)
-        figures = {
-            "iou": metric.mask_iou(out.alpha, masks),
-            "interior_psnr": inside.psnr,
-            "mean_color_psnr": inside.mean_color_psnr,
-            "psnr": metric.psnr(out.rgb, images),
-            "ssim": metric.ssim(out.rgb, images),
-        }
-        for v in range(len(images)):
-            row = {k: float(x[v]) for k, x in figures.items()}
-            rows.append({"frame": item.about["frame"], "view": v, **row})
-        if len(pictures) < 3:
-            labels = [f"frame {item.about['frame']}, camera {v + 1}" for v in range(len(images))]
-            rgb = np.clip(out.rgb, 0, 1)
-            pictures.append(comparison_rows(images, rgb, masks, out.alpha, labels=labels))
-    return rows, pictures
+        item, seen = items.load(item_id), items.load_stored(item_id)  # the hull gets all there is
+        views = [View(seen.images[v], seen.masks[v], seen.cameras[v], c)
+                 for v, c in enumerate(seen.about["cameras"])]  # fmt: skip
+        methods = {method: lambda _, item=item: functools.partial(draw, gaussians_of(item))}
+        if baseline:
+            methods["hull"] = hull
+        moved = samples.camera_file(item_id)["scene_from_recording"]
+        hidden = heldout_views(workdir / "recording", item.about["frame"], moved)
+        judged = Judge(methods)(views, hidden)
+        rows += [
+            {"sample": item_id, "frame": item.about["frame"], "camera": one.target.number,
+             "method": name, **figures}
+            for one in judged for name, figures in one.figures.items()
+        ]  # fmt: skip
+        if len(sheets) < 2:
+            sheets.append(_sheet(judged, method, item.about["frame"]))
+    return rows, sheets
 
 
-def heldout_views(
-    recording: Path, frame: int, similarity: dict[str, Any]
-) -> tuple[Camera, np.ndarray, np.ndarray]:
-    """Cameras [V] in the sample's scene, pictures on white and masks of cameras of no video."""
+def _sheet(judged: list[Judged], method: str, frame: int) -> Sheet:
+    labels = [
+        f"frame {frame}, hidden camera {one.target.number}: {one.figures[method]['psnr']:.1f} dB, "
+        f"IoU {one.figures[method]['iou']:.3f}"
+        for one in judged
+    ]
+    return comparison_rows(
+        np.stack([one.target.image for one in judged]),
+        np.stack([one.predictions[method].rgb for one in judged]),
+        np.stack([one.target.mask for one in judged]),
+        np.stack([one.predictions[method].alpha for one in judged]),
+        labels=labels,
+    )
+
+
+def heldout_views(recording: Path, frame: int, similarity: dict[str, Any]) -> list[View]:
+    """Pictures of cameras of no video, their cameras moved into the sample's scene."""
     folder = recording / "heldout" / f"frame_{frame:06d}"
     record = read_json(folder / "opencv_cameras.json")
     s = {k: np.asarray(similarity[k], np.float64) for k in ("scale", "R", "t")}
-    camera = parse_cameras(record, folder).transformed(Similarity(**s))
+    cameras = parse_cameras(record, folder).transformed(Similarity(**s))
     rgba = np.stack([read_picture(folder / f["file_path"]) for f in record["frames"]])
     images, masks = composite(rgba, np.ones(3, np.float32))
-    K, c2w = (jnp.asarray(x, jnp.float32) for x in (camera.K, camera.c2w))
-    return Camera(K, c2w, camera.width, camera.height), images, masks
+    return [View(images[v], masks[v], cameras[v], v + 1) for v in range(len(images))]
+
+
+# --- the page ------------------------------------------------------------------------------------
+
+
+class Page:
+    """The report, which grows with the stages: first what was fitted, at last the photo."""
+
+    def __init__(self, config: Any, workdir: Workdir) -> None:
+        self._config, self._workdir = config, workdir
+        self._parts: dict[str, Section] = {}
+        self._said: Verdict | None = None
+        self._metrics: dict[str, float] = {}
+        self._artefacts = {"samples": "prepare/samples"}
+        self._seconds: dict[str, float] = {}
+
+    def add(self, name: str, sub: Any) -> None:
+        """What a stage that has run adds; the page is written where it shows something new."""
+        self._seconds[name] = read_summary(self._workdir / name)["wall_s"]
+        made = {"fit": self._fitted, "film": self._film, "infer": self._lifted,
+                "photo": self._photo}.get(name)  # fmt: skip
+        if made is not None:
+            self._parts[name] = made(sub)
+            self.write(finished=False)
+            if name == "fit":
+                log.info("first splats, seen by hidden cameras: %s", self._workdir / "report.html")
+
+    def write(self, *, finished: bool) -> None:
+        """Summary and report of what there is so far."""
+        times = Table(["stage", "seconds"], [[k, v] for k, v in self._seconds.items()])
+        sheet = Section("Samples", [Picture("prepare/views.png", "six views of some instants")])
+        sections = [*self._parts.values(), sheet, Section("Time", [times])]
+        summary = {
+            "steps": len(self._seconds),
+            "metrics": self._metrics,
+            "artefacts": {**self._artefacts, "report": "report.html"},
+            "inputs": {"recording": "recording"},
+            "verdict": self._said.record() if self._said else None,
+        }
+        self._workdir.summary(finished=False, **summary)  # the report reads it
+        rest = [name for name in WIRES if name not in self._seconds]
+        intro = "A procedural recording, made into samples, fitted, and learned from."
+        if rest:
+            intro += f" Still to come: {', '.join(rest)}; load this page again."
+        write_report(self._workdir.path, title="Demo", intro=intro, sections=sections)
+        self._workdir.summary(finished=finished, **summary)
+
+    def _judged(self, sub: Any, method: str, gaussians_of: Callable, baseline: bool) -> list[Any]:
+        rows, sheets = judge(sub, self._workdir.path, method, gaussians_of, baseline=baseline)
+        names = [method, *(["hull"] if baseline else [])]
+        table, metrics = summarise(rows, names, 1)
+        cameras = sorted({row["camera"] for row in rows})
+        size = f"{self._config.recording.width} x {self._config.recording.height} px"
+        where = f"{len(cameras)} cameras of no video, {size}"
+        said = verdicts(rows, names, where=where, block=1)[0]
+        log.info("%s", said.text)
+        if method == "fit":
+            self._said, self._metrics = said, self._metrics | metrics
+        self._metrics |= {k: v for k, v in metrics.items() if not k.startswith("heldout/")}
+        return [Text(said.text), *map(Picture, sheets), table]
+
+    def _fitted(self, sub: Any) -> Section:
+        folder = self._workdir / "fit"
+        blocks = self._judged(sub, "fit", lambda item: splats_of(folder, item.id), True)
+        self._artefacts["ply"] = f"fit/{read_summary(folder)['artefacts']['ply']}"
+        blocks.insert(1, Splats(self._artefacts["ply"], "drag to turn"))
+        return Section("Fitted, without any network", blocks)
+
+    def _film(self, sub: Any) -> Section:
+        del sub
+        videos = self._workdir / "film" / "videos"
+        if not videos.is_dir():
+            return Section("The film", [Text("One frame makes no film.")])
+        shown = [videos / "turntable.mp4", *sorted(videos.glob("camera_*.mp4"))[:1]]
+        self._artefacts |= {"film": "film/sequence.html", "motion": "film/motion.csv"}
+        made = [
+            Video(str(p.relative_to(self._workdir.path)), p.stem.replace("_", " ")) for p in shown
+        ]
+        text = "Consecutive frames, fitted; all of it: film/sequence.html, film/motion.csv."
+        return Section("The film", [*made, Text(text)])
+
+    def _lifted(self, sub: Any) -> Section:
+        sub.limit, sub.split = 0, "val"
+        lifter = infer.make_lifter(sub)
+        blocks = self._judged(sub, "gslrm", lambda item: lifter(item)[0], True)
+        made = read_summary(self._workdir / "infer")["artefacts"]
+        self._artefacts["checkpoint"] = "gslrm/checkpoints"
+        blocks.insert(1, Splats(f"infer/{made['ply']}", "drag to turn"))
+        steps = self._config.gslrm.train.steps
+        blocks.append(
+            Text(
+                f"A toy: half a million weights, {steps} steps. What it gains is speed; what more "
+                "training would gain is more steps of `configs/gslrm.py`."
+            )  # fmt: skip
+        )
+        return Section("A small network, seen from the same cameras", blocks)
+
+    def _photo(self, sub: Any) -> Section:
+        del sub
+        return Section("From one photo: toy weights", from_photo(self._workdir.path))
 
 
 def from_photo(workdir: Path) -> list[Any]:
@@ -179,8 +281,8 @@ def from_photo(workdir: Path) -> list[Any]:
     blocks: list[Any] = [
         Text(
             "These are toy weights. The demo has no released networks: the autoencoder was trained "
-            "for a minute on these very samples, the image encoder and the prompts are random, and "
-            "the UNet has about a million weights and a minute of training. This part shows that "
+            "in some steps on these very samples, the image encoder and the prompts are random, "
+            "and the UNet has had a few steps of training. This part shows that "
             "photo, six views, splat and turntable hang together; what they show means nothing. "
             f"Generated views against the true ones: PSNR {metrics.get('val/psnr', math.nan):.1f} "
             f"dB, SSIM {metrics.get('val/ssim', math.nan):.2f}."
@@ -192,89 +294,3 @@ def from_photo(workdir: Path) -> list[Any]:
     if "turntable" in made:
         blocks.append(Video(f"photo/{made['turntable']}", "turntable"))
     return [*blocks, Splats(f"photo/{made['ply']}", "drag to turn")]
-
-
-def means_of(rows: list[dict[str, float]]) -> dict[str, float]:
-    """Means over frames and views of the figures of `judge`."""
-    return {
-        k: float(np.nanmean([r[k] for r in rows])) for k in rows[0] if k not in ("frame", "view")
-    }
-
-
-def fitted_section(
-    workdir: Path, rows: list[dict[str, float]], pictures: list[np.ndarray]
-) -> Section:
-    """The report's part about Gaussians without weights."""
-    m = means_of(rows)
-    text = (
-        f"`fit` needs no network: {len({r['frame'] for r in rows})} frames, seen from cameras that "
-        f"no video has: silhouette IoU {m['iou']:.3f}, interior PSNR {m['interior_psnr']:.2f} dB, "
-        f"{m['interior_psnr'] - m['mean_color_psnr']:+.2f} dB against the mean colour."
-    )
-    log.info("%s", text)
-    first = read_summary(workdir / "fit")["artefacts"]["ply"]
-    splats = Splats(f"fit/{first}", "drag to turn")
-    return Section("Fitted, without weights", [Text(text), *map(Picture, pictures), splats])
-
-
-def finish(
-    config: Any,
-    workdir: Workdir,
-    rows: list[dict[str, float]],
-    pictures: list[np.ndarray],
-    seconds: dict[str, float],
-    fitted: Section,
-) -> None:
-    """Summary and report with the figures that count."""
-    means = means_of(rows)
-    gain = means["interior_psnr"] - means["mean_color_psnr"]
-    reached = means["iou"] >= GOALS["iou"] and gain >= GOALS["gain"]
-    metrics = {f"heldout/{k}": v for k, v in means.items()} | {"heldout/gain_db": gain}
-    inner = read_summary(workdir / "infer")["artefacts"]
-    artefacts = {k: f"infer/{v}" for k, v in inner.items() if k in ("ply", "turntable", "views")}
-    artefacts |= {"samples": "prepare/samples", "checkpoint": "gslrm/checkpoints"}
-    table = Table(
-        ["frame", "camera", "silhouette IoU", "interior PSNR", "mean colour", "gain, dB"],
-        [
-            [r["frame"], r["view"] + 1, r["iou"], r["interior_psnr"], r["mean_color_psnr"],
-             r["interior_psnr"] - r["mean_color_psnr"]]
-            for r in rows
-        ],
-        "interior: pixels that are foreground in both pictures and 2 px from either outline; "
-        "mean colour: the PSNR of painting them with their true mean colour",
-    )  # fmt: skip
-    verdict = (
-        f"Held-out cameras of {len({r['frame'] for r in rows})} held-out frames: silhouette IoU "
-        f"{means['iou']:.3f} (goal {GOALS['iou']:.2f}), interior PSNR "
-        f"{means['interior_psnr']:.2f} dB, {gain:+.2f} dB against the mean colour "
-        f"(goal {GOALS['gain']:+.1f})."
-    )
-    blocks: list[Any] = [Text(verdict), table, *[Picture(p) for p in pictures]]
-    if not reached:
-        why = f"{config.gslrm.train.steps} steps of a small network; more steps help"
-        blocks.insert(1, Finding("the goals were not reached", why, "--config.gslrm.train.steps=N"))
-        workdir.warn(f"the goals were not reached: {verdict}")
-    splats = [Splats(artefacts["ply"], "drag to turn")]
-    if "turntable" in artefacts:
-        splats.insert(0, Video(artefacts["turntable"], "turntable"))
-    times = Table(["stage", "seconds"], [[k, v] for k, v in seconds.items()])
-    sections = [
-        fitted,
-        Section("A small network, seen from cameras of no video", blocks),
-        Section("3D Gaussians", [*splats, Picture(artefacts["views"], "input views and renders")]),
-        Section("Samples", [Picture("prepare/views.png", "six views of one instant")]),
-        Section("From one photo: toy weights", from_photo(workdir.path)),
-        Section("Time", [times]),
-    ]
-    summary = {
-        "steps": config.gslrm.train.steps,
-        "metrics": metrics,
-        "artefacts": {**artefacts, "report": "report.html"},
-        "inputs": {"recording": "recording"},
-    }
-    workdir.summary(finished=False, **summary)  # the report reads it
-    intro = "A procedural recording, prepared, learned from and lifted. " + verdict
-    write_report(workdir.path, title="Demo", intro=intro, sections=sections)
-    workdir.summary(finished=True, **summary)
-    if reached:
-        log.info("%s", verdict)

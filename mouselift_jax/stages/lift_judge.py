@@ -142,8 +142,8 @@ class LiftJudge:
             who="the network",
             where=f"{kind} samples, {named}, {self.config.data.size} px",
             block=block,
-            instead="do not use it: train longer (the same command with a larger "
-            "--config.train.steps goes on), or take `fit`, which needs no training",
+            instead="do not use it: train longer (the same command goes on with more steps), or "
+            "take `fit`, which needs no training",
         )
 
     def _hull_iou(self, sample_id: str) -> float:
