@@ -28,6 +28,7 @@ from mouselift_jax.files import (
     write_text_atomic,
 )
 from mouselift_jax.report.curves import curves_svg, read_metrics
+from mouselift_jax.report.glossary import explained
 from mouselift_jax.report.pictures import Sheet, png_bytes, sheet_of
 
 MAX_VIDEO_BYTES = 12 << 20  # larger videos are linked, not embedded
@@ -151,6 +152,7 @@ def write_report(
         versions=_flat(summary.get("versions", {})),
         config=_flat(config),
         viewer=_viewer(sections),
+        words=explained(_words(sections, summary)),
     )
     path = workdir / name
     check_replaceable(path)
@@ -166,6 +168,15 @@ def headline(metrics: Mapping[str, Any], most: int = 8) -> list[tuple[str, str]]
     names = [k for k in metrics if not k.endswith(("_low", "_high"))]
     names.sort(key=lambda k: not k.startswith(("heldout/", "val/")))
     return [(k, number(metrics[k])) for k in names[:most]]
+
+
+def _words(sections: Sequence[Section], summary: Mapping[str, Any]) -> str:
+    """All that a page says, for the glossary; not the stored configuration."""
+    said = [str(summary.get("verdict") or ""), *summary.get("metrics", {})]
+    for section in sections:
+        said.append(section.title)
+        said += [str(v) for b in section.blocks for v in asdict(b).values() if v is not None]
+    return "\n".join(said)
 
 
 def _viewer(sections: Sequence[Section]) -> dict[str, str] | None:

@@ -132,13 +132,40 @@ def captioned(image: Any, text: str, *, size: int = 13) -> np.ndarray:
     font, height = _font(size), size + 7
     page = Image.new("RGB", (rgb.shape[1], rgb.shape[0] + height), _PAPER)
     page.paste(Image.fromarray(rgb), (0, height))
+    ImageDraw.Draw(page).text((3, 2), _fitted(text, font, rgb.shape[1] - 6), fill=_INK, font=font)
+    return np.asarray(page)
+
+
+def _fitted(text: str, font: Any, room: float) -> str:
+    draw = ImageDraw.Draw(Image.new("RGB", (1, 1)))
+    if draw.textlength(text, font=font) <= room:
+        return text
+    while text and draw.textlength(text + "\u2026", font=font) > room:
+        text = text[:-1]
+    return text + "\u2026"
+
+
+FILM_WIDTH = 320  # least, of a film's picture: below it no label could be read
+FILM_LETTERS = 26  # of a label in the width: readable where a film is shown as small as a thumb
+
+
+def film_frame(image: Any, lines: Sequence[str]) -> np.ndarray:
+    """A film's picture under lines of text, whose letters grow with the picture.
+
+    A small picture is enlarged without smoothing; the size depends on the picture's and on the
+    number of lines alone, so that all frames of a film agree.
+    """
+    rgb = to_uint8(image)
+    times = -(-FILM_WIDTH // rgb.shape[1])
+    rgb = rgb.repeat(times, 0).repeat(times, 1)
+    size = max(16, round(rgb.shape[1] / FILM_LETTERS * 1.7))
+    font, step = _font(size), round(1.3 * size)
+    page = Image.new("RGB", (rgb.shape[1], rgb.shape[0] + step * len(lines) + 4), _PAPER)
+    page.paste(Image.fromarray(rgb), (0, step * len(lines) + 4))
     draw = ImageDraw.Draw(page)
-    room = rgb.shape[1] - 6
-    if draw.textlength(text, font=font) > room:
-        while text and draw.textlength(text + "\u2026", font=font) > room:
-            text = text[:-1]
-        text += "\u2026"
-    draw.text((3, 2), text, fill=_INK, font=font)
+    for i, line in enumerate(lines):
+        text = _fitted(line, font, rgb.shape[1] - 6)
+        draw.text((3, 2 + i * step), text, fill=_INK, font=font)
     return np.asarray(page)
 
 
@@ -279,6 +306,16 @@ def cut(image: Any, corner: np.ndarray, side: int, beyond: float = 1.0) -> np.nd
     part = array[max(y, 0) : max(y + side, 0), max(x, 0) : max(x + side, 0)]
     out[max(-y, 0) :, max(-x, 0) :][: part.shape[0], : part.shape[1]] = part
     return out
+
+
+def close_up(images: Sequence[np.ndarray]) -> tuple[list[np.ndarray], str]:
+    """Pictures with alpha [H,W,4] of one size cut to what they show, at one zoom, and that zoom."""
+    corners, side = around_the_animal(np.stack([_mask(im[..., 3]) for im in images]))
+    whole = max(images[0].shape[:2])
+    if side == whole:
+        return list(images), f"{whole} px, whole"
+    tiles = [cut(im, c, side, 0.0) for im, c in zip(images, corners, strict=True)]
+    return tiles, f"{side} of {whole} px"
 
 
 def strip(

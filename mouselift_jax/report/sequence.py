@@ -23,7 +23,7 @@ from mouselift_jax.geometry.camera import Camera
 from mouselift_jax.geometry.rig import turntable
 from mouselift_jax.geometry.similarity import Similarity
 from mouselift_jax.pipelines.measure import COLUMNS, TEXT
-from mouselift_jax.report.pictures import captioned, to_uint8
+from mouselift_jax.report.pictures import film_frame, to_uint8
 from mouselift_jax.splats.gaussians import Gaussians, padded
 
 TURN_S = 6.0  # the camera of the combined turntable goes once round in so many seconds
@@ -102,15 +102,15 @@ def write_videos(
             gaussians = padded(frame.load())
             camera = round_path[np.array([i % period])]
             around = to_uint8(np.asarray(render(gaussians, camera).rgb[0]))
-            write("turntable", captioned(around, frame.label))
+            write("turntable", film_frame(around, [frame.label]))
             if frame.views is None:
                 continue
             pictures, cameras, names = frame.views()
             drawn = np.asarray(render(gaussians, cameras).rgb)
             for truth, image, name in zip(pictures, drawn, names, strict=True):
                 pair = np.concatenate([to_uint8(truth), to_uint8(image)], axis=1)
-                text = f"{name}: truth, render; frame {frame.number}"
-                write(name.replace(" ", "_"), captioned(pair, text))
+                lines = [f"{name}: truth | render", frame.label]
+                write(name.replace(" ", "_"), film_frame(pair, lines))
     return list(paths.values())
 
 

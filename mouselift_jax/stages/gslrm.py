@@ -24,7 +24,7 @@ from mouselift_jax.models import gslrm as network
 from mouselift_jax.models.silhouettes import room
 from mouselift_jax.pipelines import lift as pipeline
 from mouselift_jax.report.html import Finding, Picture, Section, Table, Text, write_report
-from mouselift_jax.report.pictures import contact_sheet
+from mouselift_jax.report.pictures import close_up, contact_sheet
 from mouselift_jax.report.verdict import outcome_of
 from mouselift_jax.runs.folder import Workdir
 from mouselift_jax.runs.record import command_line, plain, read_summary
@@ -438,7 +438,7 @@ def finish(
 
 def _data_blocks(sample_set: SampleSet) -> list[Any]:
     first = sample_set.load(sample_set.ids("train")[0])
-    pictures = [im[..., :3] for im in first.images_rgba]
+    pictures, zoom = close_up(list(first.images_rgba))
     labels = [f"camera {c}" for c in first.camera_ids]
     text = f"{len(sample_set)} samples of {sample_set.path}"
     source = (getattr(sample_set, "manifest", None) or {}).get("source", {})
@@ -446,5 +446,8 @@ def _data_blocks(sample_set: SampleSet) -> list[Any]:
     text += f"; made of {', '.join(paths)}" if paths else ""
     return [
         Text(text),
-        Picture(contact_sheet(pictures, labels=labels, size=160), sample_set.caption(first.id)),
+        Picture(
+            contact_sheet(pictures, labels=labels, size=160),
+            f"{sample_set.caption(first.id)} ({zoom})",
+        ),
     ]

@@ -387,9 +387,9 @@ def _notes(preparer: Preparer) -> list[str]:
     return [*notes, *recording.notes, *(finding.text() for finding in recording.findings)]
 
 
-def _sheet(workdir: Workdir) -> np.ndarray:
-    """Some samples, a row each, as views.png."""
-    from mouselift_jax.report.pictures import contact_sheet, save_png
+def _sheet(workdir: Workdir) -> tuple[Any, str]:
+    """Some samples as views.png, the first as it is, the others cut to the animal; its caption."""
+    from mouselift_jax.report.pictures import close_up, contact_sheet, save_png
 
     samples = SampleSet.open(workdir / FOLDER)
     ids = samples.ids("all")
@@ -401,16 +401,19 @@ def _sheet(workdir: Workdir) -> np.ndarray:
         sample = samples.load(name)
         images += list(sample.images_rgba)
         labels += [f"frame {sample.frame}, camera {c}" for c in sample.camera_ids]
-    sheet = contact_sheet(images, labels=labels, columns=len(images) // len(chosen), size=192)
+    n = len(images) // len(chosen)
+    images[n:], zoom = close_up(images[n:]) if len(chosen) > 1 else ([], "")
+    sheet = contact_sheet(images, labels=labels, columns=n, size=192)
     save_png(workdir / "views.png", sheet)
-    return sheet
+    about = "All slots of one instant, as they are stored"
+    return sheet, about + (f"; then of others, cut to the animal ({zoom})." if zoom else ".")
 
 
 def _report(
     workdir: Workdir,
     manifest: dict[str, Any],
     preparers: Sequence[Preparer],
-    sheet: np.ndarray,
+    sheet: tuple[Any, str],
     graded: dict[str, Any],
 ) -> None:
     from mouselift_jax.report.html import Picture, Section, Table, Text, write_report
@@ -439,7 +442,7 @@ def _report(
                 f"Quality: {graded['grade']}",
                 [Text(reason) for reason in graded["reasons"]] or [Text("nothing to remark")],
             ),
-            Section("Pictures", [Picture(sheet, "Each row is one instant; slots in order.")]),
+            Section("Pictures", [Picture(*sheet)]),
             Section("Cameras", [geometry, Text(" · ".join(_notes(preparers[0])))]),
             Section(
                 "Samples",

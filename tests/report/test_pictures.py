@@ -88,3 +88,31 @@ def test_save_png_is_whole_or_absent(tmp_path, monkeypatch):
     with pytest.raises(OSError):
         pictures.save_png(path, np.ones((4, 4, 3)))
     assert path.read_bytes() == before and list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("side", [24, 128, 640])
+def test_a_films_labels_are_whole_and_grow_with_the_picture(side):
+    """Shown 320 px wide, letters are as high as those of a page's small print."""
+    pair = np.full((side, 2 * side, 3), 200, np.uint8)
+    line = "camera 10: truth | render"
+    frame = pictures.film_frame(pair, [line, "frame 17999, 599.97 s"])
+    ink = (frame < 128).all(-1)
+    rows = np.flatnonzero(ink.any(1))
+    shown = 320 / frame.shape[1]
+    assert frame.shape[1] >= 320 and (rows[-1] - rows[0]) * shown > 24  # two lines
+    assert frame.shape == pictures.film_frame(pair, ["camera 1", "frame 9"]).shape
+    columns = np.flatnonzero(ink.any(0))
+    assert columns[-1] < frame.shape[1] - 3
+    size = max(16, round(frame.shape[1] / pictures.FILM_LETTERS * 1.7))
+    font = pictures._font(size)
+    assert pictures._fitted(line, font, frame.shape[1] - 6) == line  # not cut
+
+
+def test_a_close_up_says_its_zoom():
+    rgba = [np.zeros((64, 64, 4), np.uint8) for _ in range(2)]
+    rgba[0][10:30, 40:50], rgba[1][50:60, 0:20] = 255, 255
+    tiles, zoom = pictures.close_up(rgba)
+    assert zoom == "23 of 64 px" and {t.shape for t in tiles} == {(23, 23, 4)}
+    assert all((t[..., 3] > 0).sum() == 200 for t in tiles)
+    rgba[0][:] = 255
+    assert pictures.close_up(rgba) == (rgba, "64 px, whole")

@@ -83,6 +83,6 @@ def test_videos_show_truth_beside_render(tmp_path):
     paths = film.write_videos(tmp_path, frames, fps=10, size=32)
     assert sorted(p.name for p in paths) == ["camera_0.mp4", "camera_7.mp4", "turntable.mp4"]
     video = iio.imread(tmp_path / "camera_7.mp4", plugin="FFMPEG")
-    assert len(video) == 3 and video.shape[2] == 64
+    assert len(video) == 3 and video.shape[2] == 5 * 64  # enlarged until its label is readable
     plot = film.motion_plot(measures.motion(rows_of_a_walk()))
     assert plot.shape == (600, 1000, 3) and plot.std() > 5
