@@ -22,11 +22,11 @@ from mouselift_jax.pipelines.judge import Judge, Judged, View, drawer, hull
 from mouselift_jax.report.html import Picture, Section, Splats, Table, Text, Video, write_report
 from mouselift_jax.report.pictures import Sheet, comparison_rows
 from mouselift_jax.report.scores import summarise, verdicts
-from mouselift_jax.report.turntable import padded
 from mouselift_jax.report.verdict import Verdict
 from mouselift_jax.runs.folder import Workdir
 from mouselift_jax.runs.record import read_json, read_summary
 from mouselift_jax.splats import load_ply
+from mouselift_jax.splats.gaussians import padded
 from mouselift_jax.stages import fit, gslrm, infer, mvdiff, prepare, synth
 from mouselift_jax.stages.harness.plan import Plan
 

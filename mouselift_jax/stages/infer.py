@@ -24,13 +24,14 @@ from mouselift_jax.pipelines import fit as fits
 from mouselift_jax.pipelines.lift import lift, with_room
 from mouselift_jax.report.html import Picture, Section, Splats, Table, Text, Video, write_report
 from mouselift_jax.report.pictures import comparison_rows, fit, save_png
-from mouselift_jax.report.turntable import padded, write_turntable
+from mouselift_jax.report.turntable import write_turntable
 from mouselift_jax.report.verdict import Verdict, outcome_of
 from mouselift_jax.runs.folder import Workdir
 from mouselift_jax.runs.progress import Progress
 from mouselift_jax.runs.record import is_whole as folder_is_whole
 from mouselift_jax.runs.record import read_json, read_summary
 from mouselift_jax.splats.filters import RECIPES, keep_mask
+from mouselift_jax.splats.gaussians import padded
 from mouselift_jax.splats.ply import save_ply
 from mouselift_jax.stages.harness.plan import Plan
 from mouselift_jax.stages.harness.selection import check_sides
