@@ -14,7 +14,8 @@ Each stage works in a sub-folder of the workdir, and its keys are those of its o
 --config.gslrm.train.steps=500.
 
 variant   what                                                    time, memory
-base      as above                                                TIME_BASE
+base      as above                                                not measured; made for 4 minutes
+                                                                  on 2 quiet cores and 6 GiB
 quick     a few steps of everything; figures mean nothing         minutes, below 4 GB
 """
 

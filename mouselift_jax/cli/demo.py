@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import html
+import re
 import socket
 import sys
 import tempfile
@@ -25,6 +26,7 @@ from typing import Any
 import numpy as np
 
 VIEWER_HEIGHT = 520  # pixels
+FIELDS = {"background": "background", "fill": "size of the animal"}  # of the page, by key
 BACKGROUNDS = ("auto", "alpha", "plain", "rembg")
 
 
@@ -45,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Serve the page until Ctrl-C."""
-    page = make_page(reconstructor(args))
+    page = make_page(reconstructor(args), about_weights(args.mvdiff, args.gslrm), args.background)
     from mouselift_jax.errors import ConfigError
     from mouselift_jax.report.live import addresses
 
@@ -67,8 +69,41 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def reconstructor(args: argparse.Namespace) -> Callable[[Path], tuple[np.ndarray, str, Path]]:
-    """Photo path -> (picture of the views, viewer page, .ply); networks are loaded once."""
+def about_weights(mvdiff: str, gslrm: str) -> str:
+    """What the page says of the weights: that they are toys, or worse than no network."""
+    from mouselift_jax.report.verdict import outcome_of
+    from mouselift_jax.runs.record import read_json, read_summary
+
+    said = []
+    for name, folder in (("the views", mvdiff), ("the splats", gslrm)):
+        variant = str((read_json(Path(folder) / "config.json") or {}).get("variant") or "")
+        if {"tiny", "quick"} & set(variant.split(",")):
+            said.append(f"The weights that make {name} are toys ({variant}): they show that it "
+                        "runs, and nothing of the animal.")  # fmt: skip
+        elif outcome_of(read_summary(folder)) == "worse":
+            said.append(f"The weights that make {name} did worse on hidden views than what needs "
+                        "no network.")  # fmt: skip
+    return " ".join(said)
+
+
+def in_page_words(text: str) -> str:
+    """A message of the stages with the page's fields in place of flags."""
+    for key, field in FIELDS.items():
+        text = re.sub(
+            rf"(?:--)?config\.generate\.{key}=(\S+)", rf'"\1" in the field "{field}"', text
+        )
+        text = re.sub(rf"(?:--)?config\.generate\.{key}\b", f'the field "{field}"', text)
+    text = re.sub(r"--config\.image=FILE", "another photo", text)
+    return re.sub(
+        r"(?:--)?config\.(?:\w+\.)*(\w+)(=\S+)?", r"what this page was started with (\1)", text
+    )
+
+
+Answer = tuple[np.ndarray, str, Path]  # picture of the views, viewer page, .ply
+
+
+def reconstructor(args: argparse.Namespace) -> Callable[..., Answer]:
+    """`f(photo, background, fill, warn)`; networks are loaded once."""
     import jax
     from ml_collections import ConfigDict
 
@@ -93,9 +128,12 @@ def reconstructor(args: argparse.Namespace) -> Callable[[Path], tuple[np.ndarray
     )  # fmt: skip
     kept: dict[str, Any] = {}
 
-    def reconstruct(photo: Path) -> tuple[np.ndarray, str, Path]:
+    def reconstruct(
+        photo: Path, background: str, fill: float, warn: Callable[[str], None]
+    ) -> Answer:
         config.image = str(photo)
-        source = FromImages(config, kept.get("generator"))
+        config.generate.background, config.generate.fill = background, float(fill)
+        source = FromImages(config, kept.get("generator"), warn)
         item = source.load(source.ids[0])
         kept["generator"] = source.generator  # the networks stay for the next photo
         if "lifter" not in kept:
@@ -106,13 +144,15 @@ def reconstructor(args: argparse.Namespace) -> Callable[[Path], tuple[np.ndarray
         save_ply(folder / "splats.ply", splats, scene_scale=item.scene_scale)
         page = export_html(folder / "splats.html", [splats], title=photo.stem)
         sheet = contact_sheet(list(item.images), labels=item.labels, columns=6, size=192)
-        return sheet, page.read_text(), folder / "splats.ply"
+        return sheet.pixels, page.read_text(), folder / "splats.ply"
 
     return reconstruct
 
 
-def make_page(reconstruct: Callable[[Path], tuple[np.ndarray, str, Path]]) -> Any:
-    """The gradio page round a function of a photo."""
+def make_page(
+    reconstruct: Callable[..., Answer], weights: str = "", background: str = "auto"
+) -> Any:
+    """The gradio page round a function of a photo; `weights` is what it says of these."""
     from mouselift_jax.errors import MissingExtraError, MouseLiftError
 
     try:
@@ -120,13 +160,19 @@ def make_page(reconstruct: Callable[[Path], tuple[np.ndarray, str, Path]]) -> An
     except ImportError as error:
         raise MissingExtraError("gradio", "demo", "the web page") from error
 
-    def go(photo: str | None) -> tuple[np.ndarray, str, str]:
+    def go(
+        photo: str | None, background: str = background, fill: float = 0.0
+    ) -> tuple[np.ndarray, str, str]:
         if photo is None:
             raise gr.Error("Give a photo first.")
+
+        def warn(text: str) -> None:
+            gr.Warning(in_page_words(text))
+
         try:
-            views, page, ply = reconstruct(Path(photo))
+            views, page, ply = reconstruct(Path(photo), background, fill, warn)
         except MouseLiftError as error:  # what the user can mend is told in the page
-            raise gr.Error(str(error)) from error
+            raise gr.Error(in_page_words(str(error))) from error
         frame = (
             f'<iframe srcdoc="{html.escape(page)}" style="width:100%;height:{VIEWER_HEIGHT}px;'
             'border:0" title="viewer"></iframe>'
@@ -135,12 +181,24 @@ def make_page(reconstruct: Callable[[Path], tuple[np.ndarray, str, Path]]) -> An
 
     with gr.Blocks(title="mouselift_jax") as page:
         gr.Markdown("# mouselift_jax\nOne photo to six views to 3D Gaussians.")
+        if weights:
+            gr.Markdown(f"**{weights}**")
         with gr.Row():
-            photo = gr.Image(type="filepath", label="photo", image_mode=None)
+            with gr.Column():
+                photo = gr.Image(type="filepath", label="photo", image_mode=None)
+                ground = gr.Dropdown(
+                    BACKGROUNDS, value=background, label=FIELDS["background"],
+                    info="auto: alpha where the photo has it, else a plain background",
+                )  # fmt: skip
+                fill = gr.Slider(
+                    0.0, 1.0, value=0.0, step=0.05, label=FIELDS["fill"],
+                    info="share of the picture that it fills; 0 = as the weights were taught",
+                )  # fmt: skip
             with gr.Column():
                 views = gr.Image(label="the views it imagined", interactive=False)
                 ply = gr.File(label="splats.ply")
         viewer = gr.HTML()
         button = gr.Button("Reconstruct", variant="primary")
-        button.click(go, photo, [views, viewer, ply], api_name="reconstruct")
+        inputs = [photo, ground, fill]
+        button.click(go, inputs, [views, viewer, ply], api_name="reconstruct")
     return page
