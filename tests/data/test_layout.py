@@ -245,9 +245,12 @@ def test_keypoints_beside_each_cameras_video_are_found(tmp_path):
     for camera in ("back", "top"):
         (tmp_path / camera).mkdir()
         (tmp_path / camera / "a.mp4").touch()
-        (tmp_path / camera / f"{camera}.analysis.h5").touch()
+        (tmp_path / camera / f"{camera}DLC.csv").write_text("scorer,net,net\n")
+        (tmp_path / camera / "frametimes.npy").touch()
+        (tmp_path / camera / "metadata.csv").write_text("fps,30\n")
     layout = find_recording(tmp_path)
     assert set(layout.videos) == set(layout.keypoints) == {"back", "top"}
+    assert {p.name for p in layout.keypoints.values()} == {"backDLC.csv", "topDLC.csv"}
 
 
 def test_one_depth_for_all_cameras(clean, tmp_path):

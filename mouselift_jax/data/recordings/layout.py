@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mouselift_jax.data.readers import find_calibration, natural_key
-from mouselift_jax.data.readers.keypoints import SUFFIXES
+from mouselift_jax.data.readers.keypoints import KEYPOINTS, SUFFIXES
+from mouselift_jax.data.readers.registry import Source, choose
 from mouselift_jax.data.recordings.pairing import CAMERA_WORD
 from mouselift_jax.data.recordings.probe import PICTURE_SUFFIXES, VIDEO_SUFFIXES, list_files
-from mouselift_jax.errors import LayoutError, nearest
+from mouselift_jax.errors import LayoutError, MouseLiftError, nearest
 
 VIDEO_FOLDERS = ("videos_undist", "videos", "video", "images", "rgb")
 
@@ -93,14 +94,22 @@ def _sources(path: Path, names: tuple[str, ...]) -> dict[str, Path]:
 
 
 def _beside(path: Path, videos: dict[str, Path]) -> dict[str, Path]:
-    """Keypoint files in the cameras' own folders, where each holds one."""
+    """Keypoint files in the cameras' own folders; not their clocks and remarks (csv, npy, json)."""
     found = {}
     for name, source in videos.items():
         folder = source if source.is_dir() else source.parent
         files = list_files(folder, SUFFIXES) if folder.parent == path else []
+        files = [f for f in files if _are_keypoints(f)]
         if len(files) == 1:
             found[name] = files[0]
     return found
+
+
+def _are_keypoints(file: Path) -> bool:
+    try:
+        return choose(KEYPOINTS, Source(file)) is not None
+    except MouseLiftError:  # damaged, or h5py is needed: reading it says so
+        return True
 
 
 def _is_series(stems: Sequence[str]) -> bool:
