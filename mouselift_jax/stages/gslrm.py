@@ -312,9 +312,15 @@ def plan(config: Any, workdir: Path) -> Plan:
 
 
 def compile_plan(config: Any, workdir: Path, devices: Sequence[Any] | None = None) -> cost.Cost:
-    """Memory, FLOPs and traffic of the compiled step, on shapes alone."""
+    """Memory, FLOPs and traffic of the compiled step, and its time on the devices that are here."""
     del workdir
-    return cost.cost(abstract_trainer(config, devices))
+    trainer = abstract_trainer(config, devices)
+    samples = resolve_samples(config.samples)
+
+    def batch() -> Batch:
+        return next(iter(train_batches(config, samples, trainer.rows, 0)))
+
+    return cost.cost(trainer, None if devices else batch)
 
 
 def abstract_trainer(config: Any, devices: Sequence[Any] | None = None) -> Trainer:

@@ -32,6 +32,7 @@ from mouselift_jax.pipelines.views_training import (
     draw_training,
     embed,
     encode,
+    on_background,
 )
 from mouselift_jax.report.html import Finding, Picture, Section, Table, Text, write_report
 from mouselift_jax.runs.folder import Workdir
@@ -40,7 +41,7 @@ from mouselift_jax.runs.settings import typed
 from mouselift_jax.stages.harness import cost
 from mouselift_jax.stages.harness.plan import Plan
 from mouselift_jax.stages.multiview.batches import picture_batches
-from mouselift_jax.stages.multiview.encodings import Cache, variants
+from mouselift_jax.stages.multiview.encodings import Cache, variants, weights_sum
 from mouselift_jax.stages.multiview.frozen import (
     Towers,
     abstract_towers,
@@ -144,7 +145,8 @@ def batch_shapes(config: MultiviewSettings, networks: Networks) -> dict[str, jax
         found |= {k: f32(v, side, side, channels) for k in ("mean", "logvar")}
         found["image_embeds"] = f32(networks.image_normalizer.embedding_dim)
     else:
-        found["images"] = f32(v, size, size, 3)
+        found["images"] = jax.ShapeDtypeStruct((b, v, size, size, 4), jnp.uint8)
+        found["background"] = f32(3)
     return found | ({"poses": f32(v, 4)} if config.model.pose_features else {})
 
 
@@ -158,7 +160,8 @@ def make_task(config: MultiviewSettings, networks: Networks, constants: dict[str
             mean = batch["mean"]
             encoded = Encoded(batch["image_embeds"], mean[:, 0], mean, batch["logvar"])
         else:
-            encoded = encode(networks, constants, batch["images"])
+            pictures = on_background(batch["images"], batch["background"], batch["order"])
+            encoded = encode(networks, constants, pictures)
         return diffusion_loss(
             params,
             encoded,
@@ -260,9 +263,11 @@ def plan(config: Any, workdir: Path) -> Plan:
 
 
 def compile_plan(config: Any, workdir: Path, devices: Sequence[Any] | None = None) -> cost.Cost:
-    """Memory, FLOPs and traffic of the compiled step, on shapes alone."""
+    """Memory, FLOPs and traffic of the compiled step, and its time on the devices that are here."""
     del workdir
-    return cost.cost(abstract_trainer(config, devices))
+    trainer = abstract_trainer(config, devices)
+    # What the pictures show does not change the time.
+    return cost.cost(trainer, None if devices else functools.partial(cost.blank_batch, trainer))
 
 
 def abstract_trainer(config: Any, devices: Sequence[Any] | None = None) -> Trainer:
@@ -403,9 +408,9 @@ def training_batches(
         return functools.partial(picture_batches, config, samples, rows)
     root = Path(config.cache.dir) if config.cache.dir else workdir / "cache"
     identity = {
-        name: {"config": dataclasses.asdict(towers.modules[name].config), "sum": _sum(params)}
-        for name, params in towers.params.items()
-        if name != "image_normalizer"
+        n: {"config": dataclasses.asdict(towers.modules[n].config), "sum": weights_sum(p)}
+        for n, p in towers.params.items()
+        if n != "image_normalizer"
     }
     cache = Cache(config, samples, root, json.loads(json.dumps(identity)))
 
@@ -424,12 +429,6 @@ def training_batches(
         cache.build(encode_one, workdir.options.progress)
     distributed.barrier("cache of encodings")
     return functools.partial(cache.batches, rows)
-
-
-def _sum(params: Any) -> float:
-    """A number that changes with the weights."""
-    leaves = jax.tree.leaves(params)
-    return float(sum(jnp.sum(jnp.abs(x.astype(jnp.float32))) for x in leaves))
 
 
 def finish(

@@ -87,6 +87,13 @@ BENCHMARKS = {
         "bench_loader",
         on=("cpu",),
     ),
+    "loader_memory": Benchmark(
+        "Loader, memory",
+        "Growth of the largest resident size while two batches of six views at 512 px are read and "
+        "the last is held.",
+        "bench_loader_memory",
+        on=("cpu",),
+    ),
     "prepare": Benchmark(
         "Preparation of a recording",
         "A recording of 90 frames, 6 cameras of 1152x1024, with mask videos.",
@@ -99,6 +106,14 @@ BENCHMARKS = {
         "One camera hidden from the fit, the visual hull of the same views beside it; processor "
         "time after compilation. Asked for by name, with `-- --samples RUN_OF_PREPARE`.",
         "bench_fit",
+        on=("cpu",),
+        needs=Path("asked for by name"),
+    ),
+    "rigs": Benchmark(
+        "One rig, drawn from fits",
+        "Tiny networks taught on a recording and judged on another one. Asked for by name, with "
+        "`-- --folder FOLDER`, where a stopped benchmark goes on.",
+        "bench_rigs",
         on=("cpu",),
         needs=Path("asked for by name"),
     ),

@@ -91,16 +91,16 @@ def test_one_pass_gives_every_sample_to_one_host(samples, hosts):
 
 
 def test_samples_wait_as_bytes_and_no_batch_of_floats_does(samples, monkeypatch):
-    made, read = [], []
-    assemble, one = loader_module._assemble, loader_module._Read.__call__
-    monkeypatch.setattr(loader_module, "_assemble", lambda e: made.append(len(e)) or assemble(e))
+    laid, read = [], []
+    lay, one = loader_module.composite, loader_module._Read.__call__
+    monkeypatch.setattr(loader_module, "composite", lambda *a: laid.append(1) or lay(*a))
     monkeypatch.setattr(
         loader_module._Read, "__call__", lambda self, t: read.append(t) or one(self, t)
     )
     it = iter(make_loader(samples, "train", batch_size=8, prefetch=8))
     next(it)
     time.sleep(0.5)  # what is read ahead is read by now
-    assert made == [8]
+    assert len(laid) == 8
     assert len(read) <= 8 + 8 + 2  # was 72, in 9 batches
 
 
@@ -245,3 +245,16 @@ if __name__ == "__main__":
     assert done.returncode == 0, done.stderr
     one, two = json.loads(done.stdout.strip().splitlines()[-1])
     assert one == two
+
+
+def test_a_loader_for_devices_hands_over_the_bytes_that_the_other_one_composites(samples):
+    how = {"batch_size": 2, "background": "random", "seed": 3}
+    bytes_, floats = (next(iter(make_loader(samples, **how, composited=c))) for c in (False, True))
+    assert bytes_.images.dtype == np.uint8 and bytes_.images.shape[-1] == 4
+    assert bytes_.masks is None
+    for row in range(2):
+        image, mask = composite(bytes_.images[row], bytes_.background[row])
+        np.testing.assert_array_equal(image, floats.images[row])
+        np.testing.assert_array_equal(mask, floats.masks[row])
+    for a, b in zip(bytes_[2:], floats[2:], strict=True):
+        np.testing.assert_array_equal(a, b)

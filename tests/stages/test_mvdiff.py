@@ -18,8 +18,10 @@ import pytest
 
 from configs import mvdiff as configs
 from mouselift_jax.data.batches.loader import Batch
+from mouselift_jax.data.batches.pictures import composite
 from mouselift_jax.errors import ConfigError
 from mouselift_jax.models.mvunet import MVUNetConfig
+from mouselift_jax.pipelines.views_training import on_background
 from mouselift_jax.runs.rows import read_rows
 from mouselift_jax.stages import mvdiff
 from mouselift_jax.stages.multiview import batches, frozen
@@ -63,8 +65,15 @@ def test_random_references_keep_prompts_and_pictures_together(samples):
     fixed = next(_batches(config_fixed, samples))
     order = loader_batch["order"]
     assert not (order == np.arange(6)).all()
+    # The views are turned on the device, after they were sent as the bytes that are stored.
+    np.testing.assert_array_equal(loader_batch["images"], fixed["images"])
+    assert loader_batch["images"].dtype == np.uint8
+    turned = on_background(*(loader_batch[k] for k in ("images", "background", "order")))
+    plain = on_background(fixed["images"], fixed["background"])
     for row in range(len(order)):
-        np.testing.assert_array_equal(loader_batch["images"][row], fixed["images"][row][order[row]])
+        np.testing.assert_array_equal(turned[row], plain[row][order[row]])
+    host, _ = composite(fixed["images"][0], fixed["background"][0])
+    np.testing.assert_allclose(plain[0], host, atol=1e-6)
     again = next(_batches(config, samples))
     np.testing.assert_array_equal(order, again["order"])
 

@@ -70,6 +70,17 @@ def test_cost_of_the_toy_on_two_devices():
     assert "all-reduce" in made.describe() and "activations" in made.describe()
 
 
+def test_hours_come_from_a_step_that_was_run_where_it_can_be(monkeypatch):
+    config = toy_run.config(30_000, **{"mesh.data": 2, "accum_steps": 1})
+    trainer = Trainer(toy_run.task(), config, devices=jax.devices()[:2])
+    made = cost.cost(trainer, lambda: next(toy_run.batches(0)))
+    assert 0 < made.step_s < 5 and "for 30000 steps, without evaluations" in made.describe()
+    assert "time" not in cost.cost(trainer).describe()
+    monkeypatch.setattr(cost, "CPU_FLOPS", -1.0)
+    told = cost.cost(trainer, pytest.fail).describe()  # no batch is even read
+    assert "not measured: 0.0e+00 FLOPs a step are minutes on processors" in told
+
+
 @pytest.mark.parametrize("views, side", [(2, 32), (3, 48)])
 def test_arithmetic_flops_against_an_unrolled_compile(monkeypatch, views, side):
     """The count that plans and utilisation use, against XLA's own count of two layers.

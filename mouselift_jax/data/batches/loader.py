@@ -34,8 +34,10 @@ class Batch(NamedTuple):
     """What a training or evaluation step gets; NumPy, or None where a set has no cameras.
 
     Attributes:
-        images: [B,V,H,W,3] float32 in [0,1], composited on the background.
-        masks: [B,V,H,W,1] float32, 1 = animal.
+        images: [B,V,H,W,3] float32 in [0,1], composited on the background; of a loader that is told
+            not to, [B,V,H,W,4] uint8, straight alpha: a quarter of the bytes, for the device to
+            composite.
+        masks: [B,V,H,W,1] float32, 1 = animal; None beside uint8 pictures, whose alpha it is.
         K: [B,V,3,3] float32, pixels of these images.
         c2w: [B,V,4,4] float32, scene units.
         sample_index: [B] int32, position in the loader's `ids`.
@@ -44,7 +46,7 @@ class Batch(NamedTuple):
     """
 
     images: np.ndarray
-    masks: np.ndarray
+    masks: np.ndarray | None
     K: np.ndarray | None
     c2w: np.ndarray | None
     sample_index: np.ndarray
@@ -116,6 +118,7 @@ def make_loader(
     threads: int = 2,
     prefetch: int = 8,
     on_bad_sample: str = "stop",
+    composited: bool = True,
 ) -> Loader:
     """Make a loader over one sample set or several.
 
@@ -138,6 +141,7 @@ def make_loader(
         prefetch: samples read ahead, as bytes.
         on_bad_sample: `stop` raises; `skip` checks every sample first, leaves bad ones out and says
             which.
+        composited: pictures as floats on the background; False leaves them as bytes with alpha.
 
     Raises:
         ConfigError: sizes, shards or names that do not fit.
@@ -175,7 +179,7 @@ def make_loader(
             if not flags.FLAGS.is_parsed():  # grain reads absl flags even outside of absl programs
                 flags.FLAGS.mark_as_parsed()
             it = it.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
-        return iter(it.batch(mine.size, drop_remainder=repeat, batch_fn=_assemble))
+        return _assembled(iter(it), mine.size, composited=composited, whole=repeat)
 
     steps = len(source) // batch_size if repeat else -(-len(source) // batch_size)
     return Loader(source.ids, max(steps, 1), iterate, start_step)
@@ -332,18 +336,43 @@ class _Read:
         return allowed[choose_views(v.policy, centers[allowed], v.n_views, v.n_inputs, rng)]
 
 
-def _assemble(elements: Sequence[Batch]) -> Batch:
-    """One batch of `_Read`'s elements: composited and stacked."""
-    shapes = {e.images.shape for e in elements}
-    if len(shapes) > 1:
-        raise ConfigError(
-            "samples of one batch differ in their number or size of views",
-            found=sorted(shapes),
-            fix="give views.n_views and size",
-        )
-    shape = (len(elements), *shapes.pop()[:-1])
-    images, masks = np.empty((*shape, 3), np.float32), np.empty((*shape, 1), np.float32)
-    for i, e in enumerate(elements):
-        composite(e.images, e.background, images[i], masks[i])
-    rest = (None if c[0] is None else np.stack(c) for c in list(zip(*elements, strict=True))[2:])
-    return Batch(images, masks, *rest)
+def _assembled(
+    elements: Iterator[Batch], size: int, *, composited: bool, whole: bool
+) -> Iterator[Batch]:
+    """Batches of `_Read`'s elements. Each is put into its place and let go before the next is read.
+
+    Args:
+        elements: samples, their pictures as bytes.
+        size: rows of a batch.
+        composited: see `make_loader`.
+        whole: leave a last, smaller batch out.
+    """
+    while True:
+        images: np.ndarray | None = None
+        masks: np.ndarray | None = None
+        rest: list[tuple] = []
+        for e in elements:
+            if images is None:
+                shape = e.images.shape
+                kind, channels = (np.float32, 3) if composited else (np.uint8, 4)
+                images = np.empty((size, *shape[:-1], channels), kind)
+                masks = np.empty((size, *shape[:-1], 1), np.float32) if composited else None
+            if e.images.shape != shape:
+                raise ConfigError(
+                    "samples of one batch differ in their number or size of views",
+                    found=sorted({shape, e.images.shape}),
+                    fix="give views.n_views and size",
+                )
+            row = len(rest)
+            if composited:
+                composite(e.images, e.background, images[row], masks[row])
+            else:
+                images[row] = e.images
+            rest.append(e[2:])
+            if len(rest) == size:
+                break
+        if not rest or (whole and len(rest) < size):
+            return
+        n = len(rest)
+        columns = (None if c[0] is None else np.stack(c) for c in zip(*rest, strict=True))
+        yield Batch(images[:n], None if masks is None else masks[:n], *columns)

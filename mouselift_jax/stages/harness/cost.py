@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 import time
+from collections.abc import Callable
 from typing import Any
 
 import jax
+import numpy as np
 
+from mouselift_jax.runs.progress import duration
+from mouselift_jax.training import sharding
 from mouselift_jax.training.trainer import Trainer
+
+CPU_FLOPS = 2e11  # of a step; more is not run on processors for the sake of a plan
 
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 _BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s16": 2, "u16": 2, "f32": 4, "s32": 4}
@@ -31,6 +38,9 @@ class Cost:
         length.
         largest: bytes of the largest single one.
         compile_s: seconds the compiler took.
+        steps: updates of the whole run.
+        step_s: seconds of one step here, None where none was run.
+        untimed: why none was run.
     """
 
     mesh: dict[str, int]
@@ -42,6 +52,9 @@ class Cost:
     collectives: dict[str, tuple[int, int]]
     largest: int
     compile_s: float
+    steps: int = 0
+    step_s: float | None = None
+    untimed: str = ""
 
     def describe(self) -> str:
         """As text for a terminal."""
@@ -61,6 +74,13 @@ class Cost:
             lines.append(f"  traffic     {kind:<18} {count:>6} x, {gib(size)} a step")
         if self.collectives:
             lines.append(f"  traffic     largest single one {gib(self.largest)}")
+        if self.step_s is not None:
+            lines.append(
+                f"  time        {self.step_s:.3g} s a step, measured here with random weights: "
+                f"{duration(self.step_s * self.steps)} for {self.steps} steps, without evaluations"
+            )
+        elif self.untimed:
+            lines.append(f"  time        not measured: {self.untimed}")
         return "\n".join(lines)
 
 
@@ -69,12 +89,66 @@ def gib(n: float) -> str:
     return f"{n / 2**30:8.3f} GiB" if n >= 2**20 * 10 else f"{n / 2**10:8.1f} KiB"
 
 
-def cost(trainer: Trainer) -> Cost:
-    """Compile a trainer's step on shapes alone and read what it costs."""
+def cost(trainer: Trainer, batch: Callable[[], Any] | None = None) -> Cost:
+    """Compile a trainer's step on shapes alone and read what it costs.
+
+    Args:
+        trainer: of a task whose constants may be shapes.
+        batch: makes this process's rows of a batch; with it, the step is run and timed where the
+            memory is there and a processor would not take minutes.
+    """
     lowered = trainer.lower()
     started = time.monotonic()
     compiled = lowered.compile()
-    return read(trainer, compiled, time.monotonic() - started)
+    found = read(trainer, compiled, time.monotonic() - started)
+    if batch is None:
+        return found
+    untimed = _too_much(found)
+    step_s = None if untimed else _timed(trainer, compiled, batch())
+    steps = trainer.config.steps
+    return dataclasses.replace(found, steps=steps, step_s=step_s, untimed=untimed)
+
+
+def blank_batch(trainer: Trainer) -> Any:
+    """This process's rows of a batch of zeros."""
+    parts = trainer.rows[1]
+    return jax.tree.map(
+        lambda x: np.zeros((x.shape[0] // parts, *x.shape[1:]), x.dtype), trainer.task.batch
+    )
+
+
+def _too_much(found: Cost) -> str:
+    """Why a step should not be run to time it, "" if it should."""
+    device = jax.devices()[0]
+    if device.platform == "cpu" and found.flops > CPU_FLOPS:
+        return f"{found.flops:.1e} FLOPs a step are minutes on processors"
+    stats = device.memory_stats() or {}
+    there = stats.get("bytes_limit") or os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    need = found.arguments + found.temporary
+    if need > 0.9 * there:
+        return f"a step needs {gib(need).strip()}, there are {gib(there).strip()}"
+    return ""
+
+
+def _timed(trainer: Trainer, compiled: Any, batch: Any) -> float:
+    """Seconds of the second step: the first one warms caches."""
+    constants = jax.tree.map(
+        lambda x: (
+            jax.device_put(np.zeros(x.shape, x.dtype), sharding.replicated(trainer.mesh))
+            if isinstance(x, jax.ShapeDtypeStruct)
+            else x
+        ),
+        trainer.constants,
+    )
+    state, seconds = trainer.create(), 0.0
+    for _ in range(2):
+        placed = trainer.put(batch)
+        begin = time.monotonic()
+        with sharding.use(trainer.mesh):
+            state, metrics = compiled(state, placed, trainer.schedule, constants)
+        jax.block_until_ready((state, metrics))
+        seconds = time.monotonic() - begin
+    return seconds
 
 
 def read(trainer: Trainer, compiled: Any, compile_s: float) -> Cost:

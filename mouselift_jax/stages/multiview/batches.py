@@ -26,7 +26,10 @@ log = logging.getLogger("mouselift_jax")
 def picture_batches(
     config: MultiviewSettings, samples: Path, rows: tuple[int, int], step: int
 ) -> Iterator[dict[str, np.ndarray]]:
-    """Batches of pictures from `step` on: images [b,V,H,W,3], order [b,V], poses."""
+    """Batches of pictures from `step` on, as they are stored: the device turns and composites them.
+
+    images [b,V,H,W,4] uint8, background [b,3], order [b,V], poses [b,V,4] in that order.
+    """
     d, t = config.data, config.train
     loader = make_loader(
         samples,
@@ -41,19 +44,29 @@ def picture_batches(
         shard=rows,
         workers=d.workers,
         on_bad_sample=t.on_bad_sample,
+        composited=False,
     )
     for batch in loader:
-        yield turned(config, batch, step, rows)
+        found = ordered(config, batch, step, rows)
+        yield found | {"images": batch.images, "background": batch.background}
         step += 1
 
 
 def turned(
     config: MultiviewSettings, batch: Batch, step: int, rows: tuple[int, int] = (0, 1)
 ) -> dict[str, np.ndarray]:
-    """A batch with its views in the order from the reference on."""
+    """A batch of floats with its views in the order from the reference on."""
+    found = ordered(config, batch, step, rows)
+    order = found["order"][..., None, None, None]
+    return {"images": np.take_along_axis(batch.images, order, 1), **found}
+
+
+def ordered(
+    config: MultiviewSettings, batch: Batch, step: int, rows: tuple[int, int] = (0, 1)
+) -> dict[str, np.ndarray]:
+    """The order of a batch's views from the reference on, and their poses in it."""
     order = orders(config, batch.c2w, len(batch.images), step, rows)
-    images = np.take_along_axis(batch.images, order[..., None, None, None], 1)
-    found = {"images": images, "order": order.astype(np.int32)}
+    found = {"order": order.astype(np.int32)}
     if config.model.pose_features:
         found["poses"] = poses_of(config, batch.K, batch.c2w, order)
     return found

@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from mouselift_jax.data.batches.pictures import (
@@ -232,3 +234,9 @@ def _shuffled(seed: int, epoch: int, n: int) -> np.ndarray:
 
 def _hash(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else ""
+
+
+def weights_sum(params: Any) -> float:
+    """A number that changes with the weights."""
+    leaves = jax.tree.leaves(params)
+    return float(sum(jnp.sum(jnp.abs(x.astype(jnp.float32))) for x in leaves))
