@@ -5,6 +5,7 @@ Letters: B batch, T queries, S keys, H heads, D head size. Backends:
 | name | runs on | memory | notes |
 |---|---|---|---|
 | `xla` | everything | O(T S) | fastest below about 4096 tokens |
+| `blocked` | everything, made for CPUs | O(T) | one head and 256 queries at a time |
 | `chunked` | everything | O(T) | online softmax over key chunks, recomputed in the backward pass |
 | `cudnn` | NVIDIA, sm80 and later, bf16/fp16 | O(T) | flash attention of cuDNN |
 | `splash` | TPU | O(T) | Pallas flash kernel; `splash_interpret` runs the same kernel anywhere |
@@ -39,6 +40,8 @@ KV_AXES = ("batch", "kv_tokens", "heads", "head_dim")
 SMALL = 4096**2  # T * S up to which the whole score matrix is cheaper than chunks
 SPLASH_BLOCK = 1024  # fastest square block measured by others for head size 64; a multiple of 128
 Q_CHUNK, KV_CHUNK = 1024, 4096
+Q_BLOCK = 256  # queries whose scores stay in a CPU core's cache
+BLOCKED_FROM = 256**2  # T * S from which that is faster on a CPU than the whole matrix
 
 
 def attention(
@@ -92,6 +95,7 @@ def attention(
 
 BACKEND_NEEDS = {
     "xla": "any device",
+    "blocked": "any device",
     "chunked": "any device",
     "cudnn": "an NVIDIA GPU, bfloat16 or float16, head size <= 128 and a multiple of 8",
     "splash": "a TPU",
@@ -150,6 +154,8 @@ def _choose(q: Array, k: Array, kv_length: int | None, quiet: bool) -> str:
         name = "splash"
     elif device == "gpu" and why is None:
         name = "cudnn"
+    elif device == "cpu" and shape[0] * shape[1] >= BLOCKED_FROM:
+        name = "blocked"
     elif shape[0] * shape[1] <= SMALL:
         name = "xla"
     else:
@@ -240,6 +246,93 @@ def _chunked(
     return jnp.moveaxis(out, 0, 1).reshape(q.shape[0], -1, *q.shape[2:])[:, :n_q]
 
 
+# Scores of a block stand as [S,t], keys along the rows. Then every product of both passes takes its
+# operands as they lie: XLA's CPU compiler takes twice the time for one that contracts the rows of
+# its left operand. Sums over keys run down the columns, which vectorises.
+
+
+def _heads(x: Array, blocks: int = 1) -> Array:
+    """[B,T,H,D] -> [B H,blocks,t,D], float32, zero-padded."""
+    b, n, h, d = x.shape
+    size = -(-n // blocks)
+    x = jnp.pad(x, ((0, 0), (0, size * blocks - n), (0, 0), (0, 0)))
+    return jnp.swapaxes(x, 1, 2).reshape(b * h, blocks, size, d).astype(jnp.float32)
+
+
+def _tokens(x: Array, like: Array) -> Array:
+    """[B H,...,D] -> [B,T,H,D] of `like`, without the padding."""
+    b, n, h, d = like.shape
+    return jnp.swapaxes(x.reshape(b, h, -1, d)[:, :, :n], 1, 2).astype(like.dtype)
+
+
+def _blocked(
+    q: Array, k: Array, v: Array, kv_length: int | None = None, q_block: int = Q_BLOCK
+) -> Array:
+    """One head and a block of queries at a time: no array larger than their scores."""
+    n_k = kv_length or k.shape[1]
+    return _blocked_pass(-(-q.shape[1] // q_block), q, k[:, :n_k], v[:, :n_k])
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _blocked_pass(blocks: int, q: Array, k: Array, v: Array) -> Array:
+    return _blocked_forward(blocks, q, k, v)[0]
+
+
+def _blocked_forward(blocks: int, q: Array, k: Array, v: Array) -> tuple[Array, tuple]:
+    """Beside the answers what the backward pass needs: log of each query's softmax sum, too."""
+    scale = 1 / math.sqrt(q.shape[-1])
+
+    def head(args: tuple[Array, ...]) -> tuple[Array, Array]:
+        q, k, v = args
+        # A row of ones below the values: their product with the weights is the softmax's sum.
+        values = jnp.concatenate([v[0].T, jnp.ones((1, v.shape[1]))])  # [D+1,S]
+
+        def block(q: Array) -> tuple[Array, Array]:
+            s = k[0] @ (q * scale).T  # [S,t]
+            peak = s.max(0)
+            out = values @ jnp.exp(s - peak)
+            return (out[:-1] / out[-1]).T, peak + jnp.log(out[-1])
+
+        return jax.lax.map(block, q)
+
+    out, log_sum = jax.lax.map(head, (_heads(q, blocks), _heads(k), _heads(v)))
+    out = _tokens(out, q)
+    return out, (q, k, v, out, log_sum)
+
+
+def _blocked_backward(blocks: int, kept: tuple[Array, ...], d_out: Array) -> tuple[Array, ...]:
+    """The weights are made again from the kept sums (Dao et al. 2022)."""
+    q, k, v, out, log_sum = kept
+    scale = 1 / math.sqrt(q.shape[-1])
+    d_out, out = _heads(d_out, blocks), _heads(out, blocks)
+    delta = (d_out * out).sum(-1)  # [B H,blocks,t]: what the softmax's own gradient takes off
+
+    def head(args: tuple[Array, ...]) -> tuple[Array, Array, Array]:
+        q, k, v, d_out, delta, log_sum = args
+        k, v = k[0], v[0]
+        k_columns = k.T
+
+        def block(sums: tuple[Array, Array], args: tuple[Array, ...]) -> Any:
+            d_k, d_v = sums
+            q, d_out, delta, log_sum = args
+            p = jnp.exp(k @ (q * scale).T - log_sum)  # [S,t]
+            d_s = p * (v @ d_out.T - delta)
+            return (d_k + d_s @ q, d_v + p @ d_out), (k_columns @ d_s).T
+
+        (d_k, d_v), d_q = jax.lax.scan(
+            block, (jnp.zeros_like(k), jnp.zeros_like(v)), (q, d_out, delta, log_sum)
+        )
+        return d_q * scale, d_k * scale, d_v
+
+    args = (_heads(q, blocks), _heads(k), _heads(v), d_out, delta, log_sum)
+    return tuple(
+        _tokens(x, like) for x, like in zip(jax.lax.map(head, args), (q, k, v), strict=True)
+    )
+
+
+_blocked_pass.defvjp(_blocked_forward, _blocked_backward)
+
+
 def _splash(
     q: Array,
     k: Array,
@@ -278,6 +371,7 @@ def _splash(
 
 BACKENDS: dict[str, Callable[..., Array]] = {
     "xla": _xla,
+    "blocked": _blocked,
     "chunked": _chunked,
     "cudnn": _cudnn,
     "splash": _splash,

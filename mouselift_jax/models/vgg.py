@@ -65,10 +65,10 @@ class VGG19(nn.Module):
         self, a: Float[AnyArray, "N H W 3"], b: Float[AnyArray, "N H W 3"]
     ) -> Float[Array, "N"]:
         """The distance of each pair of pictures; gradients flow to both."""
-        taps = self.features(jnp.concatenate([jnp.asarray(a), jnp.asarray(b)]))
+        taps = self.features(_pairs(a, b))
         total = 0.0
         for weight, tap in zip(VGG19_WEIGHTS, taps, strict=True):
-            fa, fb = jnp.split(tap, 2)
+            fa, fb = _apart(tap)
             total += weight * jnp.mean(jnp.abs(fa - fb), (1, 2, 3), dtype=jnp.float32)
         return total / 255
 
@@ -90,7 +90,7 @@ class LPIPS(nn.Module):
         self, a: Float[AnyArray, "N H W 3"], b: Float[AnyArray, "N H W 3"]
     ) -> Float[Array, "N"]:
         """The distance of each pair of pictures; gradients flow to both."""
-        x = jnp.concatenate([jnp.asarray(a), jnp.asarray(b)])
+        x = _pairs(a, b)
         _check_size(x.shape, VGG16_POOLS)
         shift, scale = (jnp.asarray(v, jnp.float32) for v in (LPIPS_SHIFT, LPIPS_SCALE))
         x = ((2 * x - 1 - shift) / scale).astype(self.dtype)
@@ -98,7 +98,7 @@ class LPIPS(nn.Module):
         taps = _trunk(x, VGG16_WIDTHS, VGG16_POOLS, VGG16_TAPS, nn.max_pool, self.dtype, names)
         total = 0.0
         for i, tap in enumerate(taps):
-            fa, fb = jnp.split(_unit(tap.astype(jnp.float32)), 2)
+            fa, fb = _apart(_unit(tap.astype(jnp.float32)))
             weights = ChannelWeights(tap.shape[-1], name=f"lin{i}")()
             total += jnp.mean((jnp.square(fa - fb) * weights).sum(-1), (1, 2))
         return total
@@ -114,6 +114,22 @@ class ChannelWeights(nn.Module):
         """The weights."""
         init = partitioned(nn.initializers.constant(1 / self.channels), "conv_out")
         return self.param("weights", init, (self.channels,), jnp.float32)
+
+
+# A picture and its partner lie side by side, not all of one kind before all of the other: so a
+# batch that is split over devices stays where it is.
+
+
+def _pairs(a: AnyArray, b: AnyArray) -> Array:
+    """Two stacks [N,...] as one [2N,...]."""
+    x = jnp.stack([jnp.asarray(a), jnp.asarray(b)], 1)
+    return x.reshape(-1, *x.shape[2:])
+
+
+def _apart(x: Array) -> tuple[Array, Array]:
+    """The two stacks of `_pairs`."""
+    x = x.reshape(-1, 2, *x.shape[1:])
+    return x[:, 0], x[:, 1]
 
 
 def _trunk(

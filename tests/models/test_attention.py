@@ -10,7 +10,7 @@ from mouselift_jax.models import attention as lib
 from mouselift_jax.models import layers
 from mouselift_jax.models.attention import attention
 
-RUNNABLE = ["xla", "chunked", "splash_interpret", None]
+RUNNABLE = ["xla", "blocked", "chunked", "splash_interpret", None]
 
 
 def reference(q, k, v, kv_length=None):
@@ -37,7 +37,7 @@ def test_equals_the_definition(name, t, s, kv_length):
     np.testing.assert_allclose(out, reference(q, k, v, kv_length), atol=3e-6)
 
 
-@pytest.mark.parametrize("name", ["chunked", "splash_interpret"])
+@pytest.mark.parametrize("name", ["blocked", "chunked", "splash_interpret"])
 def test_gradients_equal_those_of_xla(name):
     q, k, v = make(50, 70, batch=1)
     weight = jnp.cos(jnp.arange(q.size, dtype=jnp.float32)).reshape(q.shape)
@@ -58,14 +58,30 @@ def test_chunks_that_do_not_divide_the_sequence_agree():
     np.testing.assert_allclose(out, reference(q, k, v), atol=3e-6)
 
 
+def test_gradients_of_blocks_that_do_not_divide_the_sequence_equal_those_of_xla():
+    """Padding queries, whose weights are not zero, give nothing to keys and values."""
+    q, k, v = make(37, 53)
+    weight = jnp.cos(jnp.arange(q.size, dtype=jnp.float32)).reshape(q.shape)
+
+    def grads(run, **how):
+        f = lambda *x: (run(*x, kv_length=47, **how) * weight).sum()  # noqa: E731
+        return jax.value_and_grad(f, argnums=(0, 1, 2))(q, k, v)
+
+    got, want = grads(lib._blocked, q_block=8), grads(lib._xla)
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+
+
 def test_scores_far_from_zero_do_not_overflow():
     q, k, v = make(20, 40, scale=60.0)
     with jax.default_matmul_precision("highest"):
         out = lib._chunked(q, k, v, q_chunk=8, kv_chunk=16)
+        blocked = lib._blocked(q, k, v, q_block=8)
     np.testing.assert_allclose(out, reference(q, k, v), atol=1e-2)
+    np.testing.assert_allclose(blocked, reference(q, k, v), atol=1e-2)
 
 
-@pytest.mark.parametrize("name", ["xla", "chunked", "splash_interpret"])
+@pytest.mark.parametrize("name", ["xla", "blocked", "chunked", "splash_interpret"])
 def test_half_precision_keeps_its_dtype_and_is_close(name):
     q, k, v = (x.astype(jnp.bfloat16) for x in make(64, 64, scale=1.0))
     out = attention(q, k, v, implementation=name)
@@ -73,23 +89,24 @@ def test_half_precision_keeps_its_dtype_and_is_close(name):
     np.testing.assert_allclose(out.astype(jnp.float32), reference(q, k, v), atol=3e-2)
 
 
-def test_chunked_never_holds_the_score_matrix():
+@pytest.mark.parametrize("name", ["blocked", "chunked"])
+def test_no_score_matrix_is_held(name):
     tokens = 16384
     x = jax.ShapeDtypeStruct((1, tokens, 4, 64), jnp.bfloat16)
-    loss = lambda q, k, v: attention(q, k, v, implementation="chunked").astype(jnp.float32).sum()  # noqa: E731
+    loss = lambda q, k, v: attention(q, k, v, implementation=name).astype(jnp.float32).sum()  # noqa: E731
     compiled = jax.jit(jax.grad(loss, argnums=(0, 1, 2))).lower(x, x, x).compile()
     scores = 4 * tokens**2 * 2
     assert compiled.memory_analysis().temp_size_in_bytes < scores / 4
 
 
-def test_the_automatic_choice_is_chunked_when_the_scores_would_be_large(caplog):
+def test_the_automatic_choice_on_a_cpu_is_blocked_when_the_scores_would_be_large(caplog):
     x = jax.ShapeDtypeStruct((1, 8192, 1, 8), jnp.float32)
     lib._say.cache_clear()
     with caplog.at_level("INFO", logger=lib.__name__):
         for _ in range(2):
             jax.eval_shape(attention, x, x, x)
     assert [r.getMessage() for r in caplog.records] == [
-        "attention: chunked (cpu, float32, 8192 x 8192 tokens)"
+        "attention: blocked (cpu, float32, 8192 x 8192 tokens)"
     ]
 
 

@@ -104,6 +104,26 @@ def test_identical_pictures_have_distance_zero_and_finite_gradients():
         assert abs(float(value)) < 1e-9 and np.isfinite(grad).all()
 
 
+def test_pictures_split_over_devices_stay_where_they_are(two_devices):
+    """With one kind of picture behind the other, each layer sent half of its features over."""
+    from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+    from mouselift_jax.stages.harness.cost import collectives
+
+    module = LPIPS()
+    mesh = Mesh(np.array(jax.devices()[:2]), "d")
+    shape, batch = (4, 32, 32, 3), NamedSharding(mesh, PartitionSpec("d"))
+    pictures = jax.ShapeDtypeStruct(shape, jnp.float32, sharding=batch)
+    whole = jax.eval_shape(module.init, jax.random.key(0), jnp.zeros(shape), jnp.zeros(shape))
+    one = NamedSharding(mesh, PartitionSpec())
+    params = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=one), nn.meta.unbox(whole)
+    )
+    loss = jax.grad(lambda a, b, p: module.apply(p, a, b).mean())
+    text = jax.jit(loss, out_shardings=batch).lower(pictures, pictures, params).compile().as_text()
+    assert collectives(text)[0] == {}
+
+
 def test_sizes_of_the_networks():
     x = jax.ShapeDtypeStruct((1, 16, 16, 3), jnp.float32)
     for module, want in ((VGG19(), 20_024_384), (LPIPS(), 14_714_688 + 1472)):
