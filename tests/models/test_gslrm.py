@@ -212,6 +212,7 @@ def test_permuting_the_views_permutes_the_gaussians():
         {"remat": "dots"},
         {"remat": "attention"},
         {"token_multiple": 32},
+        {"attention": "blocked"},
         {"attention": "chunked"},
     ],
 )

@@ -147,7 +147,7 @@ def test_evaluation_tells_held_out_views_apart(batch, params):
     ],
 )
 def test_a_mesh_changes_nothing(two_devices, batch, params, sizes):
-    model = GSLRM(dataclasses.replace(MODEL.config, attention="chunked", token_multiple=2))
+    model = GSLRM(dataclasses.replace(MODEL.config, attention="blocked", token_multiple=2))
     loss = functools.partial(
         gslrm_loss, model=model, loss_config=LossConfig(alpha=0.5), n_input_views=2,
         n_target_views=2, implementation="tiled",

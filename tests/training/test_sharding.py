@@ -82,7 +82,7 @@ def test_views_of_the_unet_on_different_devices():
         sample_size=8, block_channels=(32,), block_attends=(True,), heads=(2,), layers_per_block=1,
         context_dim=16, class_dim=32, norm_groups=8, n_views=2,
     )  # fmt: skip
-    net = mvunet.MVUNet(config, implementation="chunked")
+    net = mvunet.MVUNet(config, implementation="blocked")
     rng = np.random.default_rng(0)
     normal = lambda *shape: rng.normal(size=shape).astype(np.float32)  # noqa: E731
     inputs = (normal(2, 2, 8, 8, 8), np.int32([3, 500]), normal(2, 2, 5, 16), normal(2, 2, 32))
