@@ -110,13 +110,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tokens", default="1024,4096")
     parser.add_argument("--heads", type=int, default=16)
-    parser.add_argument("--dtype", default="bfloat16")
+    parser.add_argument("--dtypes", default="float32,bfloat16")
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--out", type=Path)
     a = parser.parse_args()
     found: list[dict] = []
     for tokens in map(int, a.tokens.split(",")):
-        found += rows(tokens, a.heads, a.dtype, a.repeat)
+        for dtype in a.dtypes.split(","):
+            found += rows(tokens, a.heads, dtype, a.repeat)
     report.write("attention", {"": found}, a.out)
 
 
