@@ -2,14 +2,13 @@
 
     python launch.py --config=configs/gslrm.py --config.samples=runs/prepare --workdir=runs/gslrm
 
-variant        what                                   memory of a device
-base           the paper's last stage, for six-camera  11.4 GiB: 1 sample, fsdp=4, no perceptual
-               recordings: 512 px, batch 16            loss (compiled for TPU v5e); 2 samples
-                                                       10 GiB and VGG-19 (estimated)
-pretrain_256   the paper's first stage: 256 px, from   not measured
+variant        what                                   memory of a device, compiled for an H100
+base           the paper's last stage, for six-camera  7.8 GiB: 1 sample a step; 11.8 GiB: 2;
+               recordings: 512 px, batch 16            5.3 GiB: 1, fsdp=4
+pretrain_256   the paper's first stage: 256 px, from   6.1 GiB: 1 sample
                random weights
-pretrain_512   the paper's second stage                not measured
-lowmem         one 24 GB card: 384 px, LoRA            about 4 GiB and the rendering (estimated)
+pretrain_512   the paper's second stage                7.9 GiB: 1 sample
+lowmem         one 24 GB card: 384 px, LoRA            3.4 GiB: 1 sample
 tiny           2 CPU cores: 128 px, 0.5 M weights      7 steps/s, 1.3 GB of the process
 
 How each figure was come by: docs/scaling.md. Hours are known for `tiny` only (minutes).

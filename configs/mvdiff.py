@@ -4,10 +4,11 @@
         --config.init_from=DIR_OF_CONVERTED_PIPELINE --workdir=runs/mvdiff
 
 variant    what                                            hours, memory
-base       mouse fine-tune: batch 16 (4 x 4), 512 px       not measured yet
+base       mouse fine-tune: batch 16 (4 x 4), 512 px       19.6 GiB with 1 object a step (compiled
+                                                           for an H100, never run)
 facelift   the paper's: batch 128, learning rate 1e-4      not measured yet
 six_x      every view in turn is the reference             not measured yet
-lowmem     one 24 GB card: 256 px, LoRA, batch 8 in        not measured yet
+lowmem     one 24 GB card: 256 px, LoRA, batch 8 in        4.0 GiB (compiled for an H100)
            single steps, encodings cached
 posed      with the cameras as an input                    not measured yet
 tiny       toy networks on 2 CPU cores, from nothing       4 minutes; 2.8 GB
