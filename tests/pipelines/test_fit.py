@@ -11,7 +11,15 @@ import pytest
 
 from mouselift_jax.geometry.camera import Camera, intrinsics
 from mouselift_jax.geometry.rig import look_at_c2w
-from mouselift_jax.pipelines.fit import EmptyHullError, FitSettings, cut_out, fit, optimise, start
+from mouselift_jax.pipelines.fit import (
+    EmptyHullError,
+    FitSettings,
+    UnfittableError,
+    cut_out,
+    fit,
+    optimise,
+    start,
+)
 from mouselift_jax.render import render
 
 RADII = np.array([0.5, 0.3, 0.25])
@@ -135,6 +143,11 @@ def test_what_cannot_be_fitted_says_so() -> None:
     away = [np.roll(m, 30 * (i % 2), 0) for i, m in enumerate(masks)]
     with pytest.raises(EmptyHullError, match="nothing in common"):
         start(cut_out(apart, away, cameras, TINY), TINY)
+    far = [camera(a, e, 200) for a, e in ((0, 20), (90, 15), (180, 25), (270, 20), (0, 80))]
+    pairs = [[photo(c, centre) for c in far] for centre in (-0.6, 0.6)]
+    images, masks = ([np.maximum(a[k], b[k]) for a, b in zip(*pairs, strict=True)] for k in (0, 1))
+    with pytest.raises(UnfittableError, match="two bodies"):
+        start(cut_out(images, masks, far, TINY), TINY)
 
 
 def test_cameras_that_agree_get_no_gain_of_their_own(fitted: tuple) -> None:
