@@ -211,9 +211,9 @@ def trial(cases: Iterator[Case], about: dict[str, Any]) -> list[dict[str, Any]]:
                 else:
                     spent, drawn = _timed(functools.partial(way, camera))
                     if drawn[0].shape != rgb.shape:  # the nearest view is as its camera took it
-                        both, size = np.dstack(drawn), rgb.shape[1::-1]
-                        both, _ = resize(both, case.cameras[0], *size)
-                        drawn = (both[..., :3], both[..., 3:])
+                        both, size = (drawn[0], np.repeat(drawn[1], 3, -1)), rgb.shape[1::-1]
+                        both = [resize(x, case.cameras[0], *size)[0] for x in both]
+                        drawn = (both[0], both[1][..., :1])
                 found = judged(drawn[0], drawn[1], rgb, mask)
                 row = {"frame": case.frame, "judge": place, "method": name, **found}
                 rows.append(about | row | {"seconds": spent})

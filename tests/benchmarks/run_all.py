@@ -103,8 +103,9 @@ BENCHMARKS = {
     ),
     "fit": Benchmark(
         "Fit without weights",
-        "One camera hidden from the fit, the visual hull of the same views beside it; processor "
-        "time after compilation. Asked for by name, with `-- --samples RUN_OF_PREPARE`.",
+        "Judged by views hidden from the fit, beside the nearest given view, the visual hull and "
+        "an experiment; processor time after compilation. Asked for by name, with "
+        "`-- --samples RUN_OF_PREPARE` or `-- --seeds 21 22 23`.",
         "bench_fit",
         on=("cpu",),
         needs=Path("asked for by name"),
