@@ -55,8 +55,8 @@ CAUSED_BY = {
     "extrinsics_convention": ("looks_away", "translation_units", "keypoints_inconsistent"),
     "intrinsics_wrong": ("intrinsics", "picture_size", "keypoints_inconsistent"),
     "masks_inconsistent": ("keypoints_inconsistent", "hull_cover", "content_jump"),
-    "handedness": _DISAGREEMENT,
-    "rotation_invalid": _DISAGREEMENT,
+    "handedness": (*_DISAGREEMENT, "world_not_z_up"),
+    "rotation_invalid": (*_DISAGREEMENT, "world_not_z_up"),
     "intrinsics": _DISAGREEMENT,
     "calibration_duplicate": (
         *_DISAGREEMENT,

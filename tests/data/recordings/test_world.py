@@ -6,7 +6,8 @@ import pickle
 import numpy as np
 import pytest
 
-from mouselift_jax.data.check.recording import check_recording
+from mouselift_jax.data.check.recording import check_recording, link
+from mouselift_jax.data.findings import Finding
 from mouselift_jax.data.recordings.inspection import inspect_recording, open_recording
 from mouselift_jax.data.recordings.world import (
     camera_up,
@@ -140,3 +141,9 @@ def test_up_from_the_floor_that_the_animal_walks_on(clean):
     for keypoints in (None, np.repeat(np.stack(xy)[:, :1], 60, 1)):
         with pytest.raises(ConfigError, match="floor cannot be told"):
             levelled(dataclasses.replace(told, keypoints=keypoints), "floor", [])
+
+
+def test_a_mirrored_world_is_not_told_to_lie_on_its_side_as_well():
+    mirrored = Finding("handedness", "error", "R mirrors the world", (0, 1))
+    lying = Finding("world_not_z_up", "warning", "not z up")
+    assert link([], [mirrored, lying]) == [mirrored] and mirrored.consequences == [lying]
