@@ -45,6 +45,17 @@ def shared() -> Path:
     return path
 
 
+@pytest.fixture(autouse=True)
+def coarse_measures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Films are measured coarsely, seconds cheaper a frame, but where measuring is what is tested."""
+    if request.path.stem != "test_measure":
+        from mouselift_jax.pipelines import measure
+
+        monkeypatch.setattr(measure, "VIEWS", 8)
+        monkeypatch.setattr(measure, "SIDE", 96)
+        monkeypatch.setattr(measure, "HULL_CELLS", 40)
+
+
 @pytest.fixture
 def two_devices() -> None:
     """For tests that shard over two; this file asks for two virtual ones where the user did not."""

@@ -5,6 +5,8 @@ Formats:
   ply         Gaussians in other axes or in millimetres (3DGS fields; SuperSplat, Blender, Unity)
   splat       Gaussians at 32 bytes each, for web viewers
   glb         Gaussians as glTF (KHR_gaussian_splatting)
+  nwb         a film with its rig, videos, keypoints and measures (extra [nwb])
+  csv         a film's points in space as anipose writes them, for movement and keypoint-MoSeq
   html        Gaussians in a page that needs no server
   mesh        triangles by fusion of rendered depth: .ply .obj .glb (extra [mesh])
   transforms  cameras and pictures of a sample as transforms.json (NeRF's convention)
@@ -16,6 +18,7 @@ Examples:
   python -m mouselift_jax export --to=torch checkpoints/facelift out/ --component unet
   python -m mouselift_jax export --to=ply runs/infer out/ --axes unity --scale m
   python -m mouselift_jax export --to=ply runs/fit out/ --world recording
+  python -m mouselift_jax export --to=nwb runs/fit film.nwb --subject mouse_7 --age P70D
   python -m mouselift_jax export --to=mesh runs/infer/splats.ply mouse.glb --scale mm
   python -m mouselift_jax export --to=transforms runs/prepare out/ --sample sample_000012
 
@@ -39,6 +42,7 @@ from pathlib import Path
 
 from mouselift_jax.errors import MouseLiftError, one_of
 from mouselift_jax.exports import splats as _export_splats
+from mouselift_jax.exports.films import to_csv, to_nwb
 from mouselift_jax.exports.transforms import to_transforms
 
 
@@ -97,6 +101,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="ply, splat, glb, mesh: replace files that are there, whoever wrote them",
     )
+    parser.add_argument("--session-start", metavar="TIME", help="nwb: when the recording began")
+    parser.add_argument("--subject", metavar="NAME", help="nwb: the animal's name")
+    parser.add_argument("--age", metavar="P70D", help="nwb: its age, an ISO 8601 duration")
     parser.add_argument("--sample", metavar="ID", help="transforms: which sample")
     parser.add_argument("--all", action="store_true", help="transforms: every sample, in folders")
 
@@ -149,6 +156,8 @@ FORMATS: dict[str, Callable[[argparse.Namespace], list[str]]] = {
     "ply": _export_splats.to_ply,
     "splat": _export_splats.to_splat,
     "glb": _export_splats.to_glb,
+    "nwb": to_nwb,
+    "csv": to_csv,
     "html": _export_splats.to_html,
     "mesh": _export_splats.to_mesh,
     "transforms": to_transforms,

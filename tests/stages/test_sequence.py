@@ -16,10 +16,8 @@ from mouselift_jax.stages.items import sequence
 
 
 @pytest.fixture(params=[True])
-def film(tmp_path, request, monkeypatch):
+def film(tmp_path, request):
     """Four frames of a sample set and their splats, walking along x; param: whether timed."""
-    monkeypatch.setattr(sequence.measures, "VIEWS", 8)  # nothing is measured finely here
-    monkeypatch.setattr(sequence.measures, "SIDE", 64)
     writer = SampleWriter(tmp_path / "set", {"source": {}, "scene_scale": 0.01})
     cameras = turntable(2, size=32)
     world = {"scale": 0.01, "R": np.eye(3).tolist()}
