@@ -47,7 +47,7 @@ def shared() -> Path:
 
 @pytest.fixture(autouse=True)
 def coarse_measures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Films are measured coarsely, seconds cheaper a frame, but where measuring is what is tested."""
+    """Films are measured coarsely, seconds cheaper a frame, but where measuring is tested."""
     if request.path.stem != "test_measure":
         from mouselift_jax.pipelines import measure
 

@@ -26,6 +26,7 @@ VIEWS, SIDE = 64, 512  # silhouettes that the solid is cut out with, pixels
 CHUNK = 8  # of them drawn at once
 CELLS = 170  # along the animal, tail included: about 1 mm
 HULL_CELLS = 90  # of the hulls that tell the errors
+FINE = 0.03  # half-sizes of the animal: Gaussians of a fit are half as large
 DISTANCE = 12.0  # of the cameras, half-sizes of the animal: all but parallel rays
 OPAQUE = 0.3
 OFF_BODY = 0.25  # of the length: keypoints this far from the spine's ends are of something else
@@ -90,7 +91,8 @@ def solid_of(gaussians: Gaussians, to_mm: Similarity, *, views: int | None = Non
     unit = Similarity(1.0 / half, np.eye(3), -centre / half).compose(to_mm)
     grey = dataclasses.replace(gaussians, sh=np.zeros((*opacities.shape, 1, 3), np.float32))
     placed = padded(grey.transformed(unit))
-    cameras = _around(views or VIEWS)
+    sizes = np.exp(np.asarray(gaussians.log_scales)[shown].max(-1)) * float(to_mm.scale) / half
+    cameras = _around(views or VIEWS, _side(float(np.median(sizes))))
     alphas = [
         np.asarray(render(placed, _float32(cameras[slice(i, i + CHUNK)])).alpha)[..., 0]
         for i in range(0, len(cameras.K), CHUNK)
@@ -110,16 +112,24 @@ def _cut(
     return voxels.carve(low, counts, cell, alphas, cameras), low
 
 
-def _around(views: int) -> Camera:
+def _side(size: float) -> int:
+    """Pixels of a silhouette: fewer where the Gaussians are haze (untrained), which has no edge."""
+    side = SIDE
+    while side > 64 and size > FINE * SIDE / side:
+        side //= 2
+    return side
+
+
+def _around(views: int, side: int) -> Camera:
     """Cameras [views] spread evenly over a sphere, looking at its middle."""
     i = np.arange(views) + 0.5
     z, angle = 1 - 2 * i / views, np.pi * (1 + 5**0.5) * i
     ring = np.sqrt(1 - z * z)
     directions = np.stack([ring * np.cos(angle), ring * np.sin(angle), z], -1)
     c2w = np.stack([look_at_c2w(DISTANCE * d) for d in directions])
-    focal = SIDE / 2 * DISTANCE / 1.05  # of a ball of radius 1
-    K = intrinsics(focal, focal, SIDE / 2, SIDE / 2)
-    return Camera(np.broadcast_to(K, (views, 3, 3)).copy(), c2w, SIDE, SIDE)
+    focal = side / 2 * DISTANCE / 1.05  # of a ball of radius 1
+    K = intrinsics(focal, focal, side / 2, side / 2)
+    return Camera(np.broadcast_to(K, (views, 3, 3)).copy(), c2w, side, side)
 
 
 def _float32(camera: Camera) -> Camera:

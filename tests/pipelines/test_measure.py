@@ -93,6 +93,11 @@ def test_nothing_visible_is_nan_not_zero(walking):
     assert row["trusted"] == 0 and row["why"] == "the Gaussians enclose no body"
 
 
+def test_haze_is_drawn_small_and_skin_is_not():
+    assert measures._side(0.01) == measures.SIDE
+    assert measures._side(0.1) == measures.SIDE // 4 and measures._side(9.0) == 64
+
+
 def rows_of_a_walk(turned=(), **more):
     """A walk in a circle whose heading is that of its motion, but turned round in some frames."""
     rows = []
