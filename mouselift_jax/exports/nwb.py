@@ -270,6 +270,16 @@ def _measures(
             name=column.removesuffix(suffix) or column, data=data, unit=unit, conversion=factor,
             description=f"column {column} of motion.csv (docs/measures.md)", **clock,
         ))  # fmt: skip
+    kept = film.run / "descriptor.npz"
+    if kept.is_file():
+        with np.load(kept) as arrays:
+            values, wanted = arrays["descriptor"], [f.number for f in film.frames]
+            if list(arrays["frame"]) == wanted:
+                series.append(TimeSeries(
+                    name="descriptor", data=values, unit="n.a.", **clock,
+                    description="shape and brightness, the same wherever the animal is and "
+                    "however it is turned: " + ", ".join(arrays["names"])[:LIMIT],
+                ))  # fmt: skip
     behavior.add(BehavioralTimeSeries(name="Measures", time_series=series))
     step = 1 / film.rate if film.rate else float(np.median(np.diff(times))) if len(times) > 1 else 0
     bad = [i for i, r in enumerate(rows) if not r["trusted"]]

@@ -59,6 +59,9 @@ def test_frames_become_a_film_and_are_measured_once(film, monkeypatch):
     lines = (run / "motion.csv").read_text().splitlines()
     assert len(lines) == 5 and lines[2].startswith("10,0.3333,1")  # 10 mm on, a third of a second
     assert metrics["sequence/median_speed_mm_s"] == pytest.approx(30, rel=0.2)
+    with np.load(run / "descriptor.npz") as kept:
+        assert kept["descriptor"].shape == (4, len(kept["names"]))
+        assert np.isfinite(kept["descriptor"]).all() and list(kept["frame"]) == [0, 10, 20, 30]
     assert sections[0].title == "The film"
     tables = [b for b in sections[0].blocks if isinstance(b, Table)]
     assert [row[0] for row in tables[0].rows][-1] == "speed, mm/s"

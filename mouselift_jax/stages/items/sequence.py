@@ -15,8 +15,10 @@ import numpy as np
 
 from mouselift_jax.data.recordings.points import nose_and_tail, recording_of, triangulated
 from mouselift_jax.data.samples.sample_set import SampleSet
-from mouselift_jax.files import write_json_atomic
+from mouselift_jax.errors import MouseLiftError
+from mouselift_jax.files import atomic_path, write_json_atomic
 from mouselift_jax.geometry.camera import Camera
+from mouselift_jax.pipelines import descriptor as descriptors
 from mouselift_jax.pipelines import measure as measures
 from mouselift_jax.report import sequence as film
 from mouselift_jax.report.html import Picture, Section, Table, Text, Video
@@ -29,6 +31,7 @@ from mouselift_jax.stages.harness.selection import frame_times
 log = logging.getLogger("mouselift_jax")
 
 MEASURED = "motion.json"  # the row of a frame, beside its splats
+DESCRIPTOR = "descriptor.npz"
 CSV, PAGE, VIDEOS = "motion.csv", "sequence.html", "videos"
 MAX_PAGE_FRAMES = 100
 UNKNOWN_FPS = 10.0  # of videos whose samples do not say when they were taken
@@ -69,6 +72,7 @@ def write(
     found = [_measured(f, places[i], ends.get(f.number)) for f, i in zip(frames, ids, strict=True)]
     rows = measures.motion(found, [r["front"] for r in found])
     film.write_csv(workdir / CSV, rows)
+    _write_descriptor(workdir / DESCRIPTOR, found)
     _tell_distrust(workdir, rows)
     steps = np.diff([f.time_s for f in frames])
     known = len(steps) > 0 and np.isfinite(steps).all() and (steps > 0).all()
@@ -89,8 +93,21 @@ def write(
             f"the enclosed volume varies by {metrics['sequence/volume_wobble']:.0%} between frames "
             "though an animal's does not: some frames are reconstructed badly; look at motion.csv"
         )
-    artefacts = {"motion": CSV, "sequence": PAGE, "videos": VIDEOS}
+    artefacts = {"motion": CSV, "descriptor": DESCRIPTOR, "sequence": PAGE, "videos": VIDEOS}
     return metrics, artefacts, [_section(workdir.path, rows, videos, metrics)]
+
+
+def _write_descriptor(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """What does not change when the animal turns or moves, [T,D], for clustering and classifiers."""
+    values = [np.array(r["descriptor"], np.float32) for r in rows]  # None becomes NaN
+    with atomic_path(path) as part, part.open("wb") as file:
+        np.savez(
+            file,
+            descriptor=np.stack(values),
+            frame=np.array([r["frame"] for r in rows]),
+            time_s=np.array([r["time_s"] for r in rows], float),
+            names=np.array(descriptors.names()),
+        )
 
 
 def _tell_distrust(workdir: Workdir, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -108,7 +125,11 @@ def _keypoint_ends(
     workdir: Workdir, sample_set: SampleSet, frames: Sequence[int]
 ) -> dict[int, np.ndarray]:
     """Nose and tail root [2,3] in mm of the frames whose recording has such keypoints."""
-    recording = recording_of(sample_set)
+    try:
+        recording = recording_of(sample_set)
+    except MouseLiftError as error:  # it has changed since; the film does not need it
+        workdir.warn(f"the recording's keypoints are not used, it cannot be opened: {error}")
+        return {}
     if recording is None or recording.unit == "unknown":
         return {}
     points = triangulated(recording, frames)
@@ -138,6 +159,8 @@ def _measured(frame: film.Frame, place: Path, ends: np.ndarray | None) -> dict[s
     gaussians = frame.load()
     found, shape = measures.measure(gaussians, frame.to_mm, ends)
     row = found | row | {"schema": measures.SCHEMA, "front": math.nan, "spine_mm": []}
+    powers = descriptors.descriptor(gaussians)
+    row["descriptor"] = [float(f"{v:.7g}") if np.isfinite(v) else None for v in powers]
     if shape is not None:
         row |= {"front": shape.front, "spine_mm": np.round(shape.spine, 4).tolist()}
         if frame.views is not None:
