@@ -98,7 +98,7 @@ def write(
 
 
 def _write_descriptor(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """What does not change when the animal turns or moves, [T,D], for clustering and classifiers."""
+    """What does not change when the animal turns or moves [T,D], for clustering."""
     values = [np.array(r["descriptor"], np.float32) for r in rows]  # None becomes NaN
     with atomic_path(path) as part, part.open("wb") as file:
         np.savez(
