@@ -128,6 +128,7 @@ def loss() -> ConfigDict:
     c.background = 0.0  # squared error against white outside the mask
     c.pixelalign = 0.0  # distance of Gaussians from their pixel's ray
     c.pointsdist = 0.0  # distances from the camera against standardised ones
+    c.random_background = False  # renders and targets on a random colour; inputs stay on white
     c.masked = False  # l2 and ssim inside the mask only
     c.clamp = False  # renders are clamped to [0,1] first
     c.l2_warmup_steps = 500  # perceptual and lpips are off before

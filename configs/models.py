@@ -31,6 +31,7 @@ def gslrm(size: str) -> ConfigDict:
     c.opacity_bias = -2.0  # added to the raw opacity logits
     c.pixel_skip = False  # a linear map from each pixel to its own Gaussian; published: False
     c.animal_share = placeholder(float)  # room for the animal's patches; published: None = all
+    c.shared_volume = False  # Gaussians outside of an input picture are transparent (BEAST3D)
     c.mark_source = False  # one learned vector for view 0, another for the others
     c.lock()
     c.update(GSLRM[size])

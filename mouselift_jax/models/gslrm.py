@@ -22,6 +22,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float
 
 from mouselift_jax.errors import ConfigError, ShapeError, one_of
+from mouselift_jax.geometry.camera import Camera
 from mouselift_jax.geometry.rays import camera_rays, nearest_to_origin
 from mouselift_jax.models.attention import KV_AXES, Q_AXES, attention
 from mouselift_jax.models.layers import (
@@ -82,6 +83,9 @@ class GSLRMConfig:
             pixels have no Gaussian and patches of nothing else are no tokens: a mouse covers a
             tenth of the patches, and the rest would be most of the work. More of them than there is
             room for must not come in: `models.silhouettes.check_room`.
+        shared_volume: Gaussians that an input camera does not have in its picture are not drawn:
+            the animal is in all of them, so what lies elsewhere is a floater. For inputs that show
+            the animal whole. The released weights were trained without. Source: BEAST3D.
         mark_source: add one learned vector to the first view's tokens and another to the others'.
         token_multiple: pad the sequence to a multiple of this, so that a mesh can divide it.
         dtype: of the matrix products; rays, norms, residuals, depths and activations are float32.
@@ -108,6 +112,7 @@ class GSLRMConfig:
     clip_means: bool = False
     pixel_skip: bool = False
     animal_share: float | None = None
+    shared_volume: bool = False
     mark_source: bool = False
     token_multiple: int = 1
     dtype: str = "float32"
@@ -243,13 +248,18 @@ class GSLRM(nn.Module):
         images: Float[AnyArray, "B V H W 3"],
         K: Float[AnyArray, "B V 3 3"],
         c2w: Float[AnyArray, "B V 4 4"],
-    ) -> Gaussians:
+        *,
+        features: bool = False,
+    ) -> Gaussians | tuple[Gaussians, Float[Array, "B D"]]:
         """Lift views to Gaussians.
 
         Args:
             images: pictures in [0,1] on the training background (white), at least one view.
             K: intrinsics in pixels of these pictures.
             c2w: camera-to-world, object at the origin, cameras near radius 2.7.
+            features: return the mean of the pictures' tokens behind the last block as well, one
+                vector of the network's width for each sample: what it knows of the instant, for
+                use downstream (behaviour, decoding). Source: BEAST3D.
 
         Raises:
             ShapeError: the patch size does not divide the pictures.
@@ -328,13 +338,38 @@ class GSLRM(nn.Module):
         ray_o, ray_d = (r.reshape(b, -1, 3) for r in (ray_o, ray_d))
         span = hull_span(~is_white(images), K, c2w, ray_o, ray_d) if c.depth == "hull" else None
         white = None if c.animal_share is None else is_white(colors.reshape(b, -1, 3))
-        return decode(free, pixels, ray_o, ray_d, c, span=span, empty=white)
+        gaussians = decode(free, pixels, ray_o, ray_d, c, span=span, empty=white)
+        if c.shared_volume:
+            gaussians = in_all_pictures(gaussians, K, c2w, w, h)
+        if features:
+            return gaussians, x[:, n_free:n_tokens].astype(f32).mean(1)
+        return gaussians
 
     def _table(self, name: str, rows: int) -> AnyArray:
         init = nn.initializers.truncated_normal(0.02, lower=-100.0, upper=100.0)
         return self.param(
             name, partitioned(init, "vocab", "embed"), (rows, self.config.width), jnp.float32
         )
+
+
+def in_all_pictures(
+    gaussians: Gaussians,
+    K: Float[Array, "B V 3 3"],
+    c2w: Float[Array, "B V 4 4"],
+    width: int,
+    height: int,
+) -> Gaussians:
+    """Gaussians [B,N], transparent where a camera does not have their centre in its picture."""
+
+    def seen(means: Array, K: Array, c2w: Array) -> Array:  # [N,3], of one camera
+        xy, depth = Camera(K, c2w, width, height).project(means)
+        size = jnp.asarray([width, height], xy.dtype)
+        return ((xy >= 0) & (xy <= size)).all(-1) & (depth > 0)
+
+    cameras = jax.vmap(seen, in_axes=(None, 0, 0))
+    inside = jax.vmap(cameras)(jax.lax.stop_gradient(gaussians.means), K, c2w).all(1)
+    logits = jnp.where(inside, gaussians.opacity_logits, EMPTY)
+    return dataclasses.replace(gaussians, opacity_logits=logits)
 
 
 def skip_init(key: jax.Array, shape: tuple[int, int], dtype: Any = jnp.float32) -> jax.Array:

@@ -1,9 +1,9 @@
 """Posed views to Gaussians, and the loss that teaches it: pure functions of arrays.
 
 A *batch* is anything with the fields of `mouselift_jax.data.batches.loader.Batch`:
-images [B,V,H,W,3] on white, masks [B,V,H,W,1], K [B,V,3,3], c2w [B,V,4,4]. The first
-`n_input_views` views go into the network; views behind them are seen by the loss or the evaluation
-alone.
+images [B,V,H,W,3] on `background` [B,3] (white where there is none), masks [B,V,H,W,1], K
+[B,V,3,3], c2w [B,V,4,4]. The first `n_input_views` views go into the network; views behind them are
+seen by the loss or the evaluation alone.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ def render_views(
     width: int,
     height: int,
     *,
-    background: tuple[float, float, float] = WHITE,
+    background: tuple[float, float, float] | Float[Array, "B 3"] = WHITE,
     implementation: str | None = None,
 ) -> Rendered:
     """Render every sample from its own cameras, all views in one call.
@@ -112,27 +112,29 @@ def render_views(
         c2w: camera-to-world.
         width: of the renders, pixels.
         height: of the renders, pixels.
-        background: colour in [0,1].
+        background: colour in [0,1], one for all or one a sample.
         implementation: of `rasterize`; None = the best here.
     """
+    behind = jnp.broadcast_to(jnp.asarray(background, jnp.float32), (len(K), 3))
 
-    def own_views(gaussians: Gaussians, K: Array, c2w: Array) -> Rendered:
+    def own_views(gaussians: Gaussians, K: Array, c2w: Array, behind: Array) -> Rendered:
         a = gaussians.activate()
         out = rasterize(
             a.means, a.quats, a.scales, a.opacities, a.sh, invert_rigid(c2w), K, width, height,
             sh_degree=gaussians.sh_degree,
-            background=jnp.asarray(background, jnp.float32),
+            background=jnp.broadcast_to(behind[:, None], (*K.shape[:2], 3)),
             implementation=implementation,
         )  # fmt: skip
         return Rendered(out.rgb, out.alpha, out.depth)
 
     cameras = mesh_spec(("batch", "view"), K.shape[:2])
     if cameras is None:
-        return own_views(gaussians, K, c2w)
+        return own_views(gaussians, K, c2w, behind)
     samples = jax.sharding.PartitionSpec(cameras[0])
     return jax.shard_map(
-        own_views, in_specs=(samples, cameras, cameras), out_specs=cameras, check_vma=False
-    )(gaussians, K, c2w)
+        own_views, in_specs=(samples, cameras, cameras, samples), out_specs=cameras,
+        check_vma=False,
+    )(gaussians, K, c2w, behind)  # fmt: skip
 
 
 def gslrm_loss(
@@ -144,6 +146,7 @@ def gslrm_loss(
     n_input_views: int,
     n_target_views: int | None = None,
     step: Array | int | None = None,
+    rng: Array | None = None,
     networks: Mapping[str, Distance] | None = None,
     implementation: str | None = None,
 ) -> tuple[Array, dict[str, Array]]:
@@ -157,6 +160,7 @@ def gslrm_loss(
         n_input_views: the network sees the first so many views.
         n_target_views: the loss sees the first so many views, inputs included; None = all.
         step: update number, for the loss's warm-ups; None = they are over.
+        rng: of this step, where the loss draws backgrounds.
         networks: `perceptual` and `lpips` distances of `models.vgg`, where the loss weighs them.
         implementation: of the rasterizer; None = the best here.
 
@@ -179,7 +183,15 @@ def gslrm_loss(
         lambda x: x[:, :n_target], (batch.images, batch.masks, batch.K, batch.c2w)
     )
     images, masks, K, c2w = targets
-    out = render_views(gaussians, K, c2w, w, h, implementation=implementation)
+    background = batch_background(batch)
+    if loss_config.random_background:
+        drawn = jax.random.uniform(rng, (len(K), 3))
+        # On another colour, what is not the animal changes by the difference of the two.
+        images = images + (1 - masks) * (drawn - background)[:, None, None, None]
+        background = drawn
+    out = render_views(
+        gaussians, K, c2w, w, h, background=background, implementation=implementation
+    )
     points = None
     if loss_config.pixelalign > 0 or loss_config.pointsdist > 0 or loss_config.points_warmup_steps:
         points = pixel_points(model, gaussians, *inputs[1:], w, h)
@@ -189,6 +201,12 @@ def gslrm_loss(
     )  # fmt: skip
     terms["opaque_share"] = jnp.mean(nn.sigmoid(gaussians.opacity_logits) > 0.05)
     return loss, terms
+
+
+def batch_background(batch: Views) -> Array:
+    """The colour [B,3] that a batch's pictures lie on; white where the batch does not say it."""
+    given = getattr(batch, "background", None)
+    return jnp.ones((len(batch.images), 3)) if given is None else jnp.asarray(given)
 
 
 def pixel_points(
@@ -239,7 +257,10 @@ def gslrm_eval(
     inputs = (x[:, :n_input_views] for x in (batch.images, batch.K, batch.c2w))
     gaussians = model.apply({"params": params}, *inputs)
     h, w = batch.images.shape[2:4]
-    out = render_views(gaussians, batch.K, batch.c2w, w, h, implementation=implementation)
+    out = render_views(
+        gaussians, batch.K, batch.c2w, w, h,
+        background=batch_background(batch), implementation=implementation,
+    )  # fmt: skip
     figures = metric.figures(out.rgb, out.alpha, batch.images, batch.masks)
     is_heldout = jnp.arange(batch.images.shape[1]) >= n_input_views
     return Evaluation(figures, out, gaussians, is_heldout)

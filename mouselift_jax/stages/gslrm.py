@@ -111,6 +111,7 @@ def make_task(config: Any, networks: Any = None) -> Task:
             loss_config=losses,
             n_input_views=config.data.n_inputs,
             step=step,
+            rng=rng,
             networks=distances,
             implementation=config.render,
         )

@@ -63,6 +63,9 @@ class LiftJudge:
             ),
             out_shardings=sharding.replicated(trainer.mesh),
         )
+        # Of training; white where that is drawn anew for every sample.
+        drawn = d.background in ("random", "three_choices")
+        self.background = "white" if drawn else d.background
         self.pictures: list[np.ndarray] = []
         self.captions: list[str] = []  # of the pictures
         self.done = -1  # the step of the last evaluation
@@ -79,6 +82,7 @@ class LiftJudge:
             batch_size=self.parts,
             seed=self.config.seed + 1,
             views=self.views,
+            background=self.background,
             size=self.config.data.size,
             shard=self.trainer.rows,
             shuffle=False,

@@ -38,6 +38,9 @@ class LossConfig:
         pixelalign: distance of each pixel's Gaussian from its ray.
         pointsdist: squared error of the distances from the camera against standardised ones; keeps
             the first steps of a training from scratch from collapsing.
+        random_background: renders and their targets are laid on a colour drawn for every sample and
+            step, so that white haze is no free answer; inputs stay on white. With alpha > 0.
+            Source: instant-ngp and nerfstudio's splatfacto, whose background is random by default.
         masked: l2 and ssim see the subject only; every sample counts the same.
         clamp: clamp renders to [0,1] first, so that a pixel too bright has no gradient.
         l2_warmup_steps: perceptual and lpips are off before this step.
@@ -53,6 +56,7 @@ class LossConfig:
     background: float = 0.0
     pixelalign: float = 0.0
     pointsdist: float = 0.0
+    random_background: bool = False
     masked: bool = False
     clamp: bool = False
     l2_warmup_steps: int = 0
@@ -261,8 +265,18 @@ def _check(
                 f"{'vgg19' if name == 'perceptual' else 'lpips'}) and give their folder, or set "
                 "the weight to 0",
             )
+    if config.random_background and (config.masked or config.background > 0):
+        raise ConfigError(
+            "a random background is compared outside the animal too",
+            where="loss.random_background",
+            found=f"masked {config.masked}, background {config.background:g}",
+            fix="--config.loss.masked=False --config.loss.background=0, or no random_background",
+        )
     wants = {
-        "masks": (masks, config.masked or config.alpha > 0 or config.background > 0),
+        "masks": (
+            masks,
+            config.masked or config.alpha > 0 or config.background > 0 or config.random_background,
+        ),
         "alphas": (alphas, config.alpha > 0),
         "points": (
             points,

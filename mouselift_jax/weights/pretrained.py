@@ -36,6 +36,7 @@ NOT_OF_THE_WEIGHTS = (
     "token_multiple",
     "n_views",
     "animal_share",
+    "shared_volume",
 )
 
 

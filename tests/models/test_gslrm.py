@@ -12,7 +12,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from mouselift_jax.errors import CheckpointError, ConfigError, ShapeError
-from mouselift_jax.geometry.camera import intrinsics
+from mouselift_jax.geometry.camera import Camera, intrinsics
 from mouselift_jax.geometry.rig import turntable
 from mouselift_jax.models import gslrm as lib
 from mouselift_jax.models.gslrm import GSLRM, GSLRMConfig
@@ -404,3 +404,31 @@ def test_the_hulls_depth_lies_inside_the_other_views_silhouettes():
     pixels = camera[..., :3] @ K[0].mT
     xy = pixels[..., :2] / pixels[..., 2:]
     assert float(xy.min()) > 12 - 2.5 and float(xy.max()) < 20 + 2.5
+
+
+def test_features_are_one_vector_a_sample_beside_the_same_gaussians():
+    inputs = views(n=2, size=8, batch=2)
+    params = init(TINY, inputs)
+    plain = GSLRM(TINY).apply({"params": params}, *inputs)
+    gaussians, features = GSLRM(TINY).apply({"params": params}, *inputs, features=True)
+    assert features.shape == (2, TINY.width) and features.dtype == jnp.float32
+    jax.tree.map(np.testing.assert_array_equal, plain, gaussians)
+    assert np.abs(features[0] - features[1]).max() > 1e-4  # of the sample
+
+
+def test_gaussians_outside_of_an_input_picture_are_transparent():
+    images, K, c2w = views(n=2, size=8, batch=1)
+    K = jnp.asarray(K) * jnp.float32([[8, 1, 1], [1, 8, 1], [1, 1, 1]])  # a narrow picture
+    params = init(TINY, (images, K, c2w))
+    config = dataclasses.replace(TINY, shared_volume=True)
+    plain = GSLRM(TINY).apply({"params": params}, images, K, c2w)
+    kept = GSLRM(config).apply({"params": params}, images, K, c2w)
+    np.testing.assert_array_equal(kept.means, plain.means)
+    inside = np.ones(plain.means.shape[1], bool)
+    for v in range(2):
+        camera = Camera(np.asarray(K[0, v]), np.asarray(c2w[0, v]), 8, 8)
+        xy, depth = camera.project(np.asarray(plain.means[0]))
+        inside &= ((xy >= 0) & (xy <= 8)).all(-1) & (depth > 0)
+    assert 0 < inside.sum() < len(inside)
+    np.testing.assert_array_equal(kept.opacity_logits[0][inside], plain.opacity_logits[0][inside])
+    assert (np.asarray(kept.opacity_logits[0])[~inside] == -20).all()

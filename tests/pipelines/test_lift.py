@@ -160,3 +160,60 @@ def test_a_mesh_changes_nothing(two_devices, batch, params, sizes):
     assert float(got[0]) == pytest.approx(float(want[0]), rel=1e-5)
     for a, b in zip(jax.tree.leaves(grads), jax.tree.leaves(sharded), strict=True):
         assert np.linalg.norm(a - np.asarray(b)) <= 1e-4 * np.linalg.norm(a)
+
+
+class Fixed:
+    """A model whose Gaussians are its parameters, whatever it is shown."""
+
+    @staticmethod
+    def apply(variables, *inputs):
+        return variables["params"]
+
+
+def one_gaussian(size, opacity, colour):
+    """One Gaussian at the origin in each of two samples."""
+    return Gaussians(
+        jnp.zeros((2, 1, 3)),
+        jnp.tile(jnp.float32([1, 0, 0, 0]), (2, 1, 1)),
+        jnp.full((2, 1, 3), np.log(size), jnp.float32),
+        jnp.full((2, 1), opacity, jnp.float32),
+        jnp.full((2, 1, 1, 3), (colour - 0.5) / 0.28209479, jnp.float32),
+    )
+
+
+def loss_of(gaussians, batch, **config):
+    how = LossConfig(**config)
+    rng = jax.random.key(3)
+    return gslrm_loss(
+        gaussians, batch, model=Fixed, loss_config=how, n_input_views=2, rng=rng,
+        implementation="tiled",
+    )[0]  # fmt: skip
+
+
+def test_white_haze_is_no_free_answer_on_a_random_background(batch):
+    empty = batch._replace(images=jnp.ones_like(batch.images), masks=0 * batch.masks)
+    haze, nothing = one_gaussian(1.0, 2.0, 1.0), one_gaussian(1.0, -20.0, 1.0)
+    assert loss_of(haze, empty, l2=1.0) < 1e-6  # white on white
+    assert loss_of(haze, empty, l2=1.0, random_background=True) > 0.01
+    assert loss_of(nothing, empty, l2=1.0, random_background=True) < 1e-6
+    with pytest.raises(ConfigError, match=r"loss\.random_background"):
+        loss_of(haze, empty, l2=1.0, random_background=True, masked=True)
+
+
+def test_renders_lie_on_the_colour_that_the_pictures_lie_on(batch):
+    class Coloured(NamedTuple):
+        images: jax.Array
+        masks: jax.Array
+        K: jax.Array
+        c2w: jax.Array
+        background: jax.Array
+
+    colours = jnp.float32([[0, 0, 0], [0.5, 0.2, 0.7]])
+    images = jnp.broadcast_to(colours[:, None, None, None], batch.images.shape)
+    coloured = Coloured(images, 0 * batch.masks, batch.K, batch.c2w, colours)
+    assert loss_of(one_gaussian(1.0, -20.0, 1.0), coloured, l2=1.0) < 1e-6
+    out = gslrm_eval(
+        one_gaussian(1.0, -20.0, 1.0), coloured, model=Fixed, n_input_views=2,
+        implementation="tiled",
+    )  # fmt: skip
+    np.testing.assert_allclose(out.rendered.rgb, images, atol=1e-6)
