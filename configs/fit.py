@@ -11,6 +11,7 @@ Give `samples` (cut out by `prepare`) or `recording`: then `prepare` runs first,
 variant   what
 base      a thing to show: 112 cells along the animal
 fast      80 cells and half of the steps: to look through a recording
+film      base, and one set of Gaussians keeps its identity through all frames (docs/film_format.md)
 best      144 cells and twice the steps: for single frames
 tiny      toy size, for tests
 Seconds a frame on 2 cores; 1.1 GB of memory was measured for base (512 px), whatever the length.
@@ -28,8 +29,10 @@ VARIANTS = {
              "fit.next_coarse_steps": 24, "fit.next_fine_steps": 24},
     "best": {"fit.cells": 144, "fit.coarse_steps": 240, "fit.fine_steps": 360,
              "fit.next_coarse_steps": 90, "fit.next_fine_steps": 150},
+    "film": {"film.identity": True},
     "tiny": {"fit.cells": 20, "fit.coarse_steps": 6, "fit.fine_steps": 12, "fit.nodes": 16,
-             "fit.next_coarse_steps": 6, "fit.next_fine_steps": 6, "turntable.frames": 8,
+             "fit.next_coarse_steps": 6, "fit.next_fine_steps": 6, "film.nodes": 16,
+             "film.coarse_steps": 6, "film.fine_steps": 6, "turntable.frames": 8,
              "turntable.size": 64, "prepare.prepare.size": 128},
 }  # fmt: skip
 
@@ -54,6 +57,7 @@ def get_config(variant: str = "base") -> ConfigDict:
         c.turntable = infer.turntable()  # of a single sample; a film has one in videos/
         c.turntable.frames, c.turntable.size = 60, 384
         c.fit = fit()
+        c.film = film()
         c.prepare = prepare.get_config("fill")  # of `recording`: all that the pixels hold
         c.prepare.split.val_fraction = 0.0  # nothing is trained
     return common.variant(c, variant, VARIANTS)
@@ -78,4 +82,19 @@ def fit() -> ConfigDict:
     c.narrowest = 0.3  # smallest one
     c.thickness = 0.4  # largest one across the surface
     c.colours_of_cameras = True  # learn a gain and an offset of each camera's colours
+    return c.lock()
+
+
+def film() -> ConfigDict:
+    """How one set of Gaussians is followed through the frames (docs/fit.md, "A film")."""
+    c = ConfigDict()
+    c.identity = False  # follow one set; False = every frame has Gaussians of its own
+    c.truth = common.path()  # truth.npz of a procedural recording: the report tells the error
+    c.nodes = 128  # control nodes on the skin
+    c.coarse_steps = 30  # of a frame, in pictures of half the size
+    c.fine_steps = 60  # then in full size
+    c.rigid = 1.0  # weight of local rigidity
+    c.trust = 0.9  # share of the last motion that the next frame is expected to repeat
+    c.loss = 0.03  # IoU of the given views below the set's own frame: then identity ends
+    c.loss_db = 6.0  # the same in dB inside the animal
     return c.lock()

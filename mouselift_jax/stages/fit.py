@@ -20,6 +20,7 @@ from mouselift_jax.files import write_json_atomic
 from mouselift_jax.geometry.camera import Camera
 from mouselift_jax.geometry.hull import hull_cover
 from mouselift_jax.pipelines import fit as fits
+from mouselift_jax.pipelines.film import FilmSettings
 from mouselift_jax.render import render
 from mouselift_jax.report.html import Section, Text
 from mouselift_jax.report.verdict import outcome_of
@@ -29,6 +30,8 @@ from mouselift_jax.runs.record import is_whole, read_json
 from mouselift_jax.splats import trust
 from mouselift_jax.stages import infer, prepare
 from mouselift_jax.stages.harness.plan import Plan
+from mouselift_jax.stages.items import film_report
+from mouselift_jax.stages.items.film import Follower, area_seen
 from mouselift_jax.stages.items.from_samples import FromSamples
 from mouselift_jax.stages.items.hidden import HiddenJudge, judged
 from mouselift_jax.stages.items.item import Item
@@ -99,6 +102,8 @@ def plan(config: Any, workdir: Path) -> Plan:
     """What a run would do."""
     config = _samples_config(config, workdir)
     notes = [_hidden_note(config)]
+    if config.film.identity:
+        notes.append("one set of Gaussians is followed through all frames: film/")
     writes = [f"{workdir}/items/<id>/{name}" for name in infer.FILES[:2]]
     writes += [f"{workdir}/{n}" for n in ("report.html", "motion.csv", "sequence.html", "videos/")]
     if config.recording and not is_whole(config.samples):
@@ -148,7 +153,10 @@ def run(config: Any, workdir: Workdir) -> None:
         log.info("nothing left to do: %d frame(s) are done", len(items.ids))
         return
     if left:
-        fitter = Fitter(config, items, workdir.warn)
+        follower = _follower(config, items, workdir)
+        fitter = Fitter(config, items, workdir.warn, follower)
+        if follower is not None:
+            left = [i for i in follower.order(fitter.area_seen) if i in left]
         each = config.copy_and_resolve_references()
         if items.is_film():
             each.turntable.frames = 0  # the film has one
@@ -159,18 +167,32 @@ def run(config: Any, workdir: Workdir) -> None:
                 progress.update()
     whole = _tell_skipped(workdir, places)
     records = {i: read_json(p / infer.DONE) for i, p in whole.items()}
-    lead, said = (
-        Section("How good is it?", [Text(f"Nothing can be said: {_hidden_note(config)}.")]),
-        None,
-    )
+    nothing = Text(f"Nothing can be said: {_hidden_note(config)}.")
+    first, said = Section("How good is it?", [nothing]), None
     if items.hidden:
-        said, lead, mean = judged(items, records, who="the fit", instead=INSTEAD)
+        said, first, mean = judged(items, records, who="the fit", instead=INSTEAD)
         (workdir.warn if said.outcome == "worse" else log.info)(said.text)
         workdir.summary(finished=False, metrics={f"heldout/{k}": v for k, v in mean.items()})
-    infer.finish(config, workdir, items, whole, alone, lead=[lead], note=NOTE, said=said)
+    lead = [first]
+    if config.film.identity:
+        lead.append(film_report.section(workdir, config.film.truth))
+    infer.finish(config, workdir, items, whole, alone, lead=lead, note=NOTE, said=said)
 
 
 INSTEAD = "do not use it: cameras or masks are wrong, which `check` names"
+
+
+def _follower(config: Any, items: Frames, workdir: Workdir) -> Follower | None:
+    if not config.film.identity:
+        return None
+    if not items.is_film():
+        raise ConfigError(
+            "a film needs two or more frames of one recording", where="config.film.identity",
+            found=f"{len(items.ids)} sample(s)", fix="--config.film.identity=False, or more frames",
+        )  # fmt: skip
+    return Follower(workdir.path, items.sample_set, items.ids, film_settings(config), workdir.warn)
+
+
 NOTE = (
     "The figures of this table compare renders with the very pictures that were fitted: they say "
     "that a frame is not broken, not how good an unseen view is. "
@@ -228,7 +250,14 @@ def _tell_skipped(workdir: Workdir, places: dict[str, Path]) -> dict[str, Path]:
 class Fitter:
     """`fitter(item) -> (Gaussians, Render of all its cameras)`; remembers the frame before."""
 
-    def __init__(self, config: Any, items: Frames, warn: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        config: Any,
+        items: Frames,
+        warn: Callable[[str], None],
+        follower: Follower | None = None,
+    ) -> None:
+        self._items, self._follower = items, follower
         self._settings, self._warn = settings_from(config), warn
         self._warm = config.warm_start and items.is_film()
         self._last: fits.Start | None = None
@@ -240,9 +269,18 @@ class Fitter:
     def forget(self) -> None:
         """The next frame starts from its own hull."""
         self._last = None
+        if self._follower is not None:
+            self._follower.forget()
 
-    def __call__(self, item: Item) -> tuple[Any, Any]:
-        """Fit one frame; the figures go into `item.about`."""
+    def area_seen(self, item_id: str) -> float:
+        """Area of a frame's hull that two cameras see; nan where it cannot be fitted."""
+        try:
+            return area_seen(self._views(self._items.load(item_id))[1], self._settings)
+        except fits.UnfittableError:
+            return float("nan")
+
+    def _views(self, item: Item) -> tuple[np.ndarray, fits.Views]:
+        """Places of the views that are not hidden, and their cut-outs."""
         numbers, given = item.about["cameras"], item.given
         cameras = item.cameras[given]
         check_cover(item.masks[given], cameras, [numbers[i] for i in given])
@@ -251,6 +289,11 @@ class Fitter:
             item.images[given], item.masks[given], cameras, self._settings, side=self._side
         )
         self._side = views.mask.shape[1]
+        return given, views
+
+    def __call__(self, item: Item) -> tuple[Any, Any]:
+        """Fit one frame; the figures go into `item.about`."""
+        _, views = self._views(item)
         done, how = self._fit(views, item.id)
         self._last = done.start if self._warm else None
         drawn = self._draw(
@@ -268,11 +311,16 @@ class Fitter:
         return done.gaussians, drawn
 
     def _fit(self, views: fits.Views, item_id: str) -> tuple[fits.Fit, str]:
+        if self._follower is not None:
+            return self._follower(views, item_id, self._from_hull)
         if self._last is not None:
             warm = fits.fit(views, fits.carried(self._last, views), self._settings, is_next=True)
             if _is_finite(warm) and warm.iou.mean() >= self._reach - WARM_LOSS:
                 return warm, "frame before"
             log.info("%s starts from its hull: the frame before is too far", item_id)
+        return self._from_hull(views, item_id), "hull"
+
+    def _from_hull(self, views: fits.Views, item_id: str) -> fits.Fit:
         begun = fits.start(views, self._settings, room=self._room)
         self._room = len(begun.alive)
         for seed in range(2):
@@ -280,7 +328,7 @@ class Fitter:
             done = fits.fit(views, begun, settings)
             if _is_finite(done):
                 self._reach = float(done.iou.mean())
-                return done, "hull"
+                return done
             self._warn(f"{item_id}: the fit diverged and was begun again")
         raise fits.UnfittableError("the fit diverged twice", expected="finite Gaussians")
 
@@ -288,6 +336,12 @@ class Fitter:
 def settings_from(config: Any) -> fits.FitSettings:
     """The settings of `pipelines.fit` that a config means."""
     return fits.FitSettings(**config.fit, seed=config.seed, implementation=config.render)
+
+
+def film_settings(config: Any) -> FilmSettings:
+    """The settings of `pipelines.film` that a config means."""
+    chosen = {k: v for k, v in config.film.items() if k not in ("identity", "truth")}
+    return FilmSettings(**chosen, seed=config.seed, implementation=config.render)
 
 
 def check_cover(masks: np.ndarray, cameras: Camera, numbers: Sequence[int]) -> None:

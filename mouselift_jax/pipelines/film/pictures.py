@@ -1,0 +1,93 @@
+"""What a step compares: pictures as rows of numbers, for XLA's CPU backend is slow at triples."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from mouselift_jax.pipelines.fit.start import Views
+
+ROBUST = 0.3  # square of a difference of opacity from which it counts as a wrong mask
+
+
+class Pictures(NamedTuple):
+    """The views of a frame; S is their side.
+
+    Attributes:
+        rgb: [V,S,3S] colour times mask.
+        mask: [V,S,S].
+        weight: [V,S,S], 0 where nothing is known, else 1 over the animal's pixels in that view.
+        rgb_weight: [V,S,3S], a third of it for each colour.
+        K: [V,3,3].
+        w2c: [V,4,4].
+    """
+
+    rgb: Array
+    mask: Array
+    weight: Array
+    rgb_weight: Array
+    K: Array
+    w2c: Array
+
+    @classmethod
+    def of(cls, views: Views) -> Pictures:
+        """The views of `fit.cut_out`."""
+        mask = views.mask
+        weight = (~views.unknown) / np.maximum(mask.sum((1, 2), keepdims=True), 1)
+        weight = weight.astype(np.float32)
+        rgb = views.rgb.reshape(*mask.shape[:2], -1)
+        return cls(rgb, mask, weight, np.repeat(weight / 3, 3, -1), views.K, views.w2c)
+
+    def halved(self) -> Pictures:
+        """In half the size."""
+
+        def mean(x: Array, c: int) -> Array:
+            v, h, w = x.shape
+            small = x.reshape(v, h // 2, 2, w // c // 2, 2, c).mean((2, 4))
+            return small.reshape(v, h // 2, w // 2)
+
+        K = self.K * jnp.array([0.5, 0.5, 1.0])[:, None]
+        weights = 4 * mean(self.weight, 1), 4 * mean(self.rgb_weight, 3)
+        return Pictures(mean(self.rgb, 3), mean(self.mask, 1), *weights, K, self.w2c)
+
+
+def order_of_views(n_views: int, steps: int, seed: int) -> np.ndarray:
+    """Which view each step looks at: every view once before any comes again."""
+    rng = np.random.default_rng(seed)
+    rounds = [rng.permutation(n_views) for _ in range(-(-steps // n_views))]
+    return np.concatenate([*rounds, np.zeros(0, int)])[:steps].astype(np.int32)
+
+
+@jax.custom_vjp
+def unlike(x: Array, true: Array, weight: Array) -> Array:
+    """Weighed sum of absolute differences of pictures [S,C]."""
+    return (jnp.abs(x - true) * weight).sum(0).sum()  # columns first: many at a time
+
+
+@jax.custom_vjp
+def unlike_outline(x: Array, true: Array, weight: Array) -> Array:
+    """Sum of squares of small differences, growing ever slower: a wrong mask does not win."""
+    square = jnp.square(x - true)
+    return (square * ((1 + ROBUST) * weight) / (square + ROBUST)).sum(0).sum()
+
+
+def _unlike_slope(arrays: tuple, slope: Array) -> tuple:
+    x, true, weight = arrays
+    scale = slope * weight
+    return jnp.where(x > true, scale, -scale), None, None
+
+
+def _outline_slope(arrays: tuple, slope: Array) -> tuple:
+    x, true, weight = arrays
+    off = x - true
+    scale = (2 * (1 + ROBUST) * ROBUST * slope) * weight
+    return scale * off / jnp.square(jnp.square(off) + ROBUST), None, None
+
+
+# By hand: what autodiff makes of these two takes as long on CPUs as drawing does.
+unlike.defvjp(lambda *arrays: (unlike(*arrays), arrays), _unlike_slope)
+unlike_outline.defvjp(lambda *arrays: (unlike_outline(*arrays), arrays), _outline_slope)
