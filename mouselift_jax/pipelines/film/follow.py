@@ -22,6 +22,7 @@ from mouselift_jax.pipelines.film.pictures import (
 from mouselift_jax.pipelines.film.rest import Rest
 from mouselift_jax.pipelines.film.settings import FilmSettings
 from mouselift_jax.pipelines.fit.start import Views
+from mouselift_jax.pipelines.fit.tints import untinted
 from mouselift_jax.render import rasterize
 from mouselift_jax.splats.gaussians import quat_to_rotation
 
@@ -73,6 +74,9 @@ def follow(views: Views, rest: Rest, start: Motion, settings: FilmSettings) -> F
     g = rest.gaussians
     opacities = np.where(rest.alive, 1 / (1 + np.exp(-g.opacity_logits)), 0).astype(np.float32)
     fixed = Fixed(look_of(rest), np.exp(g.log_scales), opacities, rest.edges, start)
+    if len(views.rgb) == len(rest.gains):  # else a camera lacks this frame, nobody knows which
+        rgb = untinted(views.rgb, views.mask, rest.gains, rest.offsets)
+        views = dataclasses.replace(views, rgb=np.asarray(rgb, np.float32))
     data = Pictures.of(views)
     steps = settings.coarse_steps, settings.fine_steps
     orders = [order_of_views(len(data.mask), n, settings.seed + i) for i, n in enumerate(steps)]

@@ -31,6 +31,8 @@ class Rest:
         cell: length unit of the settings, scene units.
         iou: of the given views in the frame it was made from, mean.
         psnr: of them, mean, dB.
+        gains: of each camera's colours in it [V,3].
+        offsets: [V,3].
     """
 
     gaussians: Gaussians
@@ -42,6 +44,8 @@ class Rest:
     cell: float
     iou: float
     psnr: float
+    gains: np.ndarray
+    offsets: np.ndarray
 
 
 def rest_of(done: Fit, nodes: int) -> Rest:
@@ -51,6 +55,8 @@ def rest_of(done: Fit, nodes: int) -> Rest:
     """
     g = done.start.gaussians
     alive = done.start.alive & (np.asarray(g.opacity_logits) > LIVES)
+    seen = np.zeros(len(alive), np.float32)
+    seen[alive] = done.seen
     points = np.asarray(g.means, np.float64)[alive]
     nodes = min(nodes, len(points))
     links = _links(points)
@@ -70,8 +76,9 @@ def rest_of(done: Fit, nodes: int) -> Rest:
     between = far[chosen[:-1]] + np.diag(np.full(nodes, np.inf))
     edges = np.argsort(between, -1)[:, : min(EDGES, nodes - 1)].astype(np.int32)
     return Rest(
-        g, alive, done.start.seen, points[chosen[:-1]].astype(np.float32), weights, edges,
+        g, alive, seen, points[chosen[:-1]].astype(np.float32), weights, edges,
         float(done.start.cell), float(np.mean(done.iou)), float(np.mean(done.psnr)),
+        done.start.gains, done.start.offsets,
     )  # fmt: skip
 
 

@@ -163,7 +163,7 @@ class Follower:
         rest, last = self._track.rest, self._track.last
         to_scene = moment.film_from_scene.inverse()
         here = films.posed(rest, last).transformed(to_scene)
-        begun = fits.Start(here, rest.alive, np.zeros(len(rest.alive)), rest.cell)
+        begun = fits.Start(here, rest.alive, rest.seen, rest.cell, rest.gains, rest.offsets)
         there = fits.carried(begun, views).gaussians.transformed(moment.film_from_scene)
         old = films.posed(rest, last).means[rest.alive]
         new = np.asarray(there.means)[rest.alive]
@@ -242,7 +242,7 @@ class Follower:
         with np.load(self._folder / REST.format(segment), allow_pickle=False) as a:
             g = Gaussians(**{f.name: a[f.name] for f in dataclasses.fields(Gaussians)})
             return Rest(g, a["alive"], a["seen"], a["nodes"], a["weights"], a["edges"],
-                        *(float(x) for x in a["scalars"]))  # fmt: skip
+                        *(float(x) for x in a["scalars"]), a["gains"], a["offsets"])  # fmt: skip
 
     # --- as a fit --------------------------------------------------------------------------------
 
@@ -259,10 +259,9 @@ class Follower:
         self, gaussians: Gaussians, rest: Rest, moment: Moment, iou: np.ndarray, psnr: np.ndarray
     ) -> fits.Fit:
         here = gaussians.transformed(moment.film_from_scene.inverse())
-        start = fits.Start(here, rest.alive, rest.seen, rest.cell)
-        ones = np.ones((len(iou), 3))
-        return fits.Fit(here[rest.alive], np.zeros(0), psnr, iou, rest.seen[rest.alive], ones,
-                        0 * ones, start)  # fmt: skip
+        start = fits.Start(here, rest.alive, rest.seen, rest.cell, rest.gains, rest.offsets)
+        return fits.Fit(here[rest.alive], np.zeros(0), psnr, iou, rest.seen[rest.alive],
+                        rest.gains, rest.offsets, start)  # fmt: skip
 
 
 def area_seen(views: fits.Views, settings: fits.FitSettings) -> float:

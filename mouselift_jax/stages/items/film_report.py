@@ -44,7 +44,7 @@ def section(workdir: Workdir, truth: str | None) -> Section:
     )
     blocks: list[Any] = [
         Text(words), Table(["segment", "begins at", "frames", "Gaussians"], rows),
-        Picture(FIGURE, f"{paths.shape[1]} Gaussians' paths from above, {unit}; dark to bright: time"),
+        Picture(FIGURE, f"{paths.shape[1]} paths from above, {unit}; dark to bright: time"),
     ]  # fmt: skip
     if truth:
         figures = judged(film, must_exist(truth, "film.truth"))

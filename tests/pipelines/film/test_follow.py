@@ -1,4 +1,4 @@
-"""An egg with a pattern turns and moves: its Gaussians follow the pattern, not the outline alone."""
+"""An egg with a pattern turns: its Gaussians follow the pattern, not the outline alone."""
 
 from __future__ import annotations
 
@@ -54,7 +54,9 @@ def views_of(gaussians: Gaussians, settings: FitSettings) -> object:
 @pytest.fixture(scope="module")
 def rest() -> object:
     g = egg()
-    start = Start(g, np.ones(1400, bool), np.full(1400, 2.0), 0.03)
+    start = Start(
+        g, np.ones(1400, bool), np.full(1400, 2.0), 0.03, np.ones((4, 3)), np.zeros((4, 3))
+    )
     done = Fit(g, np.zeros(1), np.full(4, 30.0), np.full(4, 0.95), np.ones(1400), None, None, start)
     return rest_of(done, SETTINGS.nodes)
 

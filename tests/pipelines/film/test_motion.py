@@ -23,8 +23,9 @@ def two_sheets(gap: float = 0.02) -> Fit:
     opacities[3] = -5.0  # became transparent
     colours = np.zeros((n, 1, 3), np.float32)
     g = Gaussians(means, quats, np.full((n, 3), -4.0, np.float32), opacities, colours)
-    start = Start(g, np.arange(n) < n - 7, np.ones(n), 0.04)
-    return Fit(g, np.zeros(1), np.full(2, 30.0), np.full(2, 0.9), np.ones(n), None, None, start)
+    tints = np.ones((2, 3)), np.zeros((2, 3))
+    start = Start(g, np.arange(n) < n - 7, np.ones(n), 0.04, *tints)
+    return Fit(g, np.zeros(1), np.full(2, 30.0), np.full(2, 0.9), np.ones(n - 8), *tints, start)
 
 
 def test_weights_are_shares_and_do_not_cross_a_gap_that_only_air_bridges() -> None:
@@ -45,12 +46,9 @@ def test_a_rigid_motion_of_all_nodes_is_one_of_all_gaussians() -> None:
     motion = dataclasses.replace(
         at_rest(rest), places=(rest.nodes @ R.T + t).astype(np.float32), turns=turns
     )
-    moved, alive = posed(rest, motion), rest.alive
-    np.testing.assert_allclose(
-        moved.means[alive], (rest.gaussians.means @ R.T + t)[alive], atol=1e-6
-    )
-    np.testing.assert_allclose(quat_to_rotation(moved.quats[alive]), np.tile(R, (alive.sum(), 1, 1)),
-                               atol=1e-5)  # fmt: skip
+    moved, alive, were = posed(rest, motion), rest.alive, rest.gaussians.means
+    np.testing.assert_allclose(moved.means[alive], (were @ R.T + t)[alive], atol=1e-6)
+    np.testing.assert_allclose(quat_to_rotation(moved.quats[alive]) - R, 0, atol=1e-5)
     still = posed(rest, at_rest(rest))
     np.testing.assert_allclose(still.means[alive], rest.gaussians.means[alive], atol=1e-7)
 
