@@ -113,13 +113,16 @@ def plan(config: Any, workdir: Path) -> Plan:
     items = Frames(config)
     alone = len(items.ids) == 1
     done = [i for i in items.ids if _is_done(infer.place_of(workdir, i, alone))]
-    s = config.fit
+    s, later = config.fit, "starts from the one before"
+    steps = s.next_coarse_steps, s.next_fine_steps
+    if config.film.identity:
+        steps, later = (config.film.coarse_steps, config.film.fine_steps), "is followed"
     return Plan(
         "fit",
         reads=items.reads,
         writes=writes,
         steps=f"{len(items.ids)} frame(s): {s.coarse_steps} + {s.fine_steps} steps for the first, "
-        f"{s.next_coarse_steps} + {s.next_fine_steps} for each that starts from the one before",
+        f"{steps[0]} + {steps[1]} for each that {later}",
         memory="about 1.2 GB at 512 px, whatever the number of frames",
         skipped=[f"{len(done)} frame(s) that are done"] if done else [],
         notes=notes,

@@ -28,6 +28,7 @@ from mouselift_jax.splats.gaussians import Gaussians, rotation_to_quat
 log = logging.getLogger("mouselift_jax")
 STATE, REST = "state.npz", "rest_{:03d}.npz"
 CANDIDATES = 8  # frames among which the best-seen one is looked for
+MOST = 3.0  # times the last motion is expected at most, where frames are missing
 COARSE = 32  # cells along the animal, to see how much of it is seen
 Cold = Callable[[fits.Views, str], fits.Fit]
 
@@ -58,12 +59,25 @@ class _Track:
         rest: the set.
         last: its motion in the last frame.
         before: in the one before; None when it was another segment's, or there was none.
+        numbers: of the two frames in the recording.
     """
 
     segment: int
     rest: Rest
     last: Motion
     before: Motion | None
+    numbers: tuple[int, int]
+
+    def expected(self, number: int, trust: float) -> Motion:
+        """Where the nodes will be in a frame; frames may be missing between."""
+        last, before = self.numbers
+        gaps = min((number - last) / (last - before), MOST) if self.before is not None else 0.0
+        return films.expected(self.last, self.before, trust * gaps)
+
+    def went_on(self, motion: Motion, number: int) -> _Track:
+        """One frame later."""
+        numbers = number, self.numbers[0]
+        return dataclasses.replace(self, last=motion, before=self.last, numbers=numbers)
 
 
 class Follower:
@@ -136,8 +150,7 @@ class Follower:
         track, s = self._track, self._settings
         if track is None:
             return None
-        start = films.expected(track.last, track.before, s.trust)
-        done = films.follow(placed, track.rest, start, s)
+        done = films.follow(placed, track.rest, track.expected(moment.number, s.trust), s)
         if self._is_lost(done, track.rest):
             log.info("%s: looked for again from its hull", moment.id)
             done = films.follow(placed, track.rest, self._laid_on(views, moment), s)
@@ -148,7 +161,7 @@ class Follower:
                 f"{done.psnr.mean():.1f} dB ({track.rest.psnr:.1f}); a jump, or a wrong mask"
             )
             return None
-        self._track = dataclasses.replace(track, last=done.motion, before=track.last)
+        self._track = track.went_on(done.motion, moment.number)
         return done.motion, done.iou, done.psnr
 
     def _is_lost(self, done: films.Followed, rest: Rest) -> bool:
@@ -181,14 +194,15 @@ class Follower:
         cell = done.start.cell * float(moment.film_from_scene.scale)
         start = dataclasses.replace(done.start, gaussians=gaussians, cell=cell)
         rest = films.rest_of(dataclasses.replace(done, start=start), self._settings.nodes)
-        segments = self._film.about["segments"]
+        # A run that was killed just here had begun this one already.
+        segments = [s for s in self._film.about["segments"] if s["begins_at"] != moment.id]
         number = len(segments)
         _save_arrays(self._folder / REST.format(number), _rest_arrays(rest))
         found = {"number": number, "begins_at": moment.id, "gaussians": int(rest.alive.sum()),
                  "nodes": len(rest.nodes)}  # fmt: skip
         self._film = self._film.told(segments=[*segments, found])
         motion = films.at_rest(rest)
-        self._track = _Track(number, rest, motion, None)
+        self._track = _Track(number, rest, motion, None, (moment.number, moment.number))
         return motion, done.iou, done.psnr
 
     # --- what a later run goes on from -----------------------------------------------------------
@@ -206,7 +220,8 @@ class Follower:
         if moment.position < first and not self._went_back(first):
             if self._film.about["segments"]:
                 rest = self._rest(0)
-                self._track = _Track(0, rest, films.at_rest(rest), None)
+                begun = self.moments[ids[first]].number
+                self._track = _Track(0, rest, films.at_rest(rest), None, (begun, begun))
             return
         if self._track is None and (self._folder / STATE).exists():
             with np.load(self._folder / STATE, allow_pickle=False) as a:
@@ -217,7 +232,8 @@ class Follower:
                     before = dataclasses.replace(
                         last, places=a["before_places"], turns=a["before_turns"]
                     )
-            self._track = _Track(int(a["segment"]), rest, last, before)
+                numbers = int(a["numbers"][0]), int(a["numbers"][1])
+                self._track = _Track(int(a["segment"]), rest, last, before, numbers)
 
     def _went_back(self, first: int) -> bool:
         """Whether the last frame that was followed lies before the first one."""
@@ -235,7 +251,7 @@ class Follower:
             **{f.name: getattr(track.last, f.name) for f in dataclasses.fields(Motion)},
             "before_places": before.places, "before_turns": before.turns,
             "has_before": np.array(track.before is not None), "segment": np.array(track.segment),
-            "position": np.array(moment.position),
+            "position": np.array(moment.position), "numbers": np.array(track.numbers),
         })  # fmt: skip
 
     def _rest(self, segment: int) -> Rest:
