@@ -90,7 +90,7 @@ def film() -> ConfigDict:
     c = ConfigDict()
     c.identity = False  # follow one set; False = every frame has Gaussians of its own
     c.truth = common.path()  # truth.npz of a procedural recording: the report tells the error
-    c.nodes = 128  # control nodes on the skin
+    c.nodes = 256  # control nodes on the skin
     c.coarse_steps = 30  # of a frame, in pictures of half the size
     c.fine_steps = 60  # then in full size
     c.rigid = 1.0  # weight of local rigidity

@@ -32,7 +32,7 @@ class FilmSettings:
         implementation: of the rasterizer; None = the best for the device.
     """
 
-    nodes: int = 128
+    nodes: int = 256
     coarse_steps: int = 30
     fine_steps: int = 60
     place_rate: float = 0.6
