@@ -1,5 +1,5 @@
 # The two commands of the README are `make demo` and `make test`; both make their own .venv. demo
-# installs what a lab needs (requirements.txt), the developers' targets add theirs to the same one.
+# installs what a lab needs (requirements-lab.txt), the developers' targets add theirs to the same one.
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
@@ -12,13 +12,13 @@ JOBS ?= 2
 help:  ## this text
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 22
 
-$(STAMP): requirements.txt
+$(STAMP): requirements-lab.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
-	$(BIN)/pip install --quiet -r requirements.txt
+	$(BIN)/pip install --quiet -r requirements-lab.txt
 	touch $(STAMP)
 
-$(DEV_STAMP): $(STAMP) requirements-dev.txt
+$(DEV_STAMP): $(STAMP) requirements.txt requirements-dev.txt
 	$(BIN)/pip install --quiet -r requirements-dev.txt
 	touch $(DEV_STAMP)
 

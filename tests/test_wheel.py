@@ -29,7 +29,7 @@ print(mouselift_jax.__file__, float(alpha.max()))
 def installed(tmp_path_factory):
     """A folder with the wheel's contents, built from a copy: a checkout may hold an old build/."""
     place = tmp_path_factory.mktemp("wheel")
-    names = ("pyproject.toml", "requirements.txt", "README.md", "LICENSE", "NOTICE")
+    names = ("pyproject.toml", "requirements-lab.txt", "README.md", "LICENSE", "NOTICE")
     for name in names:
         shutil.copy(ROOT / name, place / name)
     leave = shutil.ignore_patterns("__pycache__")

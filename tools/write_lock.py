@@ -29,12 +29,12 @@ binary built with x264 (GPL). It runs as a program of its own, beside this proje
 
 
 def resolved() -> list[tuple[str, str, str]]:
-    """(name, version, sha256) of everything that requirements.txt leads to, here."""
+    """(name, version, sha256) of everything that requirements-lab.txt leads to, here."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.json"
         command = [sys.executable, "-m", "pip", "install", "--quiet", "--dry-run"]
         command += ["--ignore-installed", "--only-binary=:all:", "--report", str(report)]
-        subprocess.run([*command, "-r", str(ROOT / "requirements.txt")], check=True)
+        subprocess.run([*command, "-r", str(ROOT / "requirements-lab.txt")], check=True)
         items = json.loads(report.read_text())["install"]
     rows = []
     for item in items:
@@ -69,7 +69,7 @@ def licence_of(name: str) -> str:
 
 
 def licences() -> str:
-    """docs/licences.md: everything requirements.txt installs, with its licence."""
+    """docs/licences.md: everything requirements-lab.txt installs, with its licence."""
     found: dict[str, tuple[str, str]] = {}
 
     def walk(name: str) -> None:
@@ -86,14 +86,14 @@ def licences() -> str:
             if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
                 walk(requirement.name)
 
-    for line in (ROOT / "requirements.txt").read_text().splitlines():
+    for line in (ROOT / "requirements-lab.txt").read_text().splitlines():
         line = line.split("#")[0].strip()
         if line:
             walk(Requirement(line).name)
     table = "\n".join(f"| {n} | {v} | {text} |" for n, (v, text) in sorted(found.items()))
     return (
         "# Licences of the packages that are installed\n\n"
-        "What `requirements.txt` leads to, with the licence each package states. Written by\n"
+        "What `requirements-lab.txt` leads to, with the licence each package states. Written by\n"
         "`python tools/write_lock.py`; the project itself is Apache-2.0 (LICENSE, NOTICE).\n\n"
         f"{NOTES}\n| package | version | licence |\n|---|---|---|\n{table}\n"
     )

@@ -21,7 +21,7 @@ import numpy as np
 
 GIB = 1 << 30
 PACKAGES = (
-    "jax jaxlib flax optax orbax-checkpoint numpy scipy opencv-python-headless|opencv-python grain "
+    "jax jaxlib flax optax orbax-checkpoint numpy scipy opencv-python grain "
     "warp-lang viser ml_collections imageio-ffmpeg"
 ).split()
 EXTRAS = {
