@@ -226,8 +226,8 @@ def _jackknife(values: np.ndarray) -> float:
     return float(np.sqrt((n - 1) / n * ((values - values.mean(0)) ** 2).sum()))
 
 
-# Error of a fit's measure over the jackknife of the hull's: set on four frames of one procedural mouse
-# whose exact body is known; docs/measures.md says how they fare on another.
+# Error of a fit's measure over the jackknife of the hull's: set on four frames of a made mouse
+# whose exact body is known.
 SHARES = {
     "centre": 0.35, "length": 0.25, "tail": 0.5, "width": 0.2, "height": 0.35, "volume": 0.4,
     "area": 0.3, "heading": 0.35, "pitch": 0.5, "roll": 0.2, "bend": 0.3,
