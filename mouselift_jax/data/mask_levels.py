@@ -1,4 +1,4 @@
-"""Which samples of a mask picture are the animal, and what a mask cannot be.
+"""Which channel and values of a mask picture are the animal, and what a mask cannot be.
 
 Tools write masks as white on black, as labels (0, 1, 2 ... or 38 of 255), as colours of a palette,
 as cut-outs with alpha, in 8 or 16 bits. One look at the first pictures says which; every reader of

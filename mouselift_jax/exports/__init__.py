@@ -1,1 +1,1 @@
-"""One file for each foreign format that results are written to."""
+"""Foreign formats that results are written to; `cli/export.py` (`FORMATS`) lists them."""

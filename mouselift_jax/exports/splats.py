@@ -1,4 +1,4 @@
-"""Export formats for Gaussians and cameras: functions of the parsed arguments of `export`."""
+"""Export formats for Gaussians and model cards: functions of the parsed arguments of `export`."""
 
 from __future__ import annotations
 

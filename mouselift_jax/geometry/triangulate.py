@@ -1,4 +1,4 @@
-"""Similarity transforms, triangulation and what they leave unexplained.
+"""Triangulation and what it leaves unexplained.
 
 Functions compute in the array library they are given (numpy in the data pipeline, jax in models).
 """

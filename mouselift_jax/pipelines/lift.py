@@ -1,5 +1,7 @@
 """Posed views to Gaussians, and the loss that teaches it: pure functions of arrays.
 
+The terms of the loss are in `training/losses.py`.
+
 A *batch* is anything with the fields of `mouselift_jax.data.batches.loader.Batch`:
 images [B,V,H,W,3] on `background` [B,3] (white where there is none), masks [B,V,H,W,1], K
 [B,V,3,3], c2w [B,V,4,4]. The first `n_input_views` views go into the network; views behind them are

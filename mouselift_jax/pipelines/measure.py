@@ -2,7 +2,7 @@
 
 The Gaussians are drawn from all around; what no drawn silhouette excludes is solid, and the solid
 is measured (`geometry/solid.py`). So hollow, dense or coarse Gaussians of one look measure the
-same. docs/measures.md defines every column.
+same. `COLUMNS` are motion.csv's; docs/measures.md defines each.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A film of Gaussians: what moved, how fast, in millimetres; videos; a CSV.
+"""A film of Gaussians written out: motion.csv (measured by `pipelines/measure.py`), videos, plot.
 
 Every frame is measured from its Gaussians alone. Positions are in the recording's own world (its
 calibration's axes, in mm) when the samples say how their world was moved; otherwise relative to

@@ -1,7 +1,7 @@
 """Views to Gaussians and what people want of them: PLY, turntable, pictures, report.
 
 Items come from a source: samples (real views), or photos whose other views are generated first
-(`stages/generated.py`). Every item has the same shapes, so the network is compiled once.
+(`stages/items/from_photos.py`). Every item has the same shapes, so the network is compiled once.
 """
 
 from __future__ import annotations

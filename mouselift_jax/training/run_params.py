@@ -1,4 +1,4 @@
-"""The weights of a run, from the checkpoint that is wanted."""
+"""The weights of a run: from its best checkpoint, its newest, or that of a step."""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ class Batch(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Views:
-    """Which views of a sample become a batch element; see `data/views.py` for the policies.
+    """Which views of a sample become a batch element; see `data/batches/views.py` for the policies.
 
     Attributes:
         policy: all | first | random | overlap | overlap_original.

@@ -2,7 +2,7 @@
 
 Four things must agree: the calibration, the masks, the pictures and (where present) the keypoints.
 Masks and keypoints are each held against the calibration (`search`), pictures against the
-masks (`check_colour`); which of them disagree, and which correction makes them agree, tells what is
+masks (`colour`); which of them disagree, and which correction makes them agree, tells what is
 wrong. Only data here: the command line prints and draws.
 """
 

@@ -1,4 +1,8 @@
-"""Calibration and keypoint files of labs and tools, in one form; `registry` lists them."""
+"""Calibration and keypoint files of labs and tools, in one form.
+
+`calibrations` and `keypoints` list them (a new format is an entry there), `registry` says what an
+entry is.
+"""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
 Layout (docs/data_format.md): `manifest.json`, `train.txt`, `val.txt` and `sample_%06d/` folders
 with `images/cam_%03d.png` and `opencv_cameras.json`. FaceLift's own sets load too: lists named
 `data_*.txt` with paths of another machine, pictures without `images/`, no manifest, pictures
-without cameras. Reading is here; writing is in `sample_writer.py`.
+without cameras. Reading is here; writing is in `writer.py`.
 """
 
 from __future__ import annotations

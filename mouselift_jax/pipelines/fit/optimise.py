@@ -1,4 +1,7 @@
-"""The optimisation: one compiled program for all frames of a recording."""
+"""The optimisation: one compiled program for all frames of a recording.
+
+What it minimises is `_loss`; its weights are in `settings.py`.
+"""
 
 from __future__ import annotations
 

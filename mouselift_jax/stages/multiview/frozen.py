@@ -1,9 +1,4 @@
-"""The frozen networks of a multi-view run: converted ones, or toys that the run makes itself.
-
-Toys exist so that every stage can be run and tested without the released weights: an autoencoder
-trained for a minute on the run's own samples, an image encoder with random weights, and one random
-prompt embedding a view. What they teach a UNet is worth nothing beyond that.
-"""
+"""The frozen networks of a multi-view run: converted ones, or toys of its own (`toys.py`)."""
 
 from __future__ import annotations
 
