@@ -12,13 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from mouselift_jax.data.recordings.points import Points, recording_of, triangulated
+from mouselift_jax.data.recordings.points import Points, triangulated
 from mouselift_jax.data.recordings.recording import Recording
 from mouselift_jax.data.samples.sample_set import SampleSet
 from mouselift_jax.errors import LayoutError
 from mouselift_jax.geometry.similarity import Similarity
 from mouselift_jax.pipelines.measure import to_millimetres
-from mouselift_jax.report.scene import samples_of
+from mouselift_jax.report.scene import recording_of, samples_of
+from mouselift_jax.runs.record import read_json
 from mouselift_jax.splats.gaussians import Gaussians
 from mouselift_jax.splats.ply import load_ply
 
@@ -154,8 +155,11 @@ def open_film(source: str | Path) -> FilmSource:
 
 def _frames(run: Path, samples: SampleSet) -> Iterator[FilmFrame]:
     rows = {row["id"]: row for row in samples.manifest.get("samples", ())}
+    alone = (read_json(run / "item.json") or {}).get("id")
     for sample_id in samples.ids():
         place = run / "items" / sample_id.replace("/", "_") / "splats.ply"
+        if alone == sample_id:  # a run of one frame keeps it in its own folder
+            place = run / "splats.ply"
         if not place.is_file():
             continue
         record = samples.camera_file(sample_id) or {}

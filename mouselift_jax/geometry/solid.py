@@ -103,6 +103,8 @@ def body_shape(solid: Solid, ends: np.ndarray | None = None) -> BodyShape | None
     weights = depth[1:-1, 1:-1, 1:-1][solid.cells] ** POWER  # the middle counts, legs hardly do
     inner = Solid(trunk, solid.low, solid.cell).points()
     curve = _spine(points, weights, inner, solid.cell, NEAR * thickest)
+    if curve is None:  # a shell or scattered haze: nothing runs through its middle
+        return None
     found = _ends(points, curve, solid.cell, NEAR * thickest, ends)
     if found is None:
         return None
@@ -212,8 +214,8 @@ def _opened(depth: np.ndarray, radius: float) -> np.ndarray:
 
 def _spine(
     points: np.ndarray, weights: np.ndarray, inner: np.ndarray, cell: float, near: float
-) -> np.ndarray:
-    """A smooth curve [P,3] through the middle of the trunk's sections, one point every cell.
+) -> np.ndarray | None:
+    """A smooth curve [P,3] through the middle of the trunk's sections, one point a cell; or None.
 
     It begins as the trunk's longest axis, goes through the middle of the cells that are nearest
     each of its points, and is made longer straight on until it leaves the body.
@@ -223,17 +225,21 @@ def _spine(
     reach = np.abs((inner - centre) @ axis).max()
     curve = centre + np.arange(-reach, reach + cell, cell)[:, None] * axis
     for _ in range(4):
+        if len(curve) < 3:
+            return None
         curve = _lengthened(curve, cell, near)
         place, index = cKDTree(curve).query(points, distance_upper_bound=near)
         kept = np.isfinite(place)
         count = np.bincount(index[kept], weights[kept], len(curve))
+        if not count.any():
+            return None
         first, last = _run_of(count > 0, len(curve) // 2)
         moments = weights[kept, None] * points[kept]
         sums = np.stack([np.bincount(index[kept], m, len(curve)) for m in moments.T], -1)
         sigma = SMOOTH / 100 * (last - first)
         shares = sums[first:last] / count[first:last, None]
         curve = _evenly(_smooth(shares, sigma), cell)
-    return _lengthened(curve, cell, near)
+    return None if len(curve) < 3 else _lengthened(curve, cell, near)
 
 
 def _smooth(curve: np.ndarray, sigma: float) -> np.ndarray:

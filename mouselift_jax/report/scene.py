@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from mouselift_jax.data.samples.sample_set import is_sample_set
+from mouselift_jax.data.recordings.recording import Recording
+from mouselift_jax.data.samples.sample_set import SampleSet, is_sample_set
 from mouselift_jax.errors import LayoutError
 from mouselift_jax.geometry.camera import Camera
 from mouselift_jax.report.pictures import to_uint8
@@ -209,7 +210,30 @@ def samples_of(run: Path, summary: dict[str, Any]) -> Path | None:
             return candidate
         if (candidate / "samples" / "manifest.json").is_file():
             return candidate / "samples"
-    return None
+    own = run / "prepare" / "samples"  # a fit of a recording prepares it in its own folder
+    return own if not named and (own / "manifest.json").is_file() else None
+
+
+def recording_of(sample_set: SampleSet) -> Recording | None:
+    """The recording that the samples say they are of; None where it is several or gone."""
+    sources = sample_set.manifest.get("source") or {}
+    paths = [s.get("path") for s in sources.values() if isinstance(s, dict)]
+    if len(paths) != 1 or not paths[0] or not Path(paths[0]).is_dir():
+        return None
+    read: dict[str, Any] = sample_set.manifest.get("parameters") or {}  # as `prepare` read it
+    cameras = read.get("cameras") or ()
+    from mouselift_jax.data.inputs import calibration_of
+    from mouselift_jax.data.recordings.inspection import open_recording
+
+    return open_recording(
+        paths[0],
+        trim=read.get("trim") or "error",
+        unit=read.get("unit") or None,
+        calibration=calibration_of(read["calibration"]) if read.get("calibration") else None,
+        cameras=cameras.split(",") if isinstance(cameras, str) else cameras,
+        up=read.get("up") or "",
+        pixel_origin=str(read.get("pixel_origin") or ""),
+    )
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -36,6 +36,7 @@ MAY_CHANGE = (
     "data.workers",
     "prepare.threads",
     "prepare.cache",
+    "film.truth",  # judges what is done; changes nothing of it
     "variant",
 )
 IDLE = ("config.json", "log.txt", ".lock")  # what a run leaves that made nothing

@@ -82,6 +82,8 @@ def _samples_config(config: Any, workdir: Path) -> Any:
             found=" and ".join(given) or "none",
             fix="samples for a run of prepare, recording for a folder of videos",
         )
+    if config.film.truth:
+        must_exist(config.film.truth, "film.truth")  # now, not when all frames are fitted
     config = config.copy_and_resolve_references()
     if config.recording:
         path = must_exist(config.recording, "recording")

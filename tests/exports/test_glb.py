@@ -84,10 +84,13 @@ def test_numbers_are_those_of_splat_transform(tmp_path):
     """It writes .glb but does not read it (findings/): its file and ours hold equal numbers."""
     splats = cloud()
     save_ply(tmp_path / "in.ply", splats, axes="3dgs")
-    run = subprocess.run(
-        ["npx", "--yes", "@playcanvas/splat-transform@3.7.0", "in.ply", "theirs.glb"],
-        cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False,
-    )  # fmt: skip
+    try:
+        run = subprocess.run(
+            ["npx", "--yes", "@playcanvas/splat-transform@3.7.0", "in.ply", "theirs.glb"],
+            cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        pytest.skip("npx fetched nothing within two minutes")
     if not (tmp_path / "theirs.glb").exists():
         pytest.skip(f"splat-transform did not run: {(run.stderr or run.stdout)[-200:]}")
     # It turns what 3DGS programs write (y down) by half a turn about z; we, about x.

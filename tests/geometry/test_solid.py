@@ -82,3 +82,13 @@ def test_crumbs_are_no_body():
     cells = np.zeros((20, 20, 20), bool)
     cells[3:6, 3:6, 3:6] = True
     assert body_shape(Solid(cells, np.zeros(3), 1.0)) is None
+
+
+def test_a_shell_or_haze_has_no_shape_and_is_no_error():
+    rng = np.random.default_rng(0)
+    places = np.stack(np.meshgrid(*[np.arange(-20, 21)] * 3, indexing="ij"), -1)
+    far = np.linalg.norm(places, axis=-1)
+    for inner in range(8, 19):  # hollow balls: their middle is empty
+        body_shape(Solid((far > inner) & (far <= inner + 2), np.zeros(3), 1.0))
+    haze = rng.random(far.shape) < 0.2
+    assert body_shape(Solid(haze, np.zeros(3), 1.0).largest()) is None

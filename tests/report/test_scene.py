@@ -6,7 +6,7 @@ import pytest
 
 from mouselift_jax.errors import LayoutError
 from mouselift_jax.geometry.rig import turntable
-from mouselift_jax.report.scene import Moment, Scene, open_scene
+from mouselift_jax.report.scene import Moment, Scene, open_scene, recording_of
 from mouselift_jax.splats import ply
 from mouselift_jax.splats.gaussians import Gaussians
 from mouselift_jax.splats.ply import save_ply
@@ -57,6 +57,21 @@ def test_splats_find_the_pictures_of_their_sample(tmp_path):
     assert by_name["other"].views is None
     cameras, pictures, names = by_name["sample_000001"].views()
     assert len(pictures) == 2 and cameras.batch_shape == (2,) and names[1] == "camera 1"
+
+
+def test_the_recording_of_samples_is_read_as_prepare_read_it(tmp_path):
+    from types import SimpleNamespace
+
+    from mouselift_jax.data.synthetic.recording import write_recording
+
+    path = write_recording(tmp_path / "rec", frames=2, size=(64, 56), n_heldout=0, workers=1)
+    manifest = {"source": {"rec": {"path": str(path)}}, "parameters": {}}
+    assert recording_of(SimpleNamespace(manifest=manifest)).n_views == 6
+    manifest["parameters"] = {"cameras": "0,2,4", "up": "-z", "unit": "", "pixel_origin": ""}
+    found = recording_of(SimpleNamespace(manifest=manifest))
+    assert found.camera_ids == (0, 2, 4) and found.level is not None
+    manifest["source"] = {}
+    assert recording_of(SimpleNamespace(manifest=manifest)) is None
 
 
 def test_sample_sets_and_single_files_open(tmp_path):

@@ -13,6 +13,7 @@ from configs import fit as config_file
 from mouselift_jax.data.samples.sample_set import SampleSet
 from mouselift_jax.data.synthetic import write_recording
 from mouselift_jax.errors import ConfigError, LayoutError
+from mouselift_jax.exports.source import open_film
 from mouselift_jax.pipelines import fit as fits
 from mouselift_jax.report.scene import open_scene
 from mouselift_jax.runs.folder import Workdir
@@ -171,6 +172,8 @@ def test_inputs_that_are_wrong_say_what_to_type(samples, tmp_path) -> None:
         run(config(samples, heldout_cameras=(9,)), tmp_path / "a")
     with pytest.raises(ConfigError, match="too few cameras"):
         run(config(samples, heldout_cameras=(0, 1, 2, 3, 4)), tmp_path / "b")
+    with pytest.raises(LayoutError, match="truth"):  # before hours of fitting, not after
+        fit.plan(config(samples, **{"film.truth": str(tmp_path / "no.npz")}), tmp_path)
     c = config_file.get_config("tiny")
     c.recording = str(samples)
     with pytest.raises(LayoutError, match="no recording here"):
@@ -188,6 +191,8 @@ def test_from_a_recording_to_a_film(tmp_path) -> None:
         json.loads(p.read_text())["start"] for p in (tmp_path / "fit").glob("items/*/item.json")
     ]
     assert len(starts) == 3
+    film = open_film(tmp_path / "fit")  # its samples are in its own folder
+    assert len(film.frames) == 3 and film.recording.n_views == 6
     rows = list(csv.DictReader((tmp_path / "fit/motion.csv").open()))
     assert all(0.5 < float(row["cameras"]) < 5 for row in rows)  # five were given
     assert summary["metrics"]["heldout/iou"] > 0.5

@@ -1,4 +1,4 @@
-"""Keypoints of a recording in space, and which recording a sample set was made of.
+"""Keypoints of a recording in space.
 
 M keypoints, V cameras, F frames.
 """
@@ -7,13 +7,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
-from mouselift_jax.data.recordings.inspection import open_recording
 from mouselift_jax.data.recordings.recording import Recording
-from mouselift_jax.data.samples.sample_set import SampleSet
 from mouselift_jax.geometry.camera import Camera
 from mouselift_jax.geometry.triangulate import reprojection_error, triangulate
 
@@ -47,15 +44,6 @@ class Points:
     error_px: np.ndarray
     cameras: np.ndarray
     confidence: np.ndarray
-
-
-def recording_of(sample_set: SampleSet) -> Recording | None:
-    """The recording that the samples say they are of; None where it is several or gone."""
-    sources = sample_set.manifest.get("source") or {}
-    paths = [s.get("path") for s in sources.values() if isinstance(s, dict)]
-    if len(paths) != 1 or not paths[0] or not Path(paths[0]).is_dir():
-        return None
-    return open_recording(paths[0])
 
 
 def triangulated(recording: Recording, frames: Sequence[int]) -> Points | None:

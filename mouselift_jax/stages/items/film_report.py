@@ -30,7 +30,7 @@ def section(workdir: Workdir, truth: str | None) -> Section:
     unit = "mm" if world is not None and film.about.get("scene_scale") else "units"
     paths = _paths(film, frames, identity)
     if world is not None:
-        paths = world.apply(paths)
+        paths = world.apply(paths) * _mm(film)
     with atomic_path(workdir / TRACKS) as part, part.open("wb") as stream:
         np.savez(stream, frames=frames, segment=identity, paths=paths.astype(np.float32))
     _draw(workdir / FIGURE, paths, unit)
@@ -82,7 +82,14 @@ def judged(film: Film, truth: Path) -> dict[str, float]:
             for i, frame in enumerate(part.frames):
                 yield int(np.searchsorted(frames, frame)), part.means[i], part.quats[i]
 
-    return tracks.figures(world.apply(tracks.paths(points, starts, walk, identity)), skin, starts)
+    found = world.apply(tracks.paths(points, starts, walk, identity))
+    return tracks.figures(found * _mm(film), skin * _mm(film), starts)
+
+
+def _mm(film: Film) -> float:
+    """Millimetres in a unit of the recording's world; 1 where nothing says what its unit is."""
+    scale, world = film.about.get("scene_scale"), film.recording_from_film
+    return 1.0 / (scale * float(world.scale)) if scale and world is not None else 1.0
 
 
 def _frames(film: Film) -> tuple[np.ndarray, np.ndarray]:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from mouselift_jax.data.recordings.points import nose_and_tail, recording_of, triangulated
+from mouselift_jax.data.recordings.points import nose_and_tail, triangulated
 from mouselift_jax.data.samples.sample_set import SampleSet
 from mouselift_jax.errors import MouseLiftError
 from mouselift_jax.files import atomic_path, write_json_atomic
@@ -22,6 +22,7 @@ from mouselift_jax.pipelines import descriptor as descriptors
 from mouselift_jax.pipelines import measure as measures
 from mouselift_jax.report import sequence as film
 from mouselift_jax.report.html import Picture, Section, Table, Text, Video
+from mouselift_jax.report.scene import recording_of
 from mouselift_jax.report.viewer import export_html
 from mouselift_jax.runs.folder import Workdir
 from mouselift_jax.splats.ply import load_ply
