@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mouselift_jax.data.recordings.probe import probe
+from mouselift_jax.data.recordings.recording import Frames
 from mouselift_jax.errors import ConfigError, LayoutError, MissingExtraError
 from mouselift_jax.exports.source import SPINE, FilmSource
 from mouselift_jax.files import atomic_path
@@ -167,11 +169,19 @@ def _rig(file: NWBFile, film: FilmSource, path: Path) -> list[Any]:
         fps = recording.fps or video.fps
         file.add_acquisition(ImageSeries(
             name=f"video_{name}", description=f"video of camera {name}", external_file=files,
-            format="external", starting_frame=list(range(len(files))), rate=float(fps),
+            format="external", starting_frame=_starts(video), rate=float(fps),
             starting_time=0.0, num_samples=video.n_frames, device=device, unit="n.a.",
             dimension=[video.width, video.height],
         ))  # fmt: skip
     return devices
+
+
+def _starts(video: Frames) -> list[int]:
+    """Number of the first frame of each file: of pictures one each, of pieces what they hold."""
+    if video.kind != "video" or len(video.files) < 2:
+        return list(range(max(1, len(video.files))))
+    counts = [probe(piece).n_frames for piece in video.files[:-1]]
+    return [0, *np.cumsum(counts).tolist()]
 
 
 def _poses(

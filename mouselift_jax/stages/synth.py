@@ -42,7 +42,7 @@ NEXT = (
 
 # Of samples made from fits, which also train the network that generates views.
 NEXT_FITS = (
-    "python launch.py --config=configs/mvdiff.py{tiny} --config.samples={workdir}%s "
+    "python launch.py --config=configs/mvdiff.py{tiny} --config.samples={workdir} "
     "--workdir={beside}/mvdiff",
     *NEXT,
 )
@@ -56,8 +56,8 @@ def next_after(config: Any, summary: dict[str, Any]) -> tuple[str, ...]:
     del summary
     if not config.fits:
         return NEXT
-    start = "" if "tiny" in config.variant.split(",") else " --config.init_from=DIR"
-    return (NEXT_FITS[0] % start, *NEXT_FITS[1:])
+    tiny = "tiny" in config.variant.split(",")
+    return NEXT_FITS if tiny else NEXT  # mvdiff at full size needs converted weights first
 
 
 def references(config: Any, n_views: int) -> list[int]:

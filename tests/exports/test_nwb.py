@@ -69,3 +69,15 @@ def test_what_is_missing_is_named(film, tmp_path, monkeypatch):
     with pytest.raises(MissingExtraError, match="nwb"):
         save_nwb(tmp_path / "a.nwb", film)
     assert not list(tmp_path.glob("*.nwb"))
+
+
+def test_a_video_in_pieces_begins_where_its_pieces_do(tmp_path):
+    from mouselift_jax.data.mp4 import mp4_writer
+    from mouselift_jax.data.recordings.probe import probe
+    from mouselift_jax.exports.nwb import _starts
+
+    for name, n in (("0", 5), ("1", 3), ("2", 4)):
+        with mp4_writer(tmp_path / f"{name}.mp4", fps=10) as write:
+            for i in range(n):
+                write(np.full((48, 64, 3), 20 * i, np.uint8))
+    assert _starts(probe(tmp_path)) == [0, 5, 8]
