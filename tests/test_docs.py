@@ -156,6 +156,7 @@ class Terminal:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_commands_of_readme_and_quickstart_run_in_order(tmp_path, monkeypatch, capfd):
     """As printed, on a recording that is not in the repository; and every `next:` they print."""
     for name in ("configs", "launch.py", "tools"):
