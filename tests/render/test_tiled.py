@@ -132,6 +132,6 @@ def test_the_buffer_holds_no_more_than_what_the_keys_let_a_slab_make():
     """512 px in tiles of 8: a key has room for 262,144 ranks, so 1.57 M pairs were never filled."""
     grid = binning.plan(1_572_866, 512, 512, tile=8)
     assert grid.slab == 1 << 18 and grid.capacity == 3 << 18
-    assert binning.plan(60_000, 512, 512, tile=8).capacity == 1 << 18  # one slab: as before
+    assert binning.plan(60_000, 512, 512, tile=8).capacity == 240_000  # one slab: as before
     given = binning.plan(1_572_866, 512, 512, tile=8, capacity=2_000_000)
     assert given.capacity == 2_000_000

@@ -166,6 +166,15 @@ def test_the_whole_loss_equals_the_measured_one(measured, prefix, config):
         points = (*points, masks)
     rendering = pictures(measured[f"{prefix}.rendering"])
     total, terms = image_loss(rendering, images, config, masks=masks, points=points)
+    if config.masked:  # upstream takes one ratio over the batch, we the mean of the samples'
+        white, clamped = jnp.ones_like(images), jnp.clip(rendering, 0, 1)
+        upstream = {
+            "l2": losses.masked_l2(clamped, images, masks),
+            "background": losses.masked_l2(clamped, white, 1 - masks),
+        }
+        for name, value in upstream.items():
+            total += getattr(config, name) * (value - terms[name])
+        terms |= upstream
     for name in ("l2", "ssim", "pixelalign", "pointsdist", "background"):
         if getattr(config, name) > 0:
             key = f"{prefix}.{name}_loss"
