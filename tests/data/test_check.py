@@ -99,6 +99,7 @@ def test_empty_masks_are_counted(clean, tmp_path):
     assert result.to_json()["findings"][0]["evidence"]["frames"] == [4, 5, 6]
 
 
+@pytest.mark.slow
 def test_a_camera_that_never_saw_the_animal_has_no_figures(clean, tmp_path, capsys):
     """Null in check.json, and no complaint of NumPy's on the way."""
     import warnings

@@ -216,6 +216,7 @@ def test_bfloat16_is_near_float32():
     assert l2(half, full) < 0.05
 
 
+@pytest.mark.slow
 def test_pose_input_starts_without_effect():
     plain, args = MVUNet(TINY), inputs(TINY)
     posed = MVUNet(dataclasses.replace(TINY, pose_features=8))

@@ -38,6 +38,7 @@ def with_capacity(capacity):
     return run(arrays)
 
 
+@pytest.mark.slow
 def test_buffer_size_changes_the_slabs_and_nothing_else():
     expected, (*truth, info) = with_capacity(1 << 14)
     assert int(info["slabs"]) == 1

@@ -73,6 +73,7 @@ def test_optimiser_state_goes_where_its_weight_is():
     assert state.ema["up"]["kernel"].sharding == weight.sharding
 
 
+@pytest.mark.slow
 def test_views_of_the_unet_on_different_devices():
     """Views over `sequence`: the same loss and gradients; only slot 0's keys and values move."""
     from mouselift_jax.models import mvunet

@@ -13,6 +13,7 @@ from mouselift_jax.errors import CheckpointError
 from mouselift_jax.weights import store
 
 
+@pytest.mark.slow
 def test_only_a_few_leaves_are_alive_at_any_time(tmp_path, monkeypatch):
     monkeypatch.setattr(store, "BATCH_BYTES", 100_000)  # two of these leaves
     alive, most = set(), 0
