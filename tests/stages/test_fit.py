@@ -172,8 +172,10 @@ def test_inputs_that_are_wrong_say_what_to_type(samples, tmp_path) -> None:
         run(config(samples, heldout_cameras=(9,)), tmp_path / "a")
     with pytest.raises(ConfigError, match="too few cameras"):
         run(config(samples, heldout_cameras=(0, 1, 2, 3, 4)), tmp_path / "b")
+    judged = config(samples)
+    judged.film.truth = str(tmp_path / "no.npz")
     with pytest.raises(LayoutError, match="truth"):  # before hours of fitting, not after
-        fit.plan(config(samples, **{"film.truth": str(tmp_path / "no.npz")}), tmp_path)
+        fit.plan(judged, tmp_path)
     c = config_file.get_config("tiny")
     c.recording = str(samples)
     with pytest.raises(LayoutError, match="no recording here"):
