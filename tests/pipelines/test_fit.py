@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -171,23 +170,8 @@ def test_a_camera_that_is_too_bright_is_found_and_taken_out(fitted: tuple) -> No
     assert 2 * (0.5 * same.gains + same.offsets).mean(-1) == pytest.approx(1, abs=0.02)
 
 
-def test_slopes_written_by_hand_are_those_of_the_plain_formulas() -> None:
+def test_a_slope_written_by_hand_is_that_of_the_plain_product() -> None:
     rng = np.random.default_rng(0)
-    x, true, weight = rng.uniform(size=(3, 9, 12)).astype(np.float32)
-    bend = optimise.ROBUST
-
-    def outline(x: jax.Array) -> jax.Array:
-        square = (x - true) ** 2
-        return 3.0 * (weight * (1 + bend) * square / (square + bend)).sum()
-
-    def colour(x: jax.Array) -> jax.Array:
-        return 3.0 * (weight * jnp.abs(x - true)).sum()
-
-    for ours, plain in ((optimise._unlike_outline, outline), (optimise._unlike, colour)):
-        value, slope = jax.value_and_grad(lambda x, f=ours: 3.0 * f(x, true, weight))(x)
-        expected, expected_slope = jax.value_and_grad(plain)(x)
-        np.testing.assert_allclose(value, expected, rtol=1e-5)
-        np.testing.assert_allclose(slope, expected_slope, rtol=1e-4, atol=1e-6)
     weights = rng.uniform(size=(7, 5)).astype(np.float32)
     nodes = rng.normal(size=(5, 3)).astype(np.float32)
     a = jax.grad(lambda n: (optimise._deformed(n, weights, weights.T) ** 2).sum())(nodes)

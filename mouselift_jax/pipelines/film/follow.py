@@ -13,14 +13,14 @@ import optax
 from jax import Array
 
 from mouselift_jax.pipelines.film.motion import Look, Motion, carry, look_of, product
-from mouselift_jax.pipelines.film.pictures import (
+from mouselift_jax.pipelines.film.rest import Rest
+from mouselift_jax.pipelines.film.settings import FilmSettings
+from mouselift_jax.pipelines.fit.pictures import (
     Pictures,
     order_of_views,
     unlike,
     unlike_outline,
 )
-from mouselift_jax.pipelines.film.rest import Rest
-from mouselift_jax.pipelines.film.settings import FilmSettings
 from mouselift_jax.pipelines.fit.start import Views
 from mouselift_jax.pipelines.fit.tints import untinted
 from mouselift_jax.render import rasterize
@@ -76,7 +76,7 @@ def follow(views: Views, rest: Rest, start: Motion, settings: FilmSettings) -> F
     fixed = Fixed(look_of(rest), np.exp(g.log_scales), opacities, rest.edges, start)
     if len(views.rgb) == len(rest.gains):  # else a camera lacks this frame, nobody knows which
         rgb = untinted(views.rgb, views.mask, rest.gains, rest.offsets)
-        views = dataclasses.replace(views, rgb=np.asarray(rgb, np.float32))
+        views = dataclasses.replace(views, rgb=rgb)
     data = Pictures.of(views)
     steps = settings.coarse_steps, settings.fine_steps
     orders = [order_of_views(len(data.mask), n, settings.seed + i) for i, n in enumerate(steps)]
@@ -156,10 +156,5 @@ def _run(s: FilmSettings, fixed: Fixed, data: Pictures, coarse: Array, fine: Arr
         losses.append(values)
     motion = _moved(params, fixed)
     out = _draw(motion, fixed, data.w2c, data.K, data.mask.shape[1], s.implementation)
-    known = data.weight > 0
-    error = jnp.square(out.rgb.reshape(data.rgb.shape) - data.rgb) * (data.rgb_weight > 0)
-    mse = error.sum(1).sum(1) / jnp.maximum(3 * known.sum((1, 2)), 1)
-    a, b = (out.alpha[..., 0] > 0.5) & known, (data.mask > 0.5) & known
-    iou = (a & b).sum((1, 2)) / jnp.maximum((a | b).sum((1, 2)), 1)
-    psnr = -10 * jnp.log10(jnp.maximum(mse, 1e-10))
+    psnr, iou = data.likeness(out.rgb, out.alpha)
     return motion, jnp.concatenate([jnp.zeros(0), *losses]), psnr, iou

@@ -15,36 +15,18 @@ import numpy as np
 import optax
 from jax import Array
 
+from mouselift_jax.pipelines.fit.pictures import (
+    Pictures,
+    order_of_views,
+    unlike,
+    unlike_outline,
+)
 from mouselift_jax.pipelines.fit.settings import FitSettings
 from mouselift_jax.pipelines.fit.start import SH_0, Start, Views, control, neighbours
 from mouselift_jax.pipelines.fit.tints import untinted
 from mouselift_jax.pipelines.fit.trust import cameras_that_see
 from mouselift_jax.render import rasterize
 from mouselift_jax.splats.gaussians import Gaussians
-
-ROBUST = 0.3  # square of a difference of opacity from which it counts as a wrong mask
-
-
-class Data(NamedTuple):
-    """What a step reads; S is the side of the pictures.
-
-    Rows of numbers, not of triples: XLA's CPU backend is slow at arrays whose last axis is short.
-
-    Attributes:
-        rgb: [V,S,3S] colour times mask.
-        mask: [V,S,S].
-        weight: [V,S,S], 0 where nothing is known, else 1 over the animal's pixels in that view.
-        rgb_weight: [V,S,3S], the same for each colour.
-        K: [V,3,3].
-        w2c: [V,4,4].
-    """
-
-    rgb: Array
-    mask: Array
-    weight: Array
-    rgb_weight: Array
-    K: Array
-    w2c: Array
 
 
 class Shape(NamedTuple):
@@ -112,11 +94,8 @@ def fit(views: Views, start: Start, settings: FitSettings, *, is_next: bool = Fa
         np.ascontiguousarray(neighbours(means, start.alive).T),
         np.float32(start.cell),
     )
-    mask = views.mask
-    weight = (~views.unknown) / np.maximum(mask.sum((1, 2), keepdims=True), 1)
-    rgb = untinted(views.rgb, mask, start.gains, start.offsets).reshape(*mask.shape[:2], -1)
-    weight = weight.astype(np.float32)
-    data = Data(rgb, mask, weight, np.repeat(weight / 3, 3, -1), views.K, views.w2c)
+    rgb = untinted(views.rgb, views.mask, start.gains, start.offsets)
+    data = Pictures.of(dataclasses.replace(views, rgb=rgb))
     params = _parameters(start, settings.nodes)
     steps = (
         (settings.next_coarse_steps, settings.next_fine_steps)
@@ -124,7 +103,7 @@ def fit(views: Views, start: Start, settings: FitSettings, *, is_next: bool = Fa
         else (settings.coarse_steps, settings.fine_steps)
     )
     longest = max(settings.coarse_steps, settings.fine_steps, *steps)
-    orders = [_order(len(mask), longest, settings.seed + i) for i in range(2)]
+    orders = [order_of_views(len(views.mask), longest, settings.seed + i) for i in range(2)]
     same = dataclasses.replace(  # one program for all seeds and schedules
         settings, seed=0, coarse_steps=0, fine_steps=0, next_coarse_steps=0, next_fine_steps=0
     )
@@ -144,13 +123,6 @@ def _parameters(start: Start, nodes: int) -> dict[str, np.ndarray]:
         "opacity": g.opacity_logits,
         "colour": 0.5 + SH_0 * np.asarray(g.sh)[:, 0],
     }
-
-
-def _order(n_views: int, steps: int, seed: int) -> np.ndarray:
-    """Which view each step looks at: every view once before any comes again."""
-    rng = np.random.default_rng(seed)
-    rounds = [rng.permutation(n_views) for _ in range(-(-steps // n_views))]
-    return np.concatenate([*rounds, np.zeros(0, int)])[:steps].astype(np.int32)
 
 
 def moved(params: dict[str, Array], shape: Shape) -> Array:
@@ -184,12 +156,12 @@ def _arrays(params: dict[str, Array], shape: Shape) -> tuple[Array, Array, Array
     return moved(params, shape), params["quats"], jnp.exp(params["log_scales"]), opacity
 
 
-def _loss(params: dict, view: Array, shape: Shape, data: Data, s: FitSettings) -> Array:
+def _loss(params: dict, view: Array, shape: Shape, data: Pictures, s: FitSettings) -> Array:
     side = data.mask.shape[1]
     out = draw(params, shape, data.w2c[view][None], data.K[view][None], side, s.implementation)
     rgb, cover = out.rgb[0].reshape(side, -1), out.alpha[0, ..., 0]
-    pictures = _unlike(rgb, data.rgb[view], data.rgb_weight[view])
-    pictures += s.alpha * _unlike_outline(cover, data.mask[view], data.weight[view])
+    pictures = unlike(rgb, data.rgb[view], data.rgb_weight[view])
+    pictures += s.alpha * unlike_outline(cover, data.mask[view], data.weight[view])
     n = shape.alive.sum()
     place = moved(params, shape) / shape.cell
     bend = _unlike_neighbours(place, shape)
@@ -208,36 +180,6 @@ def _unlike_neighbours(values: Array, shape: Shape) -> Array:
     """What each Gaussian has more than its neighbours have on the mean [N,C]."""
     # One gather a neighbour: eight times as fast on CPUs as one gather of all and a mean.
     return values - sum(values[n] for n in shape.neighbours) / len(shape.neighbours)
-
-
-@jax.custom_vjp
-def _unlike(x: Array, true: Array, weight: Array) -> Array:
-    """Weighed sum of absolute differences of pictures [S,C]."""
-    return (jnp.abs(x - true) * weight).sum(0).sum()  # columns first: many at a time
-
-
-@jax.custom_vjp
-def _unlike_outline(x: Array, true: Array, weight: Array) -> Array:
-    """Sum of squares of small differences, growing ever slower: a wrong mask does not win."""
-    square = jnp.square(x - true)
-    return (square * ((1 + ROBUST) * weight) / (square + ROBUST)).sum(0).sum()
-
-
-def _outline_slope(arrays: tuple, slope: Array) -> tuple:
-    x, true, weight = arrays
-    off = x - true
-    scale = (2 * (1 + ROBUST) * ROBUST * slope) * weight
-    return scale * off / jnp.square(jnp.square(off) + ROBUST), None, None
-
-
-def _colour_slope(arrays: tuple, slope: Array) -> tuple:
-    x, true, weight = arrays
-    return jnp.sign(x - true) * (slope * weight), None, None
-
-
-# By hand: what autodiff makes of these two takes longer than drawing does.
-_unlike.defvjp(lambda *arrays: (_unlike(*arrays), arrays), _colour_slope)
-_unlike_outline.defvjp(lambda *arrays: (_unlike_outline(*arrays), arrays), _outline_slope)
 
 
 def _bounded(params: dict, shape: Shape, s: FitSettings) -> dict:
@@ -265,26 +207,16 @@ def _optimiser(s: FitSettings, steps: Array, stage: int) -> optax.GradientTransf
     return optax.multi_transform(adams, {k: k for k in rates})
 
 
-def _halved(data: Data) -> Data:
-    def mean(x: Array, c: int) -> Array:
-        v, h, w = x.shape
-        return x.reshape(v, h // 2, 2, w // c // 2, 2, c).mean((2, 4)).reshape(v, h // 2, w // 2)
-
-    K = data.K * jnp.array([0.5, 0.5, 1.0])[:, None]
-    weights = 4 * mean(data.weight, 1), 4 * mean(data.rgb_weight, 3)
-    return Data(mean(data.rgb, 3), mean(data.mask, 1), *weights, K, data.w2c)
-
-
 @functools.partial(jax.jit, static_argnums=0)
 def _run(
-    s: FitSettings, params: dict, shape: Shape, data: Data, orders: Array, steps: Array
+    s: FitSettings, params: dict, shape: Shape, data: Pictures, orders: Array, steps: Array
 ) -> tuple[dict, Array, dict]:
     """Both stages; how many steps each takes is data, so short schedules need no own program."""
     losses = []
-    for stage, pixels in enumerate((_halved(data), data)):
+    for stage, pixels in enumerate((data.halved(), data)):
         tx = _optimiser(s, steps[stage], stage)
 
-        def step(i: Array, carry: tuple, tx: Any = tx, pixels: Data = pixels, at: int = stage):  # noqa: ANN202
+        def step(i: Array, carry: tuple, tx: Any = tx, pixels: Pictures = pixels, at: int = stage):  # noqa: ANN202
             params, state, values = carry
             value, slope = jax.value_and_grad(_loss)(params, orders[at, i], shape, pixels, s)
             change, state = tx.update(slope, state, params)
@@ -301,13 +233,9 @@ def _run(
         return rasterize(*arrays, colour, w2c, K, side, side, implementation=s.implementation).rgb
 
     seen = cameras_that_see(drawn, arrays, data.w2c, data.K, side)
-    known = data.weight > 0
-    error = jnp.square(out.rgb.reshape(data.rgb.shape) - data.rgb) * (data.rgb_weight > 0)
-    mse = error.sum(1).sum(1) / jnp.maximum(3 * known.sum((1, 2)), 1)
-    a, b = (out.alpha[..., 0] > 0.5) & known, (data.mask > 0.5) & known
-    iou = (a & b).sum((1, 2)) / jnp.maximum((a | b).sum((1, 2)), 1)
+    psnr, iou = data.likeness(out.rgb, out.alpha)
     params = params | {"means": moved(params, shape)}
-    figures = {"psnr": -10 * jnp.log10(jnp.maximum(mse, 1e-10)), "iou": iou, "seen": seen}
+    figures = {"psnr": psnr, "iou": iou, "seen": seen}
     return params, jnp.stack(losses), figures
 
 

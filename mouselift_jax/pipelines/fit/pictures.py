@@ -1,4 +1,8 @@
-"""What a step compares: pictures as rows of numbers, for XLA's CPU backend is slow at triples."""
+"""What a step of a fit or a film compares.
+
+Pictures are rows of numbers, not of triples: XLA's CPU backend is slow at arrays whose last axis is
+short.
+"""
 
 from __future__ import annotations
 
@@ -35,11 +39,11 @@ class Pictures(NamedTuple):
 
     @classmethod
     def of(cls, views: Views) -> Pictures:
-        """The views of `fit.cut_out`."""
+        """The views of `cut_out`, in their own size."""
         mask = views.mask
         weight = (~views.unknown) / np.maximum(mask.sum((1, 2), keepdims=True), 1)
         weight = weight.astype(np.float32)
-        rgb = views.rgb.reshape(*mask.shape[:2], -1)
+        rgb = np.asarray(views.rgb, np.float32).reshape(*mask.shape[:2], -1)
         return cls(rgb, mask, weight, np.repeat(weight / 3, 3, -1), views.K, views.w2c)
 
     def halved(self) -> Pictures:
@@ -53,6 +57,20 @@ class Pictures(NamedTuple):
         K = self.K * jnp.array([0.5, 0.5, 1.0])[:, None]
         weights = 4 * mean(self.weight, 1), 4 * mean(self.rgb_weight, 3)
         return Pictures(mean(self.rgb, 3), mean(self.mask, 1), *weights, K, self.w2c)
+
+    def likeness(self, rgb: Array, alpha: Array) -> tuple[Array, Array]:
+        """PSNR inside the cut-outs in dB, and IoU of the silhouettes; of each view [V].
+
+        Args:
+            rgb: what was drawn [V,S,S,3].
+            alpha: its opacity [V,S,S,1].
+        """
+        known = self.weight > 0
+        error = jnp.square(rgb.reshape(self.rgb.shape) - self.rgb) * (self.rgb_weight > 0)
+        mse = error.sum(1).sum(1) / jnp.maximum(3 * known.sum((1, 2)), 1)
+        a, b = (alpha[..., 0] > 0.5) & known, (self.mask > 0.5) & known
+        iou = (a & b).sum((1, 2)) / jnp.maximum((a | b).sum((1, 2)), 1)
+        return -10 * jnp.log10(jnp.maximum(mse, 1e-10)), iou
 
 
 def order_of_views(n_views: int, steps: int, seed: int) -> np.ndarray:
@@ -77,8 +95,8 @@ def unlike_outline(x: Array, true: Array, weight: Array) -> Array:
 
 def _unlike_slope(arrays: tuple, slope: Array) -> tuple:
     x, true, weight = arrays
-    scale = slope * weight
-    return jnp.where(x > true, scale, -scale), None, None
+    # 0 where they are equal (black on black must push nothing), not a number where x is none.
+    return jnp.sign(x - true) * (slope * weight), None, None
 
 
 def _outline_slope(arrays: tuple, slope: Array) -> tuple:
