@@ -6,9 +6,10 @@ All stages, one after the other. A procedural six-camera recording becomes sampl
 frames become 3D Gaussians without any network (fit), and the page runs/demo/report.html shows them
 from cameras that no video has. It then grows: twenty frames as a film (film); a small GS-LRM,
 trained on the samples (gslrm), lifts frames it did not see (infer) and is judged from the same
-cameras; at last the way from one photo, a few steps of everything: a toy multi-view network
-(mvdiff), samples of the views it generates (synth), a fine-tune on them (gslrm_synth), and a photo
-turned into Gaussians (photo). Without the released weights that part shows only that it runs.
+cameras; at last the way from one photo, a few steps of everything: the film's fits drawn from one
+rig (one_rig), a toy multi-view network that learns it (mvdiff), samples of the views it generates
+(synth), a fine-tune on them (gslrm_synth), and a photo turned into Gaussians (photo). Without the
+released weights that part shows only that it runs.
 
 Each stage works in a sub-folder of the workdir, and its keys are those of its own config:
 --config.gslrm.train.steps=500.
@@ -37,7 +38,7 @@ VARIANTS = {
         "fit.fit.fine_steps": 4,
         "fit.turntable.frames": 4,
         "fit.turntable.size": 64,
-        "film.frames": "0:3",
+        "film.frames": "8:12",
         "film.fit.cells": 20,
         "film.fit.nodes": 16,
         "film.fit.coarse_steps": 4,
@@ -67,7 +68,7 @@ PHOTO = {
     "mvdiff.train.steps": 2,
     "mvdiff.eval.steps": 1,
     "synth.generate.steps": 1,
-    "synth.frames": "0:12:4",
+    "synth.limit": 4,
     "gslrm_synth.train.steps": 2,
     "photo.generate.steps": 1,
     "photo.turntable.frames": 4,
@@ -85,6 +86,7 @@ def get_config(variant: str = "base") -> ConfigDict:
         c.film = fit.get_config("fast")
         c.gslrm = gslrm.get_config("tiny")
         c.infer = infer.get_config("tiny")
+        c.one_rig = synth.get_config("tiny")
         c.mvdiff = mvdiff.get_config("tiny")
         c.synth = synth.get_config("tiny")
         c.gslrm_synth = gslrm.get_config("tiny")
@@ -95,7 +97,7 @@ def get_config(variant: str = "base") -> ConfigDict:
     c.prepare.prepare.size = 256  # for fit; the networks shrink them
     c.fit.split = "val"
     c.fit.limit = 2
-    c.film.frames = "0:20"
+    c.film.frames = "56:76"  # of both splits, for what learns from its fits
     c.gslrm.train.steps = 400
     c.gslrm.model.animal_share = 0.15
     c.gslrm.train.save_every = 100
@@ -105,7 +107,7 @@ def get_config(variant: str = "base") -> ConfigDict:
     c.mvdiff.train.eval_every = 0
     c.mvdiff.eval.samples = 1
     c.mvdiff.eval.guidances = (3.0,)  # one sampler less to compile
-    c.synth.limit = 0
+    c.one_rig.limit = 0  # all frames of the film
     c.gslrm_synth.data.size = 32
     c.gslrm_synth.model.animal_share = 1.0  # toy views are hardly white anywhere
     c.gslrm_synth.train.optim.lr = 5e-4

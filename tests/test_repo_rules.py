@@ -96,7 +96,8 @@ def test_folders_are_removed_in_one_place_only():
 ACROSS = {
     "benchmarks/test_page.py", "cli/test_main.py", "data/readers/test_fuzz.py",
     "data/readers/test_readers.py", "data/readers/test_real_rigs.py",
-    "integration/test_launch_tiny.py", "notebooks/test_notebooks.py",
+    "integration/test_fit_to_photo.py", "integration/test_launch_tiny.py",
+    "notebooks/test_notebooks.py",
     "render/test_differences.py", "render/test_interface.py", "splats/test_splats.py",
     "test_configs.py", "test_docs.py", "test_old_files.py", "test_repo_rules.py",
     "test_security.py", "test_wheel.py", "training/test_restart.py",

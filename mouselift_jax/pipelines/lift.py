@@ -4,8 +4,8 @@ The terms of the loss are in `training/losses.py`.
 
 A *batch* is anything with the fields of `mouselift_jax.data.batches.loader.Batch`:
 images [B,V,H,W,3] on `background` [B,3] (white where there is none), masks [B,V,H,W,1], K
-[B,V,3,3], c2w [B,V,4,4]. The first `n_input_views` views go into the network; views behind them are
-seen by the loss or the evaluation alone.
+[B,V,3,3], c2w [B,V,4,4]; the loss also takes one of bytes with alpha. The first `n_input_views`
+views go into the network; views behind them are seen by the loss or the evaluation alone.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from mouselift_jax.geometry.rays import camera_rays
 from mouselift_jax.models.gslrm import unpatchify
 from mouselift_jax.models.layers import mesh_spec
 from mouselift_jax.models.silhouettes import animal_patches
+from mouselift_jax.pipelines.pictures import laid
 from mouselift_jax.render import rasterize
 from mouselift_jax.splats.gaussians import Gaussians
 from mouselift_jax.training import metrics as metric
@@ -170,6 +171,7 @@ def gslrm_loss(
         The loss, and scalars: every term, psnr, and opaque_share, the share of Gaussians with
         opacity above 0.05.
     """
+    batch = laid(batch)
     n_views, (h, w) = batch.images.shape[1], batch.images.shape[2:4]
     n_target = n_views if n_target_views is None else n_target_views
     if not (1 <= n_input_views <= n_views and 1 <= n_target <= n_views):

@@ -65,24 +65,6 @@ def draw_training(
     )
 
 
-def on_background(
-    rgba: jax.Array, background: jax.Array, order: jax.Array | None = None
-) -> jax.Array:
-    """Pictures [B,V,H,W,3] in [0,1] of bytes with alpha, as `data.batches.pictures` makes them.
-
-    Args:
-        rgba: [B,V,H,W,4] uint8, straight alpha.
-        background: [B,3].
-        order: [B,V], which views to take, in order; None = as they are.
-    """
-    rgba, background = jnp.asarray(rgba), jnp.asarray(background)
-    if order is not None:
-        rgba = jnp.take_along_axis(rgba, order[..., None, None, None], 1)
-    scaled = rgba.astype(jnp.float32) / 255
-    behind = background[:, None, None, None]
-    return behind + scaled[..., 3:] * (scaled[..., :3] - behind)
-
-
 def encode(
     networks: Networks, params: Mapping[str, Any], targets: jax.Array, reference: Any = None
 ) -> Encoded:

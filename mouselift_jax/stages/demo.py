@@ -14,6 +14,7 @@ import numpy as np
 from mouselift_jax.data.batches.pictures import composite
 from mouselift_jax.data.png import read_picture
 from mouselift_jax.data.samples.camera_file import parse_cameras
+from mouselift_jax.data.samples.rig_file import load_rig, rig_words
 from mouselift_jax.data.samples.sample_set import SampleSet
 from mouselift_jax.data.synthetic.recording import write_recording
 from mouselift_jax.files import write_bytes_atomic
@@ -44,8 +45,9 @@ WIRES = {
     "film": {"samples": "prepare"},
     "gslrm": {"samples": "prepare"},
     "infer": {"samples": "prepare", "gslrm": "gslrm"},
-    "mvdiff": {"samples": "prepare"},
-    "synth": {"samples": "prepare", "mvdiff": "mvdiff"},
+    "one_rig": {"fits": "film"},
+    "mvdiff": {"samples": "one_rig"},
+    "synth": {"samples": "one_rig", "mvdiff": "mvdiff"},
     "gslrm_synth": {"samples": "synth", "init_from": "gslrm"},
     "photo": {"image": "photo.png", "mvdiff": "mvdiff", "gslrm": "gslrm"},
 }
@@ -278,15 +280,19 @@ def from_photo(workdir: Path) -> list[Any]:
     """The report's part about the way from one photo to Gaussians."""
     metrics = read_summary(workdir / "mvdiff").get("metrics", {})
     made = read_summary(workdir / "photo")["artefacts"]
+    rig, _ = load_rig(workdir / "mvdiff/cameras.json")
     blocks: list[Any] = [
         Text(
-            "These are toy weights. The demo has no released networks: the autoencoder was trained "
+            f"The film's fits were drawn from one rig, and a network learned it: {rig_words(rig)}. "
+            "Its weights are toys. The demo has no released networks: the autoencoder was trained "
             "in some steps on these very samples, the image encoder and the prompts are random, "
-            "and the UNet has had a few steps of training. This part shows that "
+            "and the UNet has had a few steps of training. This part shows that fits, one rig, "
             "photo, six views, splat and turntable hang together; what they show means nothing. "
-            f"Generated views against the true ones: PSNR {metrics.get('val/psnr', math.nan):.1f} "
-            f"dB, SSIM {metrics.get('val/ssim', math.nan):.2f}."
+            "Generated views against those of the fits: PSNR "
+            f"{metrics.get('val/psnr', math.nan):.1f} dB, "
+            f"SSIM {metrics.get('val/ssim', math.nan):.2f}."
         ),
+        Picture("one_rig/views.png", "a frame of the film, its fit drawn from that rig"),
         Picture("photo.png", "the photo"),
         Picture(f"photo/{made['views']}", "its six views, and renders of the splat"),
         Picture("synth/views.png", "a sample of the set that synth made"),

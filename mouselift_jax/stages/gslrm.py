@@ -71,16 +71,15 @@ def network_config(config: Any) -> network.GSLRMConfig:
 
 
 def batch_shapes(config: Any) -> Batch:
-    """Shapes of one training batch."""
+    """Shapes of one training batch, whose pictures are bytes with alpha."""
     b, v, s = config.train.batch_size, n_train_views(config), config.data.size
 
     def f32(*shape: int) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct((b, *shape), jnp.float32)
 
     i32 = functools.partial(jax.ShapeDtypeStruct, dtype=jnp.int32)
-    return Batch(
-        f32(v, s, s, 3), f32(v, s, s, 1), f32(v, 3, 3), f32(v, 4, 4), i32((b,)), i32((b, v)), f32(3)
-    )
+    images = jax.ShapeDtypeStruct((b, v, s, s, 4), jnp.uint8)
+    return Batch(images, None, f32(v, 3, 3), f32(v, 4, 4), i32((b,)), i32((b, v)), f32(3))
 
 
 def n_train_views(config: Any) -> int:
@@ -197,6 +196,7 @@ def train_batches(config: Any, samples: Path, rows: tuple[int, int], step: int) 
         limit=config.overfit or None,
         workers=d.workers,
         on_bad_sample=t.on_bad_sample,
+        composited=False,
     )
     return (roomy(config, batch) for batch in loader)
 

@@ -32,7 +32,11 @@ FIGURES = ("psnr", "ssim", "iou", "interior_psnr", "mean_color_psnr")
 
 def roomy(config: Any, batch: Batch) -> Batch:
     """The batch, whose input views fit the network."""
+    if config.model.animal_share is None:
+        return batch
     inputs = batch.images[:, : config.data.n_inputs]
+    if batch.masks is None:  # bytes; `animal_share` takes white for background
+        inputs, _ = composite(inputs, np.ones(3, np.float32))
     check_room(inputs, config.model.patch_size, config.model.animal_share)
     return batch
 

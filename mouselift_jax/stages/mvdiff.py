@@ -24,6 +24,7 @@ from mouselift_jax.files import write_json_atomic
 from mouselift_jax.geometry.median_rig import Rig
 from mouselift_jax.models import mvunet
 from mouselift_jax.pipelines import views_cost
+from mouselift_jax.pipelines.pictures import on_background
 from mouselift_jax.pipelines.views import Networks
 from mouselift_jax.pipelines.views_training import (
     DiffusionLossConfig,
@@ -32,7 +33,6 @@ from mouselift_jax.pipelines.views_training import (
     draw_training,
     embed,
     encode,
-    on_background,
 )
 from mouselift_jax.report.html import Finding, Picture, Section, Table, Text, write_report
 from mouselift_jax.runs.folder import Workdir

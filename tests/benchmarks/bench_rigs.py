@@ -1,20 +1,25 @@
 """What teaching on one rig, drawn from fits, is worth: tiny networks, the same steps, judged alike.
 
-    python -m tests.benchmarks.bench_rigs --folder runs/bench_rigs [--frames 8 --steps 150]
+    python -m tests.benchmarks.bench_rigs --folder runs/bench_rigs [--frames 12 --steps 800]
 
 Two procedural recordings of different seeds: one is learned from, the other judges, from cameras
 that no video has. GS-LRM is taught on the six real views, on the fits' views of one rig and further
-cameras, and on both; it lifts six real views of the other recording. The multi-view network is
-taught on the walking rig and on the canonical one; its views of the other recording's animal are
-compared with that recording's own (real, or drawn from its fits), and with each other: the hull
-cover of the generated silhouettes with the cameras written beside them. Every stage resumes in the
-folder, so a stopped benchmark goes on. The judge's fits see all six cameras.
+cameras, and on both, each time with five inputs as six cameras allow; then on the fits' views with
+six inputs, as it is used. It lifts six real views of the other recording. The multi-view network is
+taught on the walking rig (prepared for it: aim=centre) and on the canonical one; its views of the
+other recording's animal are compared with that recording's own (real, or drawn from its fits), and
+with each other: the hull cover of the generated silhouettes with the cameras written beside them.
+Every stage resumes in the folder and a row that is known is not judged again, so that a benchmark
+that was stopped goes on with the same command, or with other --seeds. The fits see all six cameras.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
+import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +34,7 @@ from mouselift_jax.data.samples.camera_file import parse_cameras
 from mouselift_jax.data.samples.rig_file import load_rig, named_rig
 from mouselift_jax.data.samples.sample_set import SampleSet
 from mouselift_jax.data.synthetic import write_recording
+from mouselift_jax.files import write_json_atomic
 from mouselift_jax.geometry.camera import Camera
 from mouselift_jax.geometry.hull import hull_cover
 from mouselift_jax.geometry.similarity import Similarity
@@ -42,7 +48,8 @@ from mouselift_jax.training import metrics
 from tests.benchmarks import report
 
 CONFIGS = {"prepare": prepare, "fit": fit, "synth": synth, "gslrm": gslrm, "mvdiff": mvdiff}
-SEEDS = {"learn": 21, "judge": 22}
+SEEDS = {"learn": 21, "judge": 22}  # of the recordings
+FPS = 6.0  # the animal walks on between two frames
 
 
 def stage(name: str, folder: Path, variant: str = "tiny", **keys: Any) -> Path:
@@ -55,18 +62,27 @@ def stage(name: str, folder: Path, variant: str = "tiny", **keys: Any) -> Path:
 
 
 def recorded(folder: Path, a: argparse.Namespace) -> None:
-    """Recording, samples of 128 px and fits; the judge's are fewer."""
+    """Recordings, samples of 128 px and fits; of the judge fewer frames."""
     for name, seed in SEEDS.items():
-        place = folder / name
+        place, frames = folder / name, a.frames if name == "learn" else a.judged
         if not (place / "recording/recording.json").exists():
-            write_recording(place / "recording", frames=a.frames, seed=seed, workers=1)
+            write_recording(place / "recording", frames=frames, fps=FPS, seed=seed, workers=1)
         keys = {"prepare.min_mask_px": 20, "prepare.subject_mm": 175.0, "split.gap_s": 0.0}
         stage("prepare", place / "prepare", recording=str(place / "recording"), **keys)
-        if name == "judge" and "views" not in a.parts:
-            continue  # GS-LRM is judged by the recording itself
-        keys = {"turntable.frames": 0, "sequence": False}
-        keys["frames"] = f"0:{a.fitted if name == 'learn' else a.judged}"
-        stage("fit", place / "fit", "fast", samples=str(place / "prepare"), **keys)
+        if "views" in a.parts:
+            keys |= {"prepare.aim": "centre", "prepare.subject_mm": 220.0}
+            stage("prepare", place / "centred", recording=str(place / "recording"), **keys)
+        if name == "learn" or "views" in a.parts:  # GS-LRM is judged by the recording itself
+            keys = {"turntable.frames": 0, "sequence": False}
+            stage("fit", place / "fit", "fast", samples=str(place / "prepare"), **keys)
+
+
+def known(path: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """A row of a table, made once."""
+    if not path.exists():
+        write_json_atomic(path, make())
+    print(row := json.loads(path.read_text()), flush=True)
+    return row
 
 
 def zoom_of(samples: SampleSet) -> float:
@@ -121,23 +137,38 @@ def lifted(run: Path, place: Path, count: int) -> dict[str, float]:
 
 
 def lift_rows(folder: Path, a: argparse.Namespace) -> list[dict[str, Any]]:
-    """A row for each way to teach GS-LRM."""
-    learn, rows = folder / "learn", []
+    """A row for each way to teach GS-LRM, and seed."""
+    learn = folder / "learn"
     real = learn / "prepare"
     drawn = stage("synth", learn / "one_rig", "base", fits=str(learn / "fit"), size=128,
                   heading="none", zoom=zoom_of(SampleSet.open(real)))  # fmt: skip
-    sets = {"six real views": real, "the fits' 32 views": drawn}
-    sets["both"] = both(learn / "both", real, drawn)
-    for k, (name, samples) in enumerate(sets.items()):
-        keys = {"data.size": a.size, "train.steps": a.steps, "eval_samples": 1,
-                "train.batch_size": jax.device_count(), "model.animal_share": 0.5}  # fmt: skip
-        run = stage("gslrm", folder / f"gslrm_{k}", samples=str(samples), **keys)
-        found = lifted(run, folder / "judge", a.judged)
+    two = both(learn / "both", real, drawn)
+    ways = {  # samples, inputs, views of a batch
+        "six real views": (real, 5, 6),
+        "the fits' 32 views": (drawn, 5, 6),
+        "both": (two, 5, 6),
+        "the fits' 32 views, six inputs": (drawn, 6, 8),
+    }
+
+    def row(name: str, run: Path, seed: int, keys: dict[str, Any]) -> dict[str, Any]:
+        samples, inputs, views = ways[name]
+        keys = keys | {"samples": str(samples), "data.n_inputs": inputs, "data.n_views": views}
+        found = lifted(stage("gslrm", run, **keys), folder / "judge", a.judged)
         gain = found["interior_psnr"] - found["mean_color_psnr"]
-        row = {"taught on": name, "steps": a.steps, "hidden IoU": round(found["iou"], 3)}
-        row |= {"interior, dB": round(found["interior_psnr"], 2)}
-        rows.append(row | {"over mean colour, dB": round(gain, 2)})
-        print(rows[-1], flush=True)
+        made = {"taught on": name, "steps": a.steps, "seed": seed}
+        made |= {"hidden IoU": round(found["iou"], 3)}
+        made |= {"interior, dB": round(found["interior_psnr"], 2)}
+        return made | {"over mean colour, dB": round(gain, 2)}
+
+    rows = []
+    for seed in a.seeds:
+        for k, name in enumerate(ways):
+            keys = {"data.size": a.size, "train.steps": a.steps, "eval_samples": 1, "seed": seed,
+                    "train.batch_size": jax.device_count(), "model.animal_share": 0.5,
+                    "train.save_every": 200}  # fmt: skip
+            run = folder / f"gslrm_{k}_{seed}"
+            make = functools.partial(row, name, run, seed, keys)
+            rows.append(known(folder / f"{run.name}.json", make))
     return rows
 
 
@@ -152,44 +183,50 @@ def cover(samples: Path) -> float:
 
 
 def view_rows(folder: Path, a: argparse.Namespace) -> list[dict[str, Any]]:
-    """A row for each rig that the multi-view network was taught on."""
-    rows, sets = [], {}
+    """A row for each rig that the multi-view network was taught on, and seed."""
+    sets = {}
     for name in SEEDS:
         place = folder / name
-        sets[name, "walking"] = place / "prepare"
+        sets[name, "walking"] = place / "centred"
         sets[name, "canonical"] = stage(
             "synth", place / "canonical", "base", fits=str(place / "fit"), size=128, further=0,
-            zoom=zoom_of(SampleSet.open(place / "prepare")),
+            zoom=zoom_of(SampleSet.open(place / "centred")),
         )  # fmt: skip
-    for rig in ("walking", "canonical"):
+
+    def row(rig: str, seed: int) -> dict[str, Any]:
         keys = {"data.size": a.views_size, "train.steps": a.views_steps, "eval.samples": 1,
                 "toy.vae_steps": a.views_steps, "train.eval_every": 0, "eval.guidances": (3.0,),
-                "train.batch_size": 2 * jax.device_count()}  # fmt: skip
-        run = stage("mvdiff", folder / f"mvdiff_{rig}", samples=str(sets["learn", rig]), **keys)
+                "train.batch_size": 4 * jax.device_count(), "seed": seed}  # fmt: skip
+        place = folder / f"mvdiff_{rig}_{seed}"
+        run = stage("mvdiff", place, samples=str(sets["learn", rig]), **keys)
         keys = {"limit": a.judged, "generate.keep_reference": False}
-        place = folder / f"generated_{rig}"
+        place = folder / f"generated_{rig}_{seed}"
         made = stage("synth", place, mvdiff=str(run), samples=str(sets["judge", rig]), **keys)
         told, learned = read_summary(made)["metrics"], read_summary(run)
-        row = {"rig": rig, "steps": a.views_steps}
-        row |= {"spread, px": round(learned["metrics"]["rig/spread_px"], 2)}
-        row |= {"PSNR of views, dB": round(told["synth/psnr"], 2)}
-        row |= {"hull cover of views": round(cover(made / "samples"), 3)}
-        rows.append(row | {"watchdogs": sum("Cause:" in w for w in learned["warnings"])})
-        print(rows[-1], flush=True)
-    return rows
+        found = {"rig": rig, "steps": a.views_steps, "seed": seed}
+        found |= {"spread, px": round(learned["metrics"]["rig/spread_px"], 2)}
+        found |= {"PSNR of views, dB": round(told["synth/psnr"], 2)}
+        found |= {"hull cover of views": round(cover(made / "samples"), 3)}
+        return found | {"watchdogs": sum("Cause:" in w for w in learned["warnings"])}
+
+    return [
+        known(folder / f"views_{rig}_{seed}.json", functools.partial(row, rig, seed))
+        for seed in a.seeds
+        for rig in ("walking", "canonical")
+    ]
 
 
 def main() -> None:
     """The program."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--folder", type=Path, required=True)
-    parser.add_argument("--frames", type=int, default=8)
-    parser.add_argument("--fitted", type=int, default=8, help="frames that are fitted")
-    parser.add_argument("--judged", type=int, default=3, help="frames of the other recording")
+    parser.add_argument("--frames", type=int, default=12, help="of the recording learned from")
+    parser.add_argument("--judged", type=int, default=4, help="frames of the other recording")
     parser.add_argument("--size", type=int, default=64, help="pixels of GS-LRM's pictures")
-    parser.add_argument("--steps", type=int, default=150)
-    parser.add_argument("--views-size", type=int, default=32)
-    parser.add_argument("--views-steps", type=int, default=100)
+    parser.add_argument("--steps", type=int, default=800)
+    parser.add_argument("--views-size", type=int, default=64)
+    parser.add_argument("--views-steps", type=int, default=200)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--parts", default="lift,views")
     parser.add_argument("--out", type=Path)
     a = parser.parse_args()

@@ -28,6 +28,7 @@ from configs import gslrm as gslrm_config
 from configs import mvdiff as mvdiff_config
 from mouselift_jax.models import gslrm as network
 from mouselift_jax.pipelines import views_cost
+from mouselift_jax.pipelines.pictures import laid
 from mouselift_jax.stages import gslrm, mvdiff
 from mouselift_jax.stages.harness import cost
 from mouselift_jax.training import loop
@@ -58,8 +59,7 @@ def make_batch(config: Any) -> Any:
     rig = rig_from_angles(270 - 360 / v * np.arange(v), 15.0, 2.7, 1.07 * s, s)
     rng = np.random.default_rng(0)
     return shapes._replace(
-        images=rng.random((b, v, s, s, 3), np.float32),
-        masks=np.ones((b, v, s, s, 1), np.float32),
+        images=rng.integers(0, 256, (b, v, s, s, 4), np.uint8) | np.uint8([0, 0, 0, 255]),
         K=np.broadcast_to(np.float32(rig.K), (b, v, 3, 3)),
         c2w=np.broadcast_to(np.float32(rig.c2w), (b, v, 4, 4)),
         sample_index=np.arange(b, dtype=np.int32),
@@ -74,7 +74,8 @@ def network_only(config: Any) -> Task:
     n = config.data.n_inputs
 
     def loss(params: Any, batch: Any, *, rng: Any, step: Any) -> Any:
-        out = model.apply({"params": params}, batch.images[:, :n], batch.K[:, :n], batch.c2w[:, :n])
+        pictures = laid(batch).images[:, :n]
+        out = model.apply({"params": params}, pictures, batch.K[:, :n], batch.c2w[:, :n])
         return sum(jnp.mean(jnp.square(x)) for x in jax.tree.leaves(out)), {}
 
     return dataclasses.replace(task, loss=loss)

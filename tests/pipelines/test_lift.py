@@ -10,11 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from mouselift_jax.data.batches.loader import Batch as Loaded
+from mouselift_jax.data.batches.pictures import composite
 from mouselift_jax.errors import ConfigError
 from mouselift_jax.geometry.camera import Camera
 from mouselift_jax.geometry.rig import turntable
 from mouselift_jax.models.gslrm import GSLRM, GSLRMConfig
 from mouselift_jax.pipelines.lift import gslrm_eval, gslrm_loss, lift, render_views
+from mouselift_jax.pipelines.pictures import laid
 from mouselift_jax.render import rasterize
 from mouselift_jax.splats.gaussians import Gaussians
 from mouselift_jax.training.losses import LossConfig
@@ -188,6 +191,18 @@ def loss_of(gaussians, batch, **config):
         gaussians, batch, model=Fixed, loss_config=how, n_input_views=2, rng=rng,
         implementation="tiled",
     )[0]  # fmt: skip
+
+
+def test_bytes_with_alpha_are_laid_on_the_background_as_the_loader_lays_them():
+    rng = np.random.default_rng(1)
+    rgba = rng.integers(0, 256, (2, 3, SIZE, SIZE, 4), np.uint8)
+    colours = rng.random((2, 3), np.float32)
+    found = laid(Loaded(rgba, None, None, None, np.arange(2), np.zeros((2, 3)), colours))
+    for row in range(2):
+        images, masks = composite(rgba[row], colours[row])
+        np.testing.assert_allclose(found.images[row], images, atol=1e-6)
+        np.testing.assert_allclose(found.masks[row], masks, atol=1e-7)
+    assert laid(found) is found
 
 
 def test_white_haze_is_no_free_answer_on_a_random_background(batch):

@@ -21,7 +21,7 @@ from mouselift_jax.data.batches.loader import Batch
 from mouselift_jax.data.batches.pictures import composite
 from mouselift_jax.errors import ConfigError
 from mouselift_jax.models.mvunet import MVUNetConfig
-from mouselift_jax.pipelines.views_training import on_background
+from mouselift_jax.pipelines.pictures import on_background
 from mouselift_jax.runs.rows import read_rows
 from mouselift_jax.stages import mvdiff
 from mouselift_jax.stages.multiview import batches, frozen

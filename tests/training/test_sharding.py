@@ -176,6 +176,21 @@ def test_two_processes_give_the_same_run(tmp_path, single):
 
 
 @pytest.mark.slow
+def test_a_sample_gets_the_same_draws_from_any_number_of_processes(tmp_path):
+    """Timestep and noise are drawn by row: processes must put a batch's rows in one order."""
+    from tests.sample_sets import write_samples
+    from tests.training import toy_run
+
+    samples = write_samples(tmp_path / "set", n=8, size=16)
+    alone = toy_run.draws(tmp_path / "alone", str(samples))
+    folder = tmp_path / "two"
+    wait_all(together(folder, 2, 1, "--mesh", "2,1,1,1", "--draws", samples))
+    found = json.loads((folder / "result.json").read_text())
+    np.testing.assert_allclose(found, alone, rtol=1e-5, atol=1e-3)
+    assert len(alone) == 3 and alone[0] != alone[1]
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "n, devices, mesh", [(2, 1, "1,2,1,1"), (4, 1, "2,2,1,1"), (4, 2, "4,1,2,1")]
 )

@@ -92,6 +92,51 @@ def run(folder: Path, steps: int = 20, *, wait_s: float = 0.0, loss=None, **chan
     return trainer, state, metrics
 
 
+def draws(folder: Path, samples: str, steps: int = 3, **changes):
+    """The draws of mvdiff over a sample set: rows of metrics that tell which sample got which.
+
+    Args:
+        folder: of the run.
+        samples: a sample set.
+        steps: updates, of four samples each.
+        changes: of the section `train`.
+    """
+    from types import SimpleNamespace
+
+    import jax
+    import jax.numpy as jnp
+
+    from mouselift_jax.data.batches.loader import make_loader
+    from mouselift_jax.pipelines.views_training import draw_training
+    from mouselift_jax.runs.rows import read_rows
+    from mouselift_jax.training.trainer import Task, Trainer
+
+    networks = SimpleNamespace(image_normalizer=SimpleNamespace(embedding_dim=3))
+
+    def loss(params, batch, *, rng, step):
+        drawn = draw_training(rng, networks, (4, 1, 2, 2, 4), 1000)
+        number = 1.0 + batch  # of the sample
+        told = {"timesteps": jnp.sum(number * drawn.timesteps)}
+        told["noise"] = jnp.sum(number * drawn.latent_noise.sum((1, 2, 3, 4)))
+        return jnp.sum(params["w"] ** 2), told
+
+    batch = jax.ShapeDtypeStruct((4,), jnp.int32)
+    task = Task(lambda key: {"w": jnp.ones((2,))}, loss, batch)
+    section = config(steps, batch_size=4, accum_steps=1, ema_decay=0.0, **changes)
+    trainer = Trainer(task, section)
+
+    def feed(step):
+        loader = make_loader(samples, "all", batch_size=4, start_step=step, shard=trainer.rows)
+        return (b.sample_index for b in loader)
+
+    trainer.fit(folder, feed, style="none", primary=jax.process_index() == 0)
+    return (
+        [[r["train/timesteps"], r["train/noise"]] for r in read_rows(folder / "metrics.jsonl")]
+        if jax.process_index() == 0
+        else []
+    )
+
+
 def main() -> int:
     """The program."""
     parser = argparse.ArgumentParser()
@@ -100,6 +145,7 @@ def main() -> int:
     parser.add_argument("--mesh", default="-1,1,1,1")
     parser.add_argument("--save-every", type=int, default=5)
     parser.add_argument("--wait-s", type=float, default=0.0)
+    parser.add_argument("--draws", help="a sample set: what mvdiff draws for its samples")
     parser.add_argument("--coordinator")
     parser.add_argument("--processes", type=int)
     parser.add_argument("--process-id", type=int)
@@ -118,6 +164,11 @@ def main() -> int:
     changes = {f"mesh.{k}": v for k, v in sizes.items()} | {"save_every": a.save_every}
     a.folder.mkdir(parents=True, exist_ok=True)
     try:
+        if a.draws:
+            found = draws(a.folder, a.draws, **{f"mesh.{k}": v for k, v in sizes.items()})
+            if jax.process_index() == 0:
+                (a.folder / "result.json").write_text(json.dumps(found))
+            return 0
         trainer, state, _ = run(a.folder, a.steps, wait_s=a.wait_s, **changes)
         with jax.set_mesh(trainer.mesh):
             total = int(checksum(state_items(state)))
