@@ -381,6 +381,8 @@ def _plan_fits(config: Any, workdir: Path) -> Plan:
         notes.append(f"{len(bad)} frames are left out: hidden cameras' IoU below {least:g}")
     if blind:
         notes.append(f"{len(blind)} frames were not judged: no camera was hidden from their fit")
+    if spoilt := [f for _, f in todo if f.spoilt]:
+        notes.append(f"{len(spoilt)} frames' hidden cameras have no IoU that is a number")
     return Plan(
         stage="synth",
         reads=[str(run.path), str(run.samples.path)],

@@ -40,6 +40,11 @@ class Fitted:
         found = self.record.get("heldout")
         return found if found and math.isfinite(found.get("iou", math.nan)) else None
 
+    @property
+    def spoilt(self) -> bool:
+        """Whether cameras were hidden from the fit, but their IoU is missing or no number."""
+        return bool(self.record.get("heldout")) and self.hidden is None
+
     def gaussians(self) -> Gaussians:
         """Its Gaussians, in the frame of its sample."""
         return load_ply(self.place / SPLATS)
@@ -118,11 +123,22 @@ def _samples_of(folder: Path, config: dict[str, Any], given: str | Path | None) 
 def _items(folder: Path) -> dict[str, Fitted]:
     alone = [folder] if (folder / DONE).exists() else []
     places = [*alone, *sorted(p.parent for p in folder.glob(f"items/*/{DONE}"))]
-    found = {}
+    found, problems = {}, []
     for place in places:
-        record = read_json(place / DONE) or {}
-        if "id" in record and (place / SPLATS).exists():
+        record = read_json(place / DONE)
+        if wrong := _damage(record, place):
+            problems.append(
+                LayoutError(
+                    "a fitted frame is damaged",
+                    where=place,
+                    found=wrong,
+                    fix=f"remove its {DONE} and repeat the command of the fit: it makes the frame "
+                    "again",
+                )
+            )
+        else:
             found[record["id"]] = Fitted(record["id"], place, record)
+    raise_all("fitted frames are damaged", problems[:SHOWN_PROBLEMS])
     if not found:
         raise LayoutError(
             "the run of fit holds no fitted frames",
@@ -131,6 +147,20 @@ def _items(folder: Path) -> dict[str, Fitted]:
             fix="repeat its command: it makes what is missing",
         )
     return found
+
+
+def _damage(record: Any, place: Path) -> str:
+    """What is wrong with a fitted frame's files, "" when nothing is."""
+    if not isinstance(record, dict) or not isinstance(record.get("id"), str):
+        return f"{DONE} names no sample"
+    if not (place / SPLATS).exists():
+        return f"no {SPLATS}"
+    hidden = record.get("heldout") or {}
+    if not isinstance(hidden, dict) or not all(isinstance(v, int | float) for v in hidden.values()):
+        return f"heldout = {hidden!r}: no figures of hidden cameras"
+    if "iou" in hidden and not (math.isnan(hidden["iou"]) or 0 <= hidden["iou"] <= 1):
+        return f"heldout.iou = {hidden['iou']}: an IoU lies between 0 and 1"
+    return ""
 
 
 def _check_same(folder: Path, source: SampleSet, items: dict[str, Fitted]) -> None:

@@ -23,8 +23,8 @@ LEAST_COVER = 0.995  # of the rig's views by their visual hull: below, the fit i
 
 
 def unjudged(fitted: list[Fitted]) -> list[str]:
-    """Ids of the frames of which no hidden camera says how good their fit is."""
-    return [f.id for f in fitted if f.hidden is None]
+    """Ids of the frames from whose fit no camera was hidden."""
+    return [f.id for f in fitted if f.hidden is None and not f.spoilt]
 
 
 def spread_table(rig: Rig) -> Table:
@@ -63,7 +63,7 @@ def finish_rig_set(
         f"hidden cameras met {len(judged)} of their fits with a mean silhouette IoU of "
         f"{metrics['heldout/iou']:.3f}, the worst {metrics['heldout/iou_min']:.3f}"
         if judged
-        else "no camera was hidden from the fits, so nothing says how good they are"
+        else "no hidden camera says how good they are"
     )
     first = {
         "rendered": "All views are drawn from the fits.",
@@ -120,6 +120,13 @@ def _complaints(
         )
     if run.skipped:
         found.append(f"{len(run.skipped)} frames are not there: fit itself left them out")
+    spoilt = [f.id for f in todo if f.spoilt]
+    if spoilt:
+        found.append(
+            f"{len(spoilt)} of {len(todo)} fits, {spoilt[0]} first, had cameras hidden whose IoU "
+            "is missing or no number (no animal in their masks?), so bad ones cannot be told; hide "
+            "others: --config.heldout_cameras=N"
+        )
     blind = unjudged(todo)
     if blind:
         found.append(

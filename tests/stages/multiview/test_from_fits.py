@@ -200,6 +200,34 @@ def test_values_without_sense_are_told_by_the_plan(samples, tmp_path, changes, e
     assert said in str(told.value)
 
 
+def test_damaged_frames_of_a_fit_are_all_told_with_what_makes_them_again(samples, tmp_path):
+    broken = write_fit(tmp_path / "fit", samples)
+    places = sorted((broken / "items").iterdir())
+    (places[0] / "splats.ply").unlink()
+    for place, change in zip(
+        places[1:], ({"heldout": 0.9}, {"heldout": {"iou": "0.9"}}, {"heldout": {"iou": 9}},
+                     {"id": None}), strict=True,
+    ):  # fmt: skip
+        file = place / "item.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    with pytest.raises(MouseLiftError) as told:
+        synth.plan(config(broken), tmp_path / "x")
+    text = str(told.value)
+    assert "5 problem" in text and "repeat the command of the fit" in text
+    for said in ("no splats.ply", "heldout = 0.9", "'0.9'", "heldout.iou = 9", "names no sample"):
+        assert said in text
+
+
+def test_hidden_cameras_without_a_figure_are_no_fit_that_saw_all(samples, tmp_path):
+    fit = write_fit(tmp_path / "fit", samples, {0: float("nan"), 1: None})
+    notes = synth.plan(config(fit), tmp_path / "x").describe()
+    assert "1 frames' hidden cameras have no IoU that is a number" in notes
+    assert "1 frames were not judged" in notes
+    told = "\n".join(run(config(fit, limit=2, further=0), tmp_path / "x")["warnings"])
+    assert "1 of 2 fits, sample_000000 first, had cameras hidden whose IoU is missing" in told
+    assert "1 of 2 fits were not judged, sample_000001 first" in told
+
+
 def test_a_rig_that_looks_past_the_animal_is_named(fits, tmp_path):
     away = rig_from_angles(270 - 60.0 * np.arange(6), 0.0, 2.7, 60.0, 48)
     K = away.K.copy()
