@@ -23,7 +23,7 @@ from pathlib import Path
 
 from mouselift_jax import target
 from mouselift_jax.errors import MouseLiftError
-from tests.benchmarks.gpu_aot_train import released_settings
+from tests.benchmarks.gpu_aot_train import case_config, released_settings
 
 os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
 os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-4")
@@ -51,18 +51,15 @@ def compile_case(
     """Memory and traffic of one step on one device of a slice."""
     from jax.experimental import topologies
 
-    config = importlib.import_module(f"configs.{stage}").get_config(variant)
-    config.train.batch_size = batch
-    axes = ("data", "fsdp", "tensor", "sequence")
-    config.train.mesh.update(dict(zip(axes, map(int, mesh.split(",")), strict=True)))
-    config.update_from_flattened_dict(changes)
     devices = topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
     module = importlib.import_module(f"mouselift_jax.stages.{stage}")
     started = time.time()
     # The device is not here, and is a TPU: what would be chosen there.
     with released_settings() as released, target.absent("tpu"):
-        if stage == "mvdiff":
-            config.init_from = str(released)
+        config = case_config(stage, variant, released, changes)
+        config.train.batch_size = batch
+        axes = ("data", "fsdp", "tensor", "sequence")
+        config.train.mesh.update(dict(zip(axes, map(int, mesh.split(",")), strict=True)))
         found = dataclasses.asdict(module.compile_plan(config, Path("."), devices))
     case = {
         "stage": stage, "topology": topology, "mesh": mesh, "batch": batch, "variant": variant,
