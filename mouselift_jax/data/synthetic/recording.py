@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import dataclasses
+import functools
 import json
 import multiprocessing
 import pickle
@@ -50,9 +51,19 @@ class Scene:
 
     def body(self, frame: int) -> Body:
         """The animal in one frame; at each planted jump it continues elsewhere on its way."""
-        walk = Walk.random(np.random.default_rng([self.seed, 1]), self.behaviour)
-        skipped = 0.63 * sum(frame >= j for j in self.jumps)
-        return posed_body(walk, frame / self.fps + skipped)
+        return _body(self, frame)
+
+
+@functools.lru_cache(1024)
+def _body(scene: Scene, frame: int) -> Body:
+    # Kept, as each camera films the same bodies, and posing one takes half as long as a picture.
+    walk = Walk.random(np.random.default_rng([scene.seed, 1]), scene.behaviour)
+    skipped = 0.63 * sum(frame >= j for j in scene.jumps)
+    body = posed_body(walk, frame / scene.fps + skipped)
+    for array in vars(body).values():
+        if isinstance(array, np.ndarray):
+            array.setflags(write=False)  # it belongs to all cameras
+    return body
 
 
 def write_recording(  # noqa: PLR0913 - all of a recording, by keyword

@@ -57,8 +57,8 @@ class Painter:
 
     def _shade(self, cast: dict[str, np.ndarray]) -> np.ndarray:
         rest, normal, skin, eye = cast["rest"], cast["normal"], cast["skin"], cast["eye"]
-        patch = np.sin(rest @ self._patch_waves.T.astype(np.float32) + self._patch_phase).sum(-1)
-        hair = np.sin(rest @ self._hair_waves.T.astype(np.float32) + self._hair_phase).sum(-1)
+        patch = _waves(rest, self._patch_waves, self._patch_phase)
+        hair = _waves(rest, self._hair_waves, self._hair_phase)
         belly = _smooth((16.0 - rest[:, 2]) / 9.0)
         coat = _BACK_RGB + (_PATCH_RGB - _BACK_RGB) * _smooth(0.5 + 0.6 * patch)[:, None]
         coat = coat + (_BELLY_RGB - coat) * belly[:, None]
@@ -68,6 +68,12 @@ class Painter:
         light = 0.52 + 0.48 * np.clip(normal @ _LIGHT, 0, 1) + 0.06 * normal[:, 2]
         rim = 0.05 * (1 - np.abs((normal * cast["ray_d"]).sum(-1))) ** 3
         return np.clip(colour * light[:, None] + rim[:, None], 0, 1).astype(np.float32)
+
+
+def _waves(at: np.ndarray, waves: np.ndarray, phase: np.ndarray) -> np.ndarray:
+    """The sum [N] of plane waves at points [N,3]."""
+    angle = waves.astype(np.float32) @ at.T + phase.astype(np.float32)[:, None]
+    return np.sin(angle).sum(0)
 
 
 def _smooth(x: np.ndarray) -> np.ndarray:
@@ -92,11 +98,15 @@ def _window(body: Body, camera: Camera) -> tuple[int, int, int, int] | None:
 
 
 def _rays(camera: Camera) -> np.ndarray:
-    """Ray directions [h,w,3] with unit camera z, world axes."""
+    """Ray directions [3,h,w] with unit camera z, world axes.
+
+    Planes, because NumPy's loops over a last axis of three numbers take several times longer.
+    """
     x = (np.arange(camera.width) + 0.5 - camera.K[0, 2]) / camera.K[0, 0]
     y = (np.arange(camera.height) + 0.5 - camera.K[1, 2]) / camera.K[1, 1]
-    d = np.stack([*np.meshgrid(x, y), np.ones((camera.height, camera.width))], -1)
-    return (d @ camera.c2w[:3, :3].T).astype(np.float32)
+    x, y = np.meshgrid(x, y)
+    R = camera.c2w[:3, :3]
+    return np.stack([r[0] * x + r[1] * y + r[2] for r in R]).astype(np.float32)
 
 
 def _cast(body: Body, camera: Camera) -> dict[str, np.ndarray]:
@@ -107,23 +117,25 @@ def _cast(body: Body, camera: Camera) -> dict[str, np.ndarray]:
     xy, r = _extents(body, camera)
     low = np.clip(np.floor(xy - r[:, None]), 0, [w, h]).astype(int)
     high = np.clip(np.ceil(xy + r[:, None]), 0, [w, h]).astype(int)
+    windows = [
+        (p, (slice(y0, y1), slice(x0, x1)))
+        for p, ((x0, y0), (x1, y1)) in enumerate(zip(low, high, strict=True))
+        if x1 > x0 and y1 > y0
+    ]
     # World to unit sphere, per ellipsoid.
     A = (np.swapaxes(body.frame, 1, 2) / body.radii[:, :, None]).astype(np.float32)
     o = np.einsum("pij,pj->pi", A, origin - body.centre).astype(np.float32)
     depth = np.full((h, w), np.inf, np.float32)
-    for p in range(len(A)):
-        (x0, y0), (x1, y1) = low[p], high[p]
-        if x1 <= x0 or y1 <= y0:
-            continue
-        q = d[y0:y1, x0:x1] @ A[p].T
-        a = np.einsum("hwi,hwi->hw", q, q)
-        b = q @ o[p]
+    for p, window in windows:
+        view = depth[window]
+        q = A[p] @ d[(slice(None), *window)].reshape(3, -1)
+        a = q[0] * q[0] + q[1] * q[1] + q[2] * q[2]
+        b = o[p] @ q
         disc = b * b - a * (o[p] @ o[p] - np.float32(1.0))
         t = np.where(disc > 0, (-b - np.sqrt(np.maximum(disc, 0))) / a, np.inf)
-        view = depth[y0:y1, x0:x1]
-        np.minimum(view, t, out=view)
+        np.minimum(view, t.reshape(view.shape), out=view)
     hit = np.isfinite(depth)
-    return {"hit": hit, **_surface(body, origin, d, depth, hit, low, high)}
+    return {"hit": hit, **_surface(body, origin, d, depth, hit, windows)}
 
 
 def _surface(
@@ -132,41 +144,42 @@ def _surface(
     d: np.ndarray,
     depth: np.ndarray,
     hit: np.ndarray,
-    low: np.ndarray,
-    high: np.ndarray,
+    windows: list[tuple[int, tuple[slice, slice]]],
 ) -> dict[str, np.ndarray]:
     """Blend normal, rest position and material of the ellipsoids near each hit point."""
-    point = origin.astype(np.float32) + d * np.where(hit, depth, 0)[..., None]
-    sums = np.zeros((*hit.shape, 9), np.float32)  # weight, normal, rest, skin, eye
-    for p in range(len(body.centre)):
-        (x0, y0), (x1, y1) = low[p], high[p]
-        if x1 <= x0 or y1 <= y0:
-            continue
+    number = np.full(hit.shape, -1)
+    n = int(hit.sum())
+    number[hit] = np.arange(n)  # of the hits, as they are stored
+    ray = d[:, hit]
+    point = (origin.astype(np.float32)[:, None] + ray * depth[hit]).T
+    sums = np.zeros((n, 9), np.float32)  # weight, normal, rest, skin, eye
+    for p, window in windows:
+        inside = number[window]
+        inside = inside[inside >= 0]
         frame, radii = body.frame[p].astype(np.float32), body.radii[p].astype(np.float32)
-        local = (point[y0:y1, x0:x1] - body.centre[p].astype(np.float32)) @ frame
-        unit = local / radii
-        norm = np.sqrt((unit * unit).sum(-1))
+        local = frame.T @ (point[inside] - body.centre[p].astype(np.float32)).T
+        unit = local / radii[:, None]
+        norm = np.sqrt(unit[0] * unit[0] + unit[1] * unit[1] + unit[2] * unit[2])
         blend = 0.35 if body.part[p] == COAT else 0.2  # mm of softness between parts
         gap = (norm - 1) * radii.min() / np.float32(max(blend, 0.06 * radii.min()))
-        weight = np.where(hit[y0:y1, x0:x1], np.exp(-np.clip(gap, 0, 20)), 0)
-        row = sums[y0:y1, x0:x1]
-        row[..., 0] += weight
-        row[..., 1:4] += (weight / np.maximum(norm, 1e-6))[..., None] * ((unit / radii) @ frame.T)
-        row[..., 4:7] += weight[..., None] * (local + body.rest_centre[p].astype(np.float32))
-        if body.part[p] == SKIN:
-            row[..., 7] += weight
-        elif body.part[p] == EYE:
-            row[..., 8] += weight
-    s = sums[hit]
-    weight = np.maximum(s[:, :1], 1e-8)
-    normal = s[:, 1:4] / np.maximum(np.linalg.norm(s[:, 1:4], axis=-1, keepdims=True), 1e-8)
-    ray_d = d[hit] / np.linalg.norm(d[hit], axis=-1, keepdims=True)
+        near = np.flatnonzero(gap < 16)  # beyond it a weight is lost beside the surface's, float32
+        local, unit, norm = local[:, near], unit[:, near], norm[near]
+        row = np.zeros((9, len(near)), np.float32)
+        row[0] = weight = np.exp(-np.maximum(gap[near], 0))
+        row[1:4] = (weight / np.maximum(norm, 1e-6)) * (frame @ (unit / radii[:, None]))
+        row[4:7] = weight * (local + body.rest_centre[p].astype(np.float32)[:, None])
+        if body.part[p] in (SKIN, EYE):
+            row[7 if body.part[p] == SKIN else 8] = weight
+        sums[inside[near]] += row.T
+    sums = np.ascontiguousarray(sums.T)
+    weight = np.maximum(sums[0], 1e-8)
+    length = np.sqrt((sums[1:4] ** 2).sum(0))
     return {
-        "normal": normal,
-        "rest": s[:, 4:7] / weight,
-        "skin": s[:, 7] / weight[:, 0],
-        "eye": s[:, 8] / weight[:, 0],
-        "ray_d": ray_d,
+        "normal": (sums[1:4] / np.maximum(length, 1e-8)).T,
+        "rest": (sums[4:7] / weight).T,
+        "skin": sums[7] / weight,
+        "eye": sums[8] / weight,
+        "ray_d": (ray / np.sqrt((ray**2).sum(0))).T,
     }
 
 
@@ -175,7 +188,7 @@ class Arena:
 
     def __init__(self, camera: Camera, seed: int = 0, number: int = 0) -> None:
         rng = np.random.default_rng([seed, 5, number])
-        d = _rays(camera)
+        d = np.moveaxis(_rays(camera), 0, -1)
         o = camera.center
         with np.errstate(divide="ignore", invalid="ignore"):
             t = -o[2] / d[..., 2]
@@ -204,17 +217,18 @@ class Arena:
         rgb = self.rgb.copy()
         reach = 75.0
         offset = self.floor - body.position[:2].astype(np.float32)
-        near = (np.abs(offset) < reach).all(-1)
+        near = (np.abs(offset[..., 0]) < reach) & (np.abs(offset[..., 1]) < reach)
         if not near.any():
             return rgb
         rows, cols = np.flatnonzero(near.any(1)), np.flatnonzero(near.any(0))
         box = slice(rows[0], rows[-1] + 1), slice(cols[0], cols[-1] + 1)
-        floor = self.floor[box]
-        light = np.ones(floor.shape[:2], np.float32)
+        x, y = np.moveaxis(self.floor[box], -1, 0)
+        light = np.ones(x.shape, np.float32)
         for p in np.flatnonzero(body.radii.min(-1) > 3.5)[::3]:
             spread = np.float32(2 * (0.75 * body.radii[p].max() + 2.5) ** 2)
-            gap = ((floor - body.centre[p, :2].astype(np.float32)) ** 2).sum(-1)
-            light *= 1 - np.float32(0.16) * np.exp(-np.minimum(gap / spread, 30))
+            cx, cy = body.centre[p, :2].astype(np.float32)
+            gap = (x - cx) ** 2 + (y - cy) ** 2
+            light *= 1 - np.float32(0.16) * np.exp(-np.minimum(gap / spread, np.float32(30)))
         light = 1 - (1 - np.maximum(light, 0.35)) * self.on_disc[box]
         rgb[box] *= light[..., None]
         return rgb
