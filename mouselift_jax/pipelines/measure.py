@@ -8,9 +8,11 @@ same. `COLUMNS` are motion.csv's; docs/measures.md defines each.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -76,8 +78,6 @@ def solid_of(gaussians: Gaussians, to_mm: Similarity, *, views: int | None = Non
     Returns:
         Its largest part; None where nothing is opaque.
     """
-    from mouselift_jax.render import render
-
     opacities = np.asarray(gaussians.activate().opacities)
     shown = opacities > OPAQUE
     if shown.sum() < 8:
@@ -94,7 +94,7 @@ def solid_of(gaussians: Gaussians, to_mm: Similarity, *, views: int | None = Non
     sizes = np.exp(np.asarray(gaussians.log_scales)[shown].max(-1)) * float(to_mm.scale) / half
     cameras = _around(views or VIEWS, _side(float(np.median(sizes))))
     alphas = [
-        np.asarray(render(placed, _float32(cameras[slice(i, i + CHUNK)])).alpha)[..., 0]
+        np.asarray(_silhouettes()(placed, _float32(cameras[slice(i, i + CHUNK)])))
         for i in range(0, len(cameras.K), CHUNK)
     ]
     cell = 2.0 / CELLS
@@ -103,6 +103,14 @@ def solid_of(gaussians: Gaussians, to_mm: Similarity, *, views: int | None = Non
     if not cut.any():
         return None
     return Solid(cut, corner * half + centre, cell * half).largest()
+
+
+@functools.cache
+def _silhouettes() -> Callable[[Gaussians, Camera], jax.Array]:
+    """One program for all frames; op by op the drawing costs twice its kernels."""
+    from mouselift_jax.render import render
+
+    return jax.jit(lambda gaussians, cameras: render(gaussians, cameras).alpha[..., 0])
 
 
 def _cut(
