@@ -11,6 +11,7 @@ V cameras, P outline points, T instants.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -210,17 +211,12 @@ def tangent_residuals(
         empty, where an outline touches the picture's border at the tangent, or where the other
         camera's centre is seen inside or close to the silhouette, so that there is no tangent.
     """
-    angle_a, reach_a, angle_b, reach_b, valid = _tangent_angles(
-        outline_a, outline_b, camera_a, camera_b
-    )
-    out = np.full((len(angle_a), 2), np.nan)
-    rows = np.flatnonzero(valid)
-    for k, pick in enumerate((np.argmin, np.argmax)):
-        ia, ib = pick(angle_a[rows], 1), pick(angle_b[rows], 1)
-        gap = angle_a[rows, ia] - angle_b[rows, ib]
-        pixels = 0.5 * np.abs(gap) * (reach_a[rows, ia] + reach_b[rows, ib])
-        clear = _clear(outline_a[rows, ia], camera_a) & _clear(outline_b[rows, ib], camera_b)
-        out[rows, k] = np.where(clear, pixels, np.nan)
+    first, second, valid = _tangents(outline_a, outline_b, camera_a, camera_b)
+    out = np.full((len(valid), 2), np.nan)
+    for k in range(2):
+        gap = first.angle[k] - second.angle[k]
+        pixels = 0.5 * np.abs(gap) * (first.reach[k] + second.reach[k])
+        out[:, k] = np.where(valid & first.clear[k] & second.clear[k], pixels, np.nan)
     return out
 
 
@@ -233,31 +229,55 @@ def tangent_contacts(
         Indices [2,T,2] of points in both outlines [T,P,2], by outline, instant and tangent; -1
         where `tangent_residuals` is NaN. A right pair of cameras sees one point of space there.
     """
-    angle_a, _, angle_b, _, valid = _tangent_angles(outline_a, outline_b, camera_a, camera_b)
-    out = np.full((2, len(angle_a), 2), -1)
-    rows = np.flatnonzero(valid)
-    for k, pick in enumerate((np.argmin, np.argmax)):
-        ia, ib = pick(angle_a[rows], 1), pick(angle_b[rows], 1)
-        clear = _clear(outline_a[rows, ia], camera_a) & _clear(outline_b[rows, ib], camera_b)
-        out[0, rows, k], out[1, rows, k] = np.where(clear, ia, -1), np.where(clear, ib, -1)
-    return out
+    first, second, valid = _tangents(outline_a, outline_b, camera_a, camera_b)
+    clear = (valid & first.clear & second.clear).T
+    return np.stack([np.where(clear, side.at.T, -1) for side in (first, second)])
 
 
-def _tangent_angles(
+class _Side(NamedTuple):
+    """Where the two tangents [2,T] (least and greatest angle) touch one outline.
+
+    Attributes:
+        at: index of the point.
+        angle: of its half-plane about the baseline, from a direction common to both outlines.
+        reach: pixels that a radian of it moves the point.
+        clear: it is not where the picture ends.
+    """
+
+    at: np.ndarray
+    angle: np.ndarray
+    reach: np.ndarray
+    clear: np.ndarray
+
+
+def _tangents(
     outline_a: np.ndarray, outline_b: np.ndarray, camera_a: Camera, camera_b: Camera
-) -> tuple[np.ndarray, ...]:
-    """`_axis_angles` of both outlines about their baseline, and where they can be compared."""
-    angle_a, reach_a = _axis_angles(outline_a, camera_a, camera_b.center, flip=False)
-    angle_b, reach_b = _axis_angles(outline_b, camera_b, camera_a.center, flip=True)
-    # One common reference direction per instant, so that no interval is cut at +-pi.
-    with np.errstate(invalid="ignore"):
-        middle = np.angle(np.exp(1j * angle_a).mean(1) + np.exp(1j * angle_b).mean(1))
-    angle_a = np.angle(np.exp(1j * (angle_a - middle[:, None])))
-    angle_b = np.angle(np.exp(1j * (angle_b - middle[:, None])))
-    valid = np.isfinite(angle_a).all(1) & np.isfinite(angle_b).all(1)
-    # A silhouette that spans more than this contains (or nearly contains) the epipole.
-    valid &= (np.ptp(np.nan_to_num(angle_a), 1) < 2.0) & (np.ptp(np.nan_to_num(angle_b), 1) < 2.0)
-    return angle_a, reach_a, angle_b, reach_b, valid
+) -> tuple[_Side, _Side, np.ndarray]:
+    """Both outlines' tangents, and the instants [T] at which they can be compared.
+
+    Angles are compared by the tangent of their half, which grows with them and costs a division.
+    """
+    sides = ((outline_a, camera_a, camera_b, 1.0), (outline_b, camera_b, camera_a, -1.0))
+    across = [_across(points, c, np.asarray(o.center), sign) for points, c, o, sign in sides]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        far = [np.sqrt(u * u + w * w) for u, w, _ in across]
+        # One common reference direction per instant, so that no interval is cut at +-pi.
+        c, s = (sum((a[i] / r).mean(1) for a, r in zip(across, far, strict=True)) for i in range(2))
+        length = np.hypot(c, s)
+        c, s = np.where(length > 0, c / length, 1.0), np.where(length > 0, s / length, 0.0)
+        found, valid = [], np.isfinite(length)
+        for (points, camera, _, _), (u, w, plane), r in zip(sides, across, far, strict=True):
+            turned = w * c[:, None] - u * s[:, None]
+            half = turned / (r + u * c[:, None] + w * s[:, None])
+            half = np.where(np.isfinite(half), half, np.copysign(np.inf, turned))
+            at = np.stack([half.argmin(1), half.argmax(1)])
+            rows = np.arange(len(half))
+            angle = 2.0 * np.arctan(half[rows, at])
+            # A silhouette that spans more contains (or nearly contains) the epipole.
+            valid &= angle[1] - angle[0] < 2.0
+            reach = _reach(u[rows, at], w[rows, at], plane, camera)
+            found.append(_Side(at, angle, reach, _clear(points[rows, at], camera)))
+    return found[0], found[1], valid
 
 
 def _clear(points: np.ndarray, camera: Camera) -> np.ndarray:
@@ -266,23 +286,35 @@ def _clear(points: np.ndarray, camera: Camera) -> np.ndarray:
     return ((points > 1.5) & (points < limit - 1.5)).all(-1)
 
 
-def _axis_angles(
-    points: np.ndarray, camera: Camera, other: np.ndarray, *, flip: bool
-) -> tuple[np.ndarray, np.ndarray]:
-    """Angle of the half-plane (baseline, ray) about the baseline, and pixels per radian of it."""
-    origin, d = pixel_rays(camera, points)
-    axis = other - origin
-    axis = axis / np.linalg.norm(axis) * (-1.0 if flip else 1.0)
-    helper = np.eye(3)[np.argmin(np.abs(axis))]
-    e1 = np.cross(axis, helper)
-    e1 /= np.linalg.norm(e1)
-    u, w = d @ e1, d @ np.cross(axis, e1)
-    # A step in the picture moves the ray's end d by step / f at unit depth ...
-    across2 = u * u + w * w
+def _across(
+    points: np.ndarray, camera: Camera, other: np.ndarray, sign: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The rays of pixels [T,P,2] (unit depth) across the baseline: along two axes [T,P], the axes.
+
+    Linear in the pixel, so that no ray need be made.
+    """
+    K, c2w = np.asarray(camera.K, np.float64), np.asarray(camera.c2w, np.float64)
+    axis = sign * (other - c2w[:3, 3])
+    axis = axis / np.linalg.norm(axis)
+    first = np.zeros(3)  # across the axis and one of the world's
+    k = int(np.argmin(np.abs(axis)))
+    first[k - 2], first[k - 1] = axis[k - 1], -axis[k - 2]
+    first /= np.linalg.norm(first)
+    plane = np.stack([first, np.cross(axis, first)])
+    M = plane @ c2w[:3, :3] @ np.linalg.inv(K)
+    x, y = points[..., 0], points[..., 1]
+    u, w = (x * m[0] + (y * m[1] + m[2]) for m in M)
+    return u, w, plane
+
+
+def _reach(u: np.ndarray, w: np.ndarray, plane: np.ndarray, camera: Camera) -> np.ndarray:
+    """Pixels per radian about the baseline of rays u, w (see `_across`).
+
+    A step in the picture moves the ray's end by step / f at unit depth, of which the part along the
+    half-plane's normal turns it by that over the ray's length across.
+    """
+    far = np.sqrt(u * u + w * w)
     focal = 0.5 * (camera.K[0, 0] + camera.K[1, 1])
-    forward = np.asarray(camera.c2w)[:3, 2]
-    normal = np.stack([-w, u], -1) / np.maximum(np.sqrt(across2), 1e-12)[..., None]
-    tangent = normal[..., :1] * e1 + normal[..., 1:] * np.cross(axis, e1)
-    # ... of which the part along the plane's normal turns the plane by that over |d across|.
-    in_picture = np.sqrt(np.maximum(1.0 - (tangent @ forward) ** 2, 1e-6))
-    return np.arctan2(w, u), focal * np.sqrt(across2) / in_picture
+    along = plane @ np.asarray(camera.c2w)[:3, 2]
+    forward = (u * along[1] - w * along[0]) / np.maximum(far, 1e-12)
+    return focal * far / np.sqrt(np.maximum(1.0 - forward**2, 1e-6))

@@ -22,7 +22,14 @@ from mouselift_jax.data.check.motion import SURE, animal_track, jump_findings, s
 from mouselift_jax.data.check.observe import MAX_FRAMES, Observations, observe
 from mouselift_jax.data.check.pictures import picture_findings
 from mouselift_jax.data.check.search import Verdict, explain
-from mouselift_jax.data.check.words import CAUSED_BY, IMPOSSIBLE, NO_SILHOUETTES, SYMPTOMS, describe
+from mouselift_jax.data.check.words import (
+    BLAMES_OTHERS,
+    CAUSED_BY,
+    IMPOSSIBLE,
+    NO_SILHOUETTES,
+    SYMPTOMS,
+    describe,
+)
 from mouselift_jax.data.findings import SEVERITIES, Finding
 from mouselift_jax.data.recordings.inspection import PIXEL_ORIGINS, inspect_recording
 from mouselift_jax.data.recordings.recording import Recording
@@ -176,8 +183,9 @@ def link(seen: list[Finding], told: list[Finding]) -> list[Finding]:
 def _follows(finding: Finding, cause: Finding) -> bool:
     if cause.severity == "info" or finding.code not in CAUSED_BY.get(cause.code, ()):
         return False
-    if cause.code == "calibration_duplicate":  # anyone may be blamed for it
-        return True
+    if cause.code in BLAMES_OTHERS:
+        # But pictures that repeat, or have black margins, were seen without masks or calibration.
+        return not {"repeats", "black_margin"} & set(finding.evidence)
     if finding.cameras and not set(finding.cameras) & set(cause.cameras):
         return False
     if (finding.code, cause.code) != ("mask_empty", "video_offset"):

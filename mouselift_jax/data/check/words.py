@@ -58,32 +58,16 @@ CAUSED_BY = {
     "handedness": (*_DISAGREEMENT, "world_not_z_up"),
     "rotation_invalid": (*_DISAGREEMENT, "world_not_z_up"),
     "intrinsics": _DISAGREEMENT,
-    "calibration_duplicate": (
-        *_DISAGREEMENT,
-        *_OF_PICTURES,
-        *_TIMELY,
-        "looks_away",
-        "principal_points",
-        "frames_lost",
-        "clock_drift",
-        "pieces_exchanged",
-        "picture_resized",
-        "video_turned",
-    ),
     "mask_levels": (*_OF_OUTLINES, "mask_inverted"),
     "mask_inverted": _OF_OUTLINES,
     "mask_not_animal": _OF_OUTLINES,
     "several_animals": _OF_OUTLINES,
 }
 
-IMPOSSIBLE = (
-    "calibration_duplicate",
-    "handedness",
-    "rotation_invalid",
-    "intrinsics",
-    "mask_levels",
-)
+IMPOSSIBLE = ("handedness", "rotation_invalid", "intrinsics", "mask_levels")
 NO_SILHOUETTES = ("mask_inverted", "mask_not_animal", "several_animals")
+# One camera's fault of these kinds is met by all others: they may be blamed in its place.
+BLAMES_OTHERS = ("mask_levels", *NO_SILHOUETTES)
 SYMPTOMS = ("keypoints_inconsistent", "hull_cover", "masks_inconsistent")
 
 
