@@ -58,6 +58,9 @@ def get_config(name=None):
         c.mask_threshold = 80  # threshold: grey level between animal and background
         c.mask_animal = "dark"  # threshold: dark | bright animal
         c.mask_difference = 30  # background_model: levels that differ from the empty scene
+        c.animal = (
+            ""  # of several: largest | followed (from the first frame on); empty = there is one
+        )
         c.mask_clean = False  # keep the animal's blob only and fill its holes
         # --- frames ---
         c.frames = ""  # a:b, a:b:step or numbers, joined by commas; empty = all

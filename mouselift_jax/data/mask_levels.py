@@ -26,6 +26,10 @@ _DARK_VIDEO = 16  # of 255: labels that lossy coding does not carry
 MOST_OF_PICTURE, MOST_OF_BORDER = 0.45, 0.35  # median shares that no animal covers
 _ALL_ROUND = 0.85  # share of the border that an inverted mask covers at least
 _SECOND_BODY = 0.3  # of the largest body's area
+ONE_ANIMAL = (
+    "--config.prepare.animal=largest (--config.prepare.animal=followed stays with the one that was "
+    "largest at first): frames in which animals touch are left out"
+)
 _THIN = 4  # every 4th row and column is enough for shares and bodies
 
 
@@ -197,7 +201,7 @@ def _told(levels: MaskLevels) -> tuple[str, str, str, str, str] | None:
             "several_animals", "warning",
             f"hold {levels.colours} labels or colours; one animal is assumed, and all of them "
             "count as it",
-            "export the label of one animal alone, white on black",
+            f"export the label of one animal alone, white on black, or {ONE_ANIMAL}",
             f"{levels.colours} labels or colours",
         )  # fmt: skip
     if levels.channel == "grey" and not levels.white:
@@ -323,7 +327,7 @@ def _several(rows: list[tuple[int, float, float]]) -> Finding:
         f"{np.median([r[1] for r in rows]):.0%} of the first); one animal is assumed, and "
         "its centre would lie between them",
         tuple(r[0] for r in rows),
-        "export the masks of one animal alone",
+        f"export the masks of one animal alone, or {ONE_ANIMAL}",
         {"expected": "one body", "found": "two or more in most frames"},
     )  # fmt: skip
 

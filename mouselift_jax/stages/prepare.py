@@ -15,7 +15,7 @@ import numpy as np
 from mouselift_jax.data.check.recording import check_recording
 from mouselift_jax.data.check.silhouettes import misfit_px
 from mouselift_jax.data.cores import available_cores
-from mouselift_jax.data.findings import raise_errors
+from mouselift_jax.data.findings import Finding, raise_errors
 from mouselift_jax.data.inputs import calibration_of, must_exist
 from mouselift_jax.data.preparation.frames import choose_frames
 from mouselift_jax.data.preparation.placement import SceneSettings
@@ -68,6 +68,7 @@ def settings_from(config: Any) -> PrepareSettings:
     return PrepareSettings(
         scene=SceneSettings(**scene),
         masks=masks,
+        animal=c.animal,
         heading=c.heading,
         heading_keypoints=tuple(c.heading_keypoints),
         min_mask_px=c.min_mask_px,
@@ -111,7 +112,7 @@ def run(config: Any, workdir: Workdir) -> None:
     for name, preparer in zip(names, preparers, strict=True):
         for note in preparer.recording.notes:  # what had to be guessed
             log.info("%s: %s", name, note)
-        for finding in preparer.recording.findings:
+        for finding in _news(preparer):
             tell = workdir.warn if finding.severity == "warning" else log.info
             tell(f"{name}: {finding.text()}")
     writer = SampleWriter(workdir / FOLDER, _manifest(config, preparers, names))
@@ -384,7 +385,16 @@ def _notes(preparer: Preparer) -> list[str]:
     if preparer.mask_source == "background_model":
         notes.append("the background model needs one more pass over each video")
     recording = preparer.recording
-    return [*notes, *recording.notes, *(finding.text() for finding in recording.findings)]
+    if preparer.settings.animal:
+        notes.append(f"of several animals the {preparer.settings.animal} one is taken")
+    return [*notes, *recording.notes, *(finding.text() for finding in _news(preparer))]
+
+
+def _news(preparer: Preparer) -> list[Finding]:
+    """Findings of the look at the folder; that there are several animals, if none was chosen."""
+    chosen = bool(preparer.settings.animal)
+    found = preparer.recording.findings
+    return [f for f in found if not (chosen and f.code == "several_animals")]
 
 
 def _sheet(workdir: Workdir) -> tuple[Any, str]:

@@ -99,6 +99,7 @@ def test_an_impossible_split_is_told_before_the_work(recording_dir, tmp_path):
     [
         ("prepare.threads", -1, "fewer than no threads"),
         ("prepare.mask_animal", "drak", "did you mean 'dark'"),
+        ("prepare.animal", "bigest", "did you mean .largest."),
         ("split.val_recordings", ("b",), "by=recording"),
         ("split.by", "recording", "some, not all"),
     ],

@@ -22,7 +22,9 @@ from mouselift_jax.data.cores import available_cores, single_threaded_opencv
 from mouselift_jax.data.crop import cutout, undistortion_maps
 from mouselift_jax.data.findings import Finding, raise_errors
 from mouselift_jax.data.masks import mask_box, mask_centroid, sharpness
+from mouselift_jax.data.preparation.animals import Bodies, Chooser, find_bodies
 from mouselift_jax.data.preparation.frame_cache import FrameCache
+from mouselift_jax.data.preparation.gains import GAIN_FRAMES, matched, measure_gains
 from mouselift_jax.data.preparation.heading import check_heading, keypoint_heading, mask_heading
 from mouselift_jax.data.preparation.placement import (
     Scene,
@@ -49,12 +51,9 @@ from mouselift_jax.data.recordings.mask_sources import (
 from mouselift_jax.data.recordings.recording import Recording
 from mouselift_jax.data.recordings.video import Instant, quiet_decoder, read_instants
 from mouselift_jax.data.samples.writer import SampleWriter, sample_id
-from mouselift_jax.errors import LayoutError
 from mouselift_jax.geometry.camera import Camera, stack_cameras
 
 RANDOM_POINT_REACH_MM = 60.0
-GAIN_FRAMES = 4
-GAIN_LIMITS = (0.5, 2.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +63,7 @@ class PrepareSettings:
     Attributes:
         scene: mode, size, field of view, scale; `mode` may also be one of `recipes.RECIPES`.
         masks: where masks come from.
+        animal: of several: largest | followed (see `animals`); empty = all bodies are one animal.
         heading: none | keypoints | pca: turn the world so that the animal faces the front camera.
         heading_keypoints: front and back keypoint of the animal (nose, tail root).
         min_mask_px: a mask smaller than this counts as empty, original pixels.
@@ -76,6 +76,7 @@ class PrepareSettings:
 
     scene: SceneSettings = SceneSettings()
     masks: MaskSettings = MaskSettings()
+    animal: str = ""
     heading: str = "none"
     heading_keypoints: tuple[int, int] = (2, 5)
     min_mask_px: float = 200.0
@@ -96,12 +97,12 @@ class _Located:
     frame: int
     pictures: list[np.ndarray]
     alphas: list[np.ndarray]
-    boxes: list[tuple[int, int, int, int]]
-    centroids: np.ndarray
-    areas: np.ndarray
-    sharpness: float
-    centre: np.ndarray
     release: Callable[[], None]
+    bodies: list[Bodies] = dataclasses.field(default_factory=list)  # until one animal is taken
+    boxes: list[tuple[int, int, int, int]] = dataclasses.field(default_factory=list)
+    centroids: np.ndarray | None = None
+    areas: np.ndarray | None = None
+    centre: np.ndarray = dataclasses.field(default_factory=lambda: np.full(3, np.nan))
     heading_deg: float | None = None
     reject: str = ""
     row: dict[str, Any] = dataclasses.field(default_factory=dict)
@@ -148,10 +149,11 @@ class Preparer:
         ]
         self.cache = FrameCache(cache, recording, self.mask_source) if cache else None
         self._gains: np.ndarray | None = None
+        self._chooser = Chooser(settings.animal, recording.cameras)
         self._masker: MaskMaker | None = None
         self._last: _Place | None = None
         self._noted: collections.deque[_Place] = collections.deque()
-        self.witness = Witness(self.frames, recording.camera_ids)
+        self.witness = self._witness(self.frames)
         check_heading(recording, settings.heading, settings.heading_keypoints)
 
     def manifest_entries(self) -> dict[str, Any]:
@@ -202,9 +204,9 @@ class Preparer:
         if not todo:
             return
         self._masker = make_masker(self.recording, self.settings.masks, self.frames)
-        self._last, self._noted = None, self._places(writer)
+        self._begin(writer)
         threads = threads or available_cores()
-        witness = self.witness = Witness(sorted(todo), self.recording.camera_ids)
+        witness = self.witness = self._witness(sorted(todo))
         done, doubted = 0, False
         located: collections.deque[Future] = collections.deque()
         under_way: collections.deque[Future] = collections.deque()
@@ -230,7 +232,8 @@ class Preparer:
                     finish(threads)
 
             if self.settings.match_gain:
-                self._gains = self._measure_gains(pool)
+                self._gains = measure_gains(self._usable(pool), self.recording.path)
+                self._begin(writer)
             try:
                 for instant in self._instants(sorted(todo), pool):
                     located.append(pool.submit(self._locate, instant))
@@ -279,22 +282,22 @@ class Preparer:
                 alpha = cv2.remap(alpha, *maps, cv2.INTER_LINEAR)
             pictures.append(picture)
             alphas.append(alpha)
+        located = _Located(instant.frame, pictures, alphas, instant.release)
         self.witness.see(instant.frame, alphas)
-        boxes = [mask_box(a) for a in alphas]
-        found = [mask_centroid(a, b) for a, b in zip(alphas, boxes, strict=True)]
-        areas = np.array([area for _, area in found])
-        located = _Located(
-            instant.frame,
-            pictures,
-            alphas,
-            boxes,
-            np.stack([xy for xy, _ in found]),
-            areas,
-            0.0,
-            np.full(3, np.nan),
-            instant.release,
-        )
-        empty = np.flatnonzero(areas < s.min_mask_px)
+        if s.animal:
+            located.bodies = [find_bodies(a) for a in alphas]
+            return located
+        self.witness.hold(instant.frame, alphas)
+        return self._settle(located)
+
+    def _settle(self, located: _Located) -> _Located:
+        """Where the one animal of an instant's masks is."""
+        s = self.settings
+        boxes = located.boxes = [mask_box(a) for a in located.alphas]
+        found = [mask_centroid(a, b) for a, b in zip(located.alphas, boxes, strict=True)]
+        located.centroids = np.stack([xy for xy, _ in found])
+        located.areas = np.array([area for _, area in found])
+        empty = np.flatnonzero(located.areas < s.min_mask_px)
         if len(empty):
             ids = [int(self.recording.camera_ids[i]) for i in empty]
             located.reject = "empty mask"
@@ -306,22 +309,36 @@ class Preparer:
             located.reject = "no common centre"
             return located
         if s.min_sharpness > 0:
-            located.sharpness = min(
-                sharpness(p, a, b) for p, a, b in zip(pictures, alphas, boxes, strict=True)
-            )
-            located.row["sharpness"] = round(located.sharpness, 2)
-            if located.sharpness < s.min_sharpness:
+            seen = zip(located.pictures, located.alphas, boxes, strict=True)
+            sharp = min(sharpness(p, a, b) for p, a, b in seen)
+            located.row["sharpness"] = round(sharp, 2)
+            if sharp < s.min_sharpness:
                 located.reject = "blurred"
         located.heading_deg = self._heading(located)
         return located
 
+    def _take(self, located: _Located) -> None:
+        """Leave one animal of an instant, and settle where that is."""
+        last = None if self._last is None else self._last[1]
+        animal, reason, row = self._chooser.choose(located.bodies, last)
+        if animal is not None and not reason:
+            seen = zip(located.bodies, located.alphas, animal.bodies, strict=True)
+            located.alphas = [bodies.only(alpha, body) for bodies, alpha, body in seen]
+            self.witness.hold(located.frame, located.alphas)
+            self._settle(located)
+        located.bodies = []
+        located.reject = reason or located.reject
+        located.row |= row
+
     def _follow(self, located: _Located) -> _Located:
         """What needs the previous instant: jumps, and which end of the animal is its front."""
-        if not np.isfinite(located.centre).all():
-            return located
         # An interrupted run leaves holes: what lies before this instant may be done already.
         while self._noted and self._noted[0][0] < located.frame:
             self._last = self._noted.popleft()
+        if located.bodies:
+            self._take(located)
+        if not np.isfinite(located.centre).all():
+            return located
         last, heading = self._last, located.heading_deg
         if last is not None:
             frame, centre, last_heading = last
@@ -358,7 +375,7 @@ class Preparer:
         for i, M in zip(slots, maps, strict=True):
             size = self.settings.scene.size
             rgba = cutout(located.pictures[i], located.alphas[i], M, size, size, located.boxes[i])
-            images.append(self._matched(rgba, i))
+            images.append(rgba if self._gains is None else matched(rgba, self._gains[i]))
         row.update(self._check(number, located, slots, maps, written, similarity, images))
         if self.recording.fps:
             row["time_s"] = round(located.frame / self.recording.fps, 6)
@@ -413,19 +430,10 @@ class Preparer:
         cameras = [self.recording.cameras[i] for i in slots]
         alphas = [cv2.extractChannel(image, 3) for image in images]
         rng = np.random.default_rng(located.frame)
+        reach = RANDOM_POINT_REACH_MM / self.recording.unit_mm
+        error = warp_error(cameras, maps, written, similarity, located.centre, reach, rng)
         row: dict[str, Any] = {
-            "warp_error_px": round(
-                warp_error(
-                    cameras,
-                    maps,
-                    written,
-                    similarity,
-                    located.centre,
-                    RANDOM_POINT_REACH_MM / self.recording.unit_mm,
-                    rng,
-                ),
-                6,
-            ),
+            "warp_error_px": round(error, 6),
             "border_px": [border_contact(a) for a in alphas],
             "size_px": [round(float(np.sqrt(np.count_nonzero(a > 127))), 2) for a in alphas],
         }
@@ -447,31 +455,12 @@ class Preparer:
 
     # --- colour, heading, resuming -----------------------------------------------------------
 
-    def _matched(self, rgba: np.ndarray, view: int) -> np.ndarray:
-        if self._gains is None:
-            return rgba
-        levels = np.arange(256)[:, None] * self._gains[view]
-        table = np.clip(levels + 0.5, 0, 255).astype(np.uint8)  # 0 stays 0: cleared colours too
-        table = np.concatenate([table, np.arange(256, dtype=np.uint8)[:, None]], axis=1)
-        return cv2.LUT(rgba, table[:, None, :])
-
-    def _measure_gains(self, pool: ThreadPoolExecutor) -> np.ndarray:
-        """Factor per camera and channel [V,3] that brings the animal's colour to the median."""
-        means = []
+    def _usable(self, pool: ThreadPoolExecutor) -> Iterator[tuple[list, list]]:
+        """Pictures and masks of the first instants."""
         for instant in self._instants(self.frames[:GAIN_FRAMES], pool):
-            located = self._locate(instant)
+            located = self._follow(self._locate(instant))
             if not located.reject:
-                pairs = zip(located.pictures, located.alphas, strict=True)
-                means.append([cv2.mean(p, (a > 200).astype(np.uint8))[:3] for p, a in pairs])
-        if not means:
-            raise LayoutError(
-                "no frame to measure the cameras' gains on",
-                where=self.recording.path,
-                fix="--config.prepare.match_gain=False, or begin where the animal is in all views",
-            )
-        level = np.mean(means, axis=0)
-        gains = np.clip(np.median(level, axis=0) / np.maximum(level, 1.0), *GAIN_LIMITS)
-        return gains[:, ::-1]  # OpenCV measured BGR
+                yield located.pictures, located.alphas
 
     def _heading(self, located: _Located) -> float | None:
         kind, recording = self.settings.heading, self.recording
@@ -484,14 +473,26 @@ class Preparer:
             located.reject = located.reject or "no heading"
         return found
 
-    def _places(self, writer: SampleWriter) -> collections.deque[_Place]:
-        """Where an interrupted run saw the animal, by frame."""
+    def _witness(self, frames: Sequence[int]) -> Witness:
+        return Witness(frames, self.recording.camera_ids, chosen=bool(self.settings.animal))
+
+    def _begin(self, writer: SampleWriter) -> None:
+        """Where an interrupted run saw the animal, by frame, and which of several it took."""
         own = {sample_id(n) for n in self.numbers()}
-        rows = [r for r in writer.rows.values() if r["id"] in own and "centre" in r]
-        rows.sort(key=lambda r: r["frame"])
-        return collections.deque(
-            (r["frame"], np.array(r["centre"]), r.get("heading_deg")) for r in rows
+        rows = sorted((r for r in writer.rows.values() if r["id"] in own), key=_frame)
+        self._last, self._noted = (
+            None,
+            collections.deque(
+                (r["frame"], np.array(r["centre"]), r.get("heading_deg"))
+                for r in rows
+                if "centre" in r
+            ),
         )
+        self._chooser = Chooser(self.settings.animal, self.recording.cameras, rows)
+
+
+def _frame(row: dict[str, Any]) -> int:
+    return row["frame"]
 
 
 def _box_middle(box: tuple[int, int, int, int]) -> np.ndarray:

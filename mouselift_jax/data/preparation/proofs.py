@@ -109,9 +109,12 @@ class Witness:
     Args:
         frames: the run's frames, ascending.
         camera_ids: numbers of the cameras.
+        chosen: one animal of several is taken: that there are several is no news.
     """
 
-    def __init__(self, frames: Sequence[int], camera_ids: Sequence[int]) -> None:
+    def __init__(
+        self, frames: Sequence[int], camera_ids: Sequence[int], *, chosen: bool = False
+    ) -> None:
         n = max(min(LEAST_TESTS, len(frames)), -(-len(frames) // HULL_EVERY))
         rows = np.unique(np.linspace(0, len(frames) - 1, n).astype(int))
         self.tested = frozenset(int(frames[i]) for i in rows)
@@ -119,7 +122,7 @@ class Witness:
         self.facts = [MaskFacts() for _ in camera_ids]
         self.covers: dict[int, float] = {}
         self.outlines: dict[int, np.ndarray] = {}  # [V,P,2] of tested frames
-        self._told: set[str] = set()
+        self._told: set[str] = {"several_animals"} if chosen else set()
         self._seen = 0
 
     @property
@@ -133,6 +136,9 @@ class Witness:
         if frame in self.tested or self._seen <= _MASKS_SEEN:
             for facts, alpha in zip(self.facts, alphas, strict=True):
                 facts.add(alpha)
+
+    def hold(self, frame: int, alphas: Sequence[np.ndarray]) -> None:
+        """Keep the outlines of an instant's one animal, if it is a tested one."""
         if frame in self.tested:
             self.outlines[frame] = np.stack([outline(a > 127) for a in alphas])
 
