@@ -40,8 +40,10 @@ class _ListFormats(argparse.Action):
         from mouselift_jax.data.readers.calibrations import CALIBRATIONS
         from mouselift_jax.data.readers.keypoints import KEYPOINTS
         from mouselift_jax.data.readers.registry import lines
+        from mouselift_jax.data.readers.space import POINTS
 
-        texts = ("Calibrations", lines(CALIBRATIONS), "Keypoints", lines(KEYPOINTS))
+        texts = ("Calibrations", lines(CALIBRATIONS), "Keypoints", lines(KEYPOINTS),
+                 "Points in space", lines(POINTS))  # fmt: skip
         print("\n".join(texts))  # noqa: T201
         parser.exit()
 

@@ -41,6 +41,14 @@ class Finding:
     consequences: list[Finding] = dataclasses.field(default_factory=list)
     where: str = ""
 
+    @classmethod
+    def of(cls, code: str, error: MouseLiftError, cameras: tuple[int, ...] = ()) -> Finding:
+        """The finding that an error of a reader is."""
+        evidence = {"expected": error.expected, "found": error.found}
+        evidence = {k: str(v) for k, v in evidence.items() if v is not None}
+        where = "" if error.where is None else str(error.where)
+        return cls(code, "error", error.what, cameras, error.fix or "", evidence, where=where)
+
     def to_json(self) -> dict[str, Any]:
         """The finding as plain JSON types."""
         row = dataclasses.asdict(self)

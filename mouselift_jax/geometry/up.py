@@ -9,6 +9,23 @@ _FLAT = 3.0  # the path's second spread over its third, at least: it must say wh
 _LEAST_POINTS = 20
 
 
+def floor_height(points: np.ndarray, up: np.ndarray) -> float:
+    """Height of the floor along up: where the lowest point of the animal usually is.
+
+    Args:
+        points: of the animal [T,M,3] over time, NaN where unknown; any unit. Without one at the
+            paws the floor is told too high by as much as the lowest is above it.
+        up: unit vector [3].
+
+    Returns:
+        Median over instants of the least height; NaN where no point is known.
+    """
+    heights = np.asarray(points, np.float64) @ up
+    lowest = np.fmin.reduce(heights, axis=1)
+    lowest = lowest[np.isfinite(lowest)]
+    return float(np.median(lowest)) if len(lowest) else float("nan")
+
+
 def floor_normal(path: np.ndarray, up: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
     """Unit normal [3] of the plane that a path keeps to, and the path's spreads [3] along it.
 

@@ -130,7 +130,7 @@ def _recording(config: Any) -> tuple[Recording, list[str]]:
     recording = open_recording(
         folder, trim=c.trim, unit=c.unit or None, cameras=names.split(","), up="z"
     )
-    have = {"keypoints": recording.keypoints is not None,
+    have = {"keypoints": recording.evidence is not None,
             "silhouettes": recording.mask_kind != "none"}  # fmt: skip
     wanted = [k for k in have if c.evidence in (k, "both")]
     if c.evidence == "auto":

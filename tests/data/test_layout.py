@@ -241,6 +241,29 @@ def test_pieces_of_one_video_are_known_by_their_names(tmp_path, names, joined):
     assert set(find_recording(tmp_path).videos) == ({"Camera1"} if joined else set())
 
 
+@pytest.mark.parametrize(
+    "names, cameras, joined",
+    [
+        ("cam{c}_{k:03d}", 3, ["cam0", "cam1", "cam2"]),
+        ("{k}_left{c}", 3, ["left0", "left1", "left2"]),
+        ("rec_2024-05-01_cam{c}-{k}", 3, [f"rec_2024-05-01_cam{c}" for c in range(3)]),
+        ("cam{c}_{k:03d}", 6, None),  # six calibrated cameras: six videos
+        ("{k}_cam{c}", 2, None),  # three cameras of two: not for us to say which are pieces
+    ],
+)
+def test_pieces_of_all_cameras_in_one_folder(tmp_path, names, cameras, joined):
+    (tmp_path / "videos").mkdir()
+    files = [names.format(c=c, k=k) for c in range(3) for k in (0, 1)]
+    for name in files:
+        (tmp_path / f"videos/{name}.mp4").touch()
+    layout = find_recording(tmp_path)
+    layout.join_chunks(cameras)
+    assert sorted(layout.videos) == sorted(joined or files)
+    for name, source in layout.videos.items() if joined else ():
+        c = int(name[-1])
+        assert [p.stem for p in source] == [names.format(c=c, k=k) for k in (0, 1)]
+
+
 def test_keypoints_beside_each_cameras_video_are_found(tmp_path):
     for camera in ("back", "top"):
         (tmp_path / camera).mkdir()

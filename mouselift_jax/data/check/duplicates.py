@@ -14,7 +14,7 @@ _FITS = 0.5  # of the other's misfit: a pose is one camera's and not the other's
 
 def tell_which(recording: Recording, findings: list[Finding]) -> None:
     """Of two cameras with one pose, the one whose keypoints fit it, where there are any."""
-    if recording.keypoints is None:
+    if recording.evidence is None:
         return
     for finding in (f for f in findings if f.code == "calibration_duplicate"):
         pair = [recording.camera_ids.index(n) for n in finding.cameras if n in recording.camera_ids]
@@ -23,7 +23,7 @@ def tell_which(recording: Recording, findings: list[Finding]) -> None:
             continue
         costs = []
         for v in pair:
-            rows = recording.keypoints[[v, *rest]]
+            rows = recording.evidence[[v, *rest]]
             xy = np.where(rows[..., 2:] > SURE, rows[..., :2], np.nan)
             cameras = tuple(recording.cameras[k] for k in (v, *rest))
             window = np.zeros(xy.shape[1], int)

@@ -13,13 +13,14 @@ from mouselift_jax.data.recordings.recording import Recording
 
 _BLACK = 10  # grey level of a margin; undistortion leaves curved ones narrower than _MARGIN
 _MARGIN = 0.04  # share of the side
+_SURE, _ON_MASKS = 0.25, 0.5  # confidence that counts; share of points that lie on the masks
 _FLICKER = 0.15  # change of a mask's area from one frame to the next and back
 
 
 def picture_findings(
     recording: Recording, seen: Observations, found: list[Finding]
 ) -> list[Finding]:
-    """Cut margins, repeated pictures, masks that are no silhouettes, empty and flickering masks.
+    """Cut margins, repeated pictures, masks that are no silhouettes, empty or flickering; points.
 
     Args:
         recording: what was looked at.
@@ -29,6 +30,7 @@ def picture_findings(
     out = _margin_findings(recording, seen, found)
     out += _repeat_findings(recording, seen)
     out += judge_masks(seen.facts, recording.camera_ids)
+    out += _point_findings(recording, seen)
     return out + _mask_findings(recording, seen)
 
 
@@ -65,6 +67,25 @@ def _repeat_findings(recording: Recording, seen: Observations) -> list[Finding]:
                     "frames": frames[:50]}  # fmt: skip
         found.append(describe("frames_doubled", (recording.camera_ids[r.view],), evidence))
     return found
+
+
+def _point_findings(recording: Recording, seen: Observations) -> list[Finding]:
+    """Points in space that fall beside the masks: of another calibration, or of another time."""
+    if not recording.projected or recording.keypoints is None or not seen.has_masks:
+        return []
+    share = []
+    for v, masks in enumerate(seen.masks):
+        points = recording.keypoints[v, seen.frames[seen.mask_rows]]
+        height, width = masks.shape[1:]
+        inside = (points[..., :2] >= 0) & (points[..., :2] < (width, height))
+        row, point = np.nonzero(inside.all(-1) & (points[..., 2] > _SURE))
+        if len(row) and len(masks) == len(points):
+            x, y = points[row, point, :2].astype(int).T
+            share.append(float(masks[row, y, x].mean()))
+    if not share or np.median(share) >= _ON_MASKS:
+        return []
+    evidence = {"on_masks": float(np.median(share)), "expected": _ON_MASKS}
+    return [describe("keypoints_inconsistent", recording.camera_ids, evidence)]
 
 
 def _mask_findings(recording: Recording, seen: Observations) -> list[Finding]:

@@ -226,8 +226,8 @@ def _geometries(
             # Where pictures and masks differ in size, outlines live in the mask's pixels.
             cameras[v] = dataclasses.replace(cameras[v], width=frames.width, height=frames.height)
         outlines = Geometry("outlines", seen.outlines, tuple(cameras), seen.window, seen.frames)
-    if recording.keypoints is not None:
-        rows = recording.keypoints[:, seen.frames]
+    if recording.evidence is not None:
+        rows = recording.evidence[:, seen.frames]
         xy = np.where(rows[..., 2:] > SURE, rows[..., :2], np.nan)
         if np.isfinite(xy).any():
             keypoints = Geometry("keypoints", xy, recording.cameras, seen.window, seen.frames)

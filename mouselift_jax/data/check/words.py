@@ -302,6 +302,12 @@ def _hull(cameras: tuple[int, ...], e: dict[str, Any]) -> tuple[str, str, str]:
 
 
 def _keypoints(cameras: tuple[int, ...], e: dict[str, Any]) -> tuple[str, str, str]:
+    if "on_masks" in e:
+        message = (
+            f"only {e['on_masks']:.0%} of the points in space fall on the masks: they are of "
+            "another calibration, another time or another animal"
+        )
+        return "warning", message, "triangulate them again by this calibration, or remove the file"
     message = (
         f"keypoints of {_names(cameras)} disagree with the calibration while masks agree{_gain(e)};"
         f" likely {e['likely']}, or keypoints older than the videos"

@@ -387,11 +387,7 @@ class Preparer:
             frame=located.frame,
             row=row,
             scene_scale=self.scene.scene_scale,
-            scene_from_recording={
-                "scale": float(similarity.scale),
-                "R": self.recording.of_file(similarity.R).tolist(),
-                "t": similarity.t.tolist(),
-            },
+            scene_from_recording=self.recording.from_file(similarity),
         )
 
     def _place(self, located: _Located) -> tuple[list[int], list[np.ndarray], Camera, Any]:

@@ -30,6 +30,13 @@ MODELS = {
     "SIMPLE_RADIAL_FISHEYE": "f cx cy k1",
     "RADIAL_FISHEYE": "f cx cy k1 k2",
     "THIN_PRISM_FISHEYE": "fx fy cx cy k1 k2 p1 p2 k3 k4 sx1 sy1",
+    "RAD_TAN_THIN_PRISM_FISHEYE": "fx fy cx cy k0 k1 k2 k3 k4 k5 p0 p1 s0 s1 s2 s3",
+    "SIMPLE_DIVISION": "f cx cy k",
+    "DIVISION": "fx fy cx cy k",
+    "SIMPLE_FISHEYE": "f cx cy",
+    "FISHEYE": "fx fy cx cy",
+    "EUCM": "fx fy cx cy alpha beta",
+    "EQUIRECTANGULAR": "w h",
 }
 # model, width, height, parameters of a camera; camera's number, wxyz, T, name of a picture
 _Cameras = dict[int, tuple[str, int, int, tuple[float, ...]]]
@@ -74,10 +81,10 @@ def read_colmap(folder: Path) -> Calibration:
             continue
         seen.add(key)
         given = dict(zip(MODELS[model].split(), values, strict=True))
-        fx = given.get("fx", given.get("f"))
-        K = np.array([[fx, 0, given["cx"]], [0, given.get("fy", fx), given["cy"]], [0, 0, 1.0]])
         rest = {k: v for k, v in given.items() if k not in ("f", "fx", "fy", "cx", "cy")}
         distortion = lens(model, rest, files[0], str(number))
+        fx = given.get("fx", given.get("f"))
+        K = np.array([[fx, 0, given["cx"]], [0, given.get("fy", fx), given["cy"]], [0, 0, 1.0]])
         size = (width, height)
         models.append(CameraModel(len(models), name, K, R, T, size, distortion, name))
     if not models:

@@ -21,9 +21,10 @@ PERSPECTIVE = {"", "PERSPECTIVE", "PINHOLE", "SIMPLE_PINHOLE", "SIMPLE_RADIAL", 
                "OPENCV", "FULL_OPENCV", "PLUMB_BOB", "RADTAN", "RATIONAL_POLYNOMIAL",
                "NONE", "BROWN"}  # fmt: skip
 FISHEYE = {"OPENCV_FISHEYE", "FISHEYE", "EQUIDISTANT", "SIMPLE_RADIAL_FISHEYE", "RADIAL_FISHEYE",
-           "KANNALA_BRANDT", "KANNALA_BRANDT4", "KB4", "EQUI"}  # fmt: skip
-# Readable where what sets them apart is zero.
-THIN_PRISM = {"THIN_PRISM_FISHEYE"}
+           "KANNALA_BRANDT", "KANNALA_BRANDT4", "KB4", "EQUI", "SIMPLE_FISHEYE"}  # fmt: skip
+# Readable where what sets them apart is zero. The second counts its k from 0, and has two more.
+FROM_ZERO = "RAD_TAN_THIN_PRISM_FISHEYE"
+THIN_PRISM = {"THIN_PRISM_FISHEYE", FROM_ZERO}
 _ORDER = ("k1", "k2", "p1", "p2", "k3", "k4", "k5", "k6", "s1", "s2", "s3", "s4", "tx", "ty")
 _FIX = "undistort the pictures first, and give the pinhole calibration that belongs to them"
 _COEFFICIENT = re.compile(r"[kps]\d+|s[xy]\d+|t[xy]")
@@ -46,6 +47,8 @@ def lens(model: Any, values: Mapping[str, Any], where: Path, camera: str = "") -
     name = re.sub(r"[^A-Z0-9]+", "_", str(model or "").upper()).strip("_")
     given = {str(k): _number(v, f"{who}{k}", where) for k, v in values.items()}
     given = {{"sx1": "s1", "sy1": "s3"}.get(k, k): v for k, v in given.items() if v != 0.0}
+    if name == FROM_ZERO:
+        given = {f"k{int(k[1:]) + 1}" if k[0] == "k" else k: v for k, v in given.items()}
     if name in FISHEYE | THIN_PRISM:
         strange = sorted(set(given) - {"k1", "k2", "k3", "k4"})
         if strange:

@@ -24,11 +24,12 @@ from mouselift_jax.data.findings import Finding, raise_errors
 from mouselift_jax.data.mask_levels import MaskLevels, levels_findings
 from mouselift_jax.data.readers import Calibration, examine, read_calibration
 from mouselift_jax.data.readers.calibration import AT_HALF, AT_ONE, AT_ZERO
-from mouselift_jax.data.readers.keypoints import read_keypoints
 from mouselift_jax.data.recordings.agreement import frame_counts, picture_sizes
+from mouselift_jax.data.recordings.keypoints import from_space, keypoints_of
 from mouselift_jax.data.recordings.layout import (
     VIDEO_FOLDERS,
     Layout,
+    Pictures,
     find_recording,
     recordings_near,
 )
@@ -108,6 +109,7 @@ def inspect_recording(
             )
     if calibrated is None or not layout.videos:
         return None, findings
+    layout.join_chunks(len(calibrated.cameras))
     pairs = _pair(calibrated, layout, chosen, findings)
     videos = {n: _probed(layout.videos[n], n, findings) for n, _ in pairs}
     deepest = max((f.white for f in videos.values() if f is not None), default=0)
@@ -151,20 +153,13 @@ def _calibration(layout: Layout, unit: str | None, findings: list[Finding]) -> C
     try:
         calibration = read_calibration(layout.calibration)
     except MouseLiftError as error:
-        findings.append(_from_error("calibration_unreadable", error))
+        findings.append(Finding.of("calibration_unreadable", error))
         return None
     calibration.unit = unit or calibration.unit
     if len(calibration.cameras) < 2:
         findings += examine(calibration)
         return None
     return calibration
-
-
-def _from_error(code: str, error: MouseLiftError, cameras: tuple[int, ...] = ()) -> Finding:
-    evidence = {"expected": error.expected, "found": error.found}
-    evidence = {k: str(v) for k, v in evidence.items() if v is not None}
-    where = "" if error.where is None else str(error.where)
-    return Finding(code, "error", error.what, cameras, error.fix or "", evidence, where=where)
 
 
 def _chosen(calibration: Calibration | None, wanted: Sequence[str | int]) -> list[int]:
@@ -269,7 +264,7 @@ def _masks(
                     f"camera {name} has no mask",
                     fix="export its masks, or remove the mask folder to have masks made",
                     evidence={"found": f"masks {list(layout.masks)}"},
-                    where=str(next(iter(layout.masks.values())).parent),
+                    where=str(layout.path),
                 )
             )
             masks[name] = None
@@ -285,21 +280,21 @@ def _numbers(name: str) -> tuple[int, ...]:
     return tuple(map(int, re.findall(r"\d+", name)[-1:]))
 
 
-def _probed(path: Path, name: str, findings: list[Finding]) -> Frames | None:
+def _probed(path: Pictures, name: str, findings: list[Finding]) -> Frames | None:
     try:
         return probe(path)
     except MouseLiftError as error:
-        findings.append(_from_error("video_unreadable", error, _numbers(name)))
+        findings.append(Finding.of("video_unreadable", error, _numbers(name)))
         return None
 
 
 def _probed_masks(
-    path: Path, name: str, findings: list[Finding], levels: dict[str, tuple[MaskLevels, Path]]
+    path: Pictures, name: str, findings: list[Finding], levels: dict[str, tuple[MaskLevels, Path]]
 ) -> Frames | None:
     try:
         frames, found = probe_masks(path)
     except MouseLiftError as error:
-        findings.append(_from_error("mask_unreadable", error, _numbers(name)))
+        findings.append(Finding.of("mask_unreadable", error, _numbers(name)))
         return None
     levels[name] = (found, frames.path)
     return frames
@@ -334,12 +329,16 @@ def _assemble(
         distortion = [None] * len(models)
         notes.append("pictures are undistorted already (their folder says so): coefficients unused")
     mask_kind = "files" if masks else "alpha" if all(f.has_alpha for f in videos) else "none"
-    keypoints = _keypoints(layout, [n for n, _ in good], n_frames, findings)
+    keypoints = keypoints_of(layout, [n for n, _ in good], n_frames, findings)
     if keypoints is not None:
         for v, coeffs in enumerate(distortion):
             if coeffs is not None:
                 xy = keypoints[v, ..., :2]
                 keypoints[v, ..., :2] = undistort_pixels(xy, models[v].K, coeffs)
+        notes += [f"not used beside keypoints: {p.name}" for p in layout.points]
+    projected = keypoints is None and bool(layout.points)
+    if projected:
+        keypoints = from_space(layout.points, cameras, n_frames, findings)
     rates = [f.fps for f in videos if f.fps > 0]
     return Recording(
         path=layout.path,
@@ -359,71 +358,8 @@ def _assemble(
         calibration_files=calibration.files,
         pixel_shift=calibration.pixel_shift,
         notes=tuple(notes),
+        projected=projected,
     )
-
-
-def _of_camera(name: str, files: dict[str, Path]) -> Path | None:
-    """The file of this name, or the only one in whose name it occurs as a word."""
-    if name in files:
-        return files[name]
-    word = re.compile(rf"(?<![A-Za-z0-9]){re.escape(name)}(?![A-Za-z0-9])|{re.escape(name)}(?=DLC)")
-    found = [p for key, p in files.items() if word.search(key)]
-    return found[0] if len(found) == 1 else None
-
-
-def _keypoints(
-    layout: Layout, names: list[str], n_frames: int, findings: list[Finding]
-) -> np.ndarray | None:
-    """[V,F,M,3] of the cameras in order, NaN where missing; None without files."""
-    arrays: dict[str, np.ndarray] = {}
-    files = {name: _of_camera(name, layout.keypoints) for name in names}
-    for name, path in files.items():
-        if path is None:
-            continue
-        try:
-            arrays[name] = read_keypoints(path)
-        except MouseLiftError as error:
-            unsafe = "run code" in error.what
-            code = "calibration_unreadable" if unsafe else "keypoints_unreadable"
-            finding = _from_error(code, error)
-            if path.suffix.lower() not in (".pkl", ".pickle"):  # of a program that may be unknown
-                finding.severity = "warning"
-            findings.append(finding)
-    unused = sorted(p.name for p in layout.keypoints.values() if p not in files.values())
-    if unused:
-        findings.append(
-            Finding(
-                "keypoints_unread",
-                "warning",
-                f"{len(unused)} keypoint file(s) belong to no camera and are not used: "
-                f"{', '.join(unused[:6])}",
-                fix=f"name them after the cameras, {', '.join(names)}; which programs' files are "
-                "read: `python -m mouselift_jax check --list-formats`",
-                where=str(next(iter(layout.keypoints.values())).parent),
-            )
-        )
-    if not arrays:
-        return None
-    counts = {a.shape[0] for a in arrays.values()}
-    points = {a.shape[1] for a in arrays.values()}
-    if len(points) > 1 or len(counts) > 1 or len(arrays) < len(names) or min(counts) < n_frames:
-        findings.append(
-            Finding(
-                "keypoints_incomplete",
-                "warning",
-                f"keypoints of {len(arrays)} of {len(names)} cameras, frames {sorted(counts)}, "
-                f"points {sorted(points)}",
-                fix="export the keypoints of all cameras and frames, or remove their folder",
-                where=str(next(iter(layout.keypoints.values())).parent),
-            )
-        )
-    out = np.full((len(names), n_frames, max(points), 3), np.nan)
-    out[..., 2] = 0.0
-    for v, name in enumerate(names):
-        if name in arrays:
-            array = arrays[name][:n_frames]
-            out[v, : array.shape[0], : array.shape[1]] = array
-    return out
 
 
 def open_recording(

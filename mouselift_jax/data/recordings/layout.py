@@ -10,6 +10,7 @@ from pathlib import Path
 from mouselift_jax.data.readers import find_calibration, natural_key
 from mouselift_jax.data.readers.keypoints import KEYPOINTS, SUFFIXES
 from mouselift_jax.data.readers.registry import Source, choose
+from mouselift_jax.data.readers.space import are_points
 from mouselift_jax.data.recordings.pairing import CAMERA_WORD
 from mouselift_jax.data.recordings.probe import PICTURE_SUFFIXES, VIDEO_SUFFIXES, list_files
 from mouselift_jax.errors import LayoutError, MouseLiftError, nearest
@@ -23,7 +24,13 @@ MASK_FOLDERS = ("simpleclick_undist", "masks", "mask", "masks_undist", "silhouet
 KEYPOINT_FOLDERS = ("keypoints2d_undist", "keypoints2d", "keypoints")
 
 
-_OTHERS = (*MASK_FOLDERS, *KEYPOINT_FOLDERS, "calibration", "calib", "cameras")
+POINT_FOLDERS = (*KEYPOINT_FOLDERS, "pose-3d-filtered", "pose-3d", ".")
+
+
+_OTHERS = (*MASK_FOLDERS, *KEYPOINT_FOLDERS, *POINT_FOLDERS, "calibration", "calib", "cameras")
+
+
+Pictures = Path | tuple[Path, ...]
 
 
 @dataclasses.dataclass
@@ -33,16 +40,24 @@ class Layout:
     Attributes:
         path: the folder.
         calibration: calibration file, or the folder of its files; None if absent.
-        videos: picture source by camera name: a video file or a folder of pictures.
+        videos: picture source by camera name: a video file, the files of one video in order, or a
+            folder of pictures.
         masks: mask source by camera name; empty if the recording has none.
         keypoints: keypoint file by camera name.
+        points: files of points in space.
     """
 
     path: Path
     calibration: Path | None
-    videos: dict[str, Path]
-    masks: dict[str, Path]
+    videos: dict[str, Pictures]
+    masks: dict[str, Pictures]
     keypoints: dict[str, Path]
+    points: list[Path] = dataclasses.field(default_factory=list)
+
+    def join_chunks(self, n_cameras: int) -> None:
+        """Take more video files than cameras for the pieces of one video a camera, if they are."""
+        for part in ("videos", "masks"):
+            setattr(self, part, _joined(getattr(self, part), n_cameras))
 
 
 def find_recording(path: str | Path) -> Layout:
@@ -71,10 +86,18 @@ def find_recording(path: str | Path) -> Layout:
         files = list_files(path / name, SUFFIXES)
         keypoints = keypoints or {re.sub(r"^result_view_", "", p.stem): p for p in files}
     keypoints = keypoints or _beside(path, videos)
-    return Layout(path, find_calibration(path), videos, _sources(path, MASK_FOLDERS), keypoints)
+    points = [
+        file
+        for name in POINT_FOLDERS
+        for file in list_files(path / name, (".csv", ".h5", ".hdf5"))
+        if are_points(file)
+    ]
+    keypoints = {name: file for name, file in keypoints.items() if file not in points}
+    masks = _sources(path, MASK_FOLDERS)
+    return Layout(path, find_calibration(path), videos, masks, keypoints, points)
 
 
-def _sources(path: Path, names: tuple[str, ...]) -> dict[str, Path]:
+def _sources(path: Path, names: tuple[str, ...]) -> dict[str, Pictures]:
     """Videos, or folders with one video or many pictures, of the first folder that has any."""
     for name in names:
         folder = path / name
@@ -93,7 +116,7 @@ def _sources(path: Path, names: tuple[str, ...]) -> dict[str, Path]:
     return {}
 
 
-def _beside(path: Path, videos: dict[str, Path]) -> dict[str, Path]:
+def _beside(path: Path, videos: dict[str, Pictures]) -> dict[str, Path]:
     """Keypoint files in the cameras' own folders; not their clocks and remarks (csv, npy, json)."""
     found = {}
     for name, source in videos.items():
@@ -123,6 +146,36 @@ def _is_series(stems: Sequence[str]) -> bool:
     differ = [k for k in range(len(parts[0])) if len({p[k] for p in parts}) > 1]
     heads = ["".join(parts[0][:k]).lower() for k in differ]
     return all(k % 2 for k in differ) and not any(map(CAMERA_WORD.search, heads))
+
+
+def _joined(files: dict[str, Pictures], n_cameras: int) -> dict[str, Pictures]:
+    """cam0_000, cam0_001, cam1_000 ... as one source a camera; the same where they are no pieces.
+
+    The pieces' number is one by which every camera has the same numbers, and no camera's; the one
+    that leaves as many cameras as there are, else the last one.
+    """
+    paths = {name: file for name, file in files.items() if isinstance(file, Path)}
+    if len(files) <= n_cameras or len(paths) < len(files):
+        return files
+    if not all(p.suffix.lower() in VIDEO_SUFFIXES and not p.is_dir() for p in paths.values()):
+        return files
+    found: list[dict[str, Pictures]] = []
+    groups = {name: list(re.finditer(r"\d+", name)) for name in files}
+    for place in range(min(map(len, groups.values())) - 1, -1, -1):
+        pieces: dict[str, dict[int, Path]] = {}
+        for name, numbers in groups.items():
+            number = numbers[place]
+            head = name[: number.start()]
+            if CAMERA_WORD.search(head.lower()):
+                break
+            rest = (head.rstrip(" _-.") + name[number.end() :]).strip(" _-.")
+            pieces.setdefault(rest, {})[int(number.group())] = paths[name]
+        else:
+            series = {tuple(sorted(p)) for p in pieces.values()}
+            whole = sum(map(len, pieces.values())) == len(files)
+            if whole and len(series) == 1 and 2 <= len(pieces) <= n_cameras:
+                found.append({n: tuple(p[k] for k in sorted(p)) for n, p in pieces.items()})
+    return next((f for f in found if len(f) == n_cameras), found[0] if found else files)
 
 
 def recordings_near(path: Path) -> list[Path]:

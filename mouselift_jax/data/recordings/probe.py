@@ -34,13 +34,16 @@ def list_files(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
     return sorted(found, key=lambda p: natural_key(p.name))
 
 
-def probe(path: Path) -> Frames:
+def probe(path: Path | tuple[Path, ...]) -> Frames:
     """Size, frame count, rate and depth of a video or a folder of pictures, from headers and a few.
+
+    Args:
+        path: a video, the files of one video in order, or a folder of pictures or of such files.
 
     Raises:
         LayoutError: it cannot be opened, is cut short, or holds no frame.
     """
-    chunks = _of_chunks(path) if path.is_dir() else []
+    chunks = _of_chunks(path)
     if chunks:
         frames, images = _joined(chunks)
     elif path.is_dir():
@@ -52,13 +55,13 @@ def probe(path: Path) -> Frames:
     return dataclasses.replace(frames, white=partial_white(images))
 
 
-def probe_masks(path: Path) -> tuple[Frames, MaskLevels]:
+def probe_masks(path: Path | tuple[Path, ...]) -> tuple[Frames, MaskLevels]:
     """The same of masks, and how they write the animal.
 
     Raises:
         LayoutError: it cannot be opened, is cut short, or holds no frame.
     """
-    chunks = _of_chunks(path) if path.is_dir() else []
+    chunks = _of_chunks(path)
     if chunks:
         frames, images = _joined(chunks, masks=True)
         lossless = frames.deep or _codec(chunks[0]) in _LOSSLESS
@@ -75,8 +78,12 @@ def probe_masks(path: Path) -> tuple[Frames, MaskLevels]:
     return dataclasses.replace(frames, white=levels.white, channel=levels.channel), levels
 
 
-def _of_chunks(path: Path) -> list[Path]:
-    """The video files of a folder that holds no pictures, in the order of their numbers."""
+def _of_chunks(path: Path | tuple[Path, ...]) -> list[Path]:
+    """The files of one video; of a folder without pictures, in the order of their numbers."""
+    if isinstance(path, tuple):
+        return list(path)
+    if not path.is_dir():
+        return []
     return [] if list_files(path, PICTURE_SUFFIXES) else list_files(path, VIDEO_SUFFIXES)
 
 

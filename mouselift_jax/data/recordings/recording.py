@@ -10,12 +10,14 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from mouselift_jax.data.distortion import Lens
 from mouselift_jax.data.findings import Finding
 from mouselift_jax.geometry.camera import Camera
+from mouselift_jax.geometry.similarity import Similarity
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,6 +73,8 @@ class Recording:
             (`data/distortion.py`). Masks and colour share them; keypoints here are already free.
         keypoints: [V, F, M, 3] float64 (x, y, confidence), pixel centres at +0.5, NaN where
             missing; or None.
+        projected: the keypoints are points in space projected by these cameras: they say nothing
+            of the cameras.
         n_frames: frames usable in all cameras.
         fps: frames per second, 0 where unknown.
         unit: `mm`, `m` or `unknown`.
@@ -80,6 +84,7 @@ class Recording:
         findings: warnings and remarks of the look at the folder (errors are raised).
         level: rotation [3,3] from the calibration file's world to this one, whose z is up; None
             where they are the same.
+        floor: height that became z = 0 of this world, along its z, where `up` is the floor's.
         calibration_files: the files the cameras came from; empty = `calibration_path` alone.
         pixel_shift: what was added to the file's principal points (see `readers.calibration`).
     """
@@ -103,15 +108,26 @@ class Recording:
     calibration_files: tuple[Path, ...] = ()
     pixel_shift: float = 0.5
     level: np.ndarray | None = None
+    floor: float = 0.0
+    projected: bool = False
+
+    @property
+    def evidence(self) -> np.ndarray | None:
+        """The keypoints, if they were found in the pictures without the calibration."""
+        return None if self.projected else self.keypoints
 
     @property
     def n_views(self) -> int:
         """Number of cameras."""
         return len(self.cameras)
 
-    def of_file(self, R: np.ndarray) -> np.ndarray:
-        """A rotation [3,3] out of this world as one out of the calibration file's."""
-        return R if self.level is None else R @ self.level
+    def from_file(self, move: Similarity) -> dict[str, Any]:
+        """A similarity out of this world as one out of the calibration file's, for JSON."""
+        R = np.asarray(move.R)
+        t = np.asarray(move.t) - move.scale * self.floor * R[:, 2]
+        if self.level is not None:
+            R = R @ self.level
+        return {"scale": float(move.scale), "R": R.tolist(), "t": t.tolist()}
 
     def files(self) -> list[Path]:
         """Every file the recording was read from (folders of pictures: their files)."""

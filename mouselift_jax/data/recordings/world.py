@@ -16,7 +16,7 @@ from mouselift_jax.data.recordings.recording import Recording
 from mouselift_jax.errors import ConfigError
 from mouselift_jax.geometry.camera import stack_cameras
 from mouselift_jax.geometry.triangulate import triangulate
-from mouselift_jax.geometry.up import floor_normal
+from mouselift_jax.geometry.up import floor_height, floor_normal
 
 # World z along the cameras' mean up: 0.88 to 0.98 on real rigs that are z up, -0.35 to 0.20 on
 # others. Cameras that all hang above look along -z instead.
@@ -92,31 +92,33 @@ def levelled(recording: Recording, up: str, findings: list[Finding]) -> Recordin
         findings: told here when the world was not z up.
     """
     rotations = np.stack([np.asarray(c.w2c)[:3, :3] for c in recording.cameras])
-    wanted = parse_up(up)
+    wanted, floor = parse_up(up), 0.0
     if wanted is None:
         if up not in ("cameras", "floor") and z_is_up(rotations):
             return recording
         wanted = camera_up(rotations)
         if up == "floor":
-            wanted = _floor(recording, wanted)
+            wanted, floor = _floor(recording, wanted)
         elif up != "cameras":
             findings.append(_told(recording, rotations, wanted))
     turn = rotation_to_z(wanted)
-    if np.allclose(turn, np.eye(3), atol=1e-12):
+    if np.allclose(turn, np.eye(3), atol=1e-12) and not floor:
         return recording
     rigid = np.eye(4)
-    rigid[:3, :3] = turn
+    rigid[:3, :3], rigid[2, 3] = turn, -floor
     cameras = tuple(
         dataclasses.replace(c, c2w=rigid @ np.asarray(c.c2w)) for c in recording.cameras
     )
     note = f"world turned so that z is up; up in the calibration: {np.round(wanted, 3).tolist()}"
+    if floor:
+        note += f"; z = 0 is where the animal's lowest keypoints usually are, {floor:.4g} along it"
     return dataclasses.replace(
-        recording, cameras=cameras, level=turn, notes=(*recording.notes, note)
+        recording, cameras=cameras, level=turn, floor=floor, notes=(*recording.notes, note)
     )
 
 
-def _floor(recording: Recording, up: np.ndarray) -> np.ndarray:
-    """Up [3] as the animal's path says it: it walks on the floor.
+def _floor(recording: Recording, up: np.ndarray) -> tuple[np.ndarray, float]:
+    """Up [3] as the animal's path says it: it walks on the floor; and the floor's height along it.
 
     Raises:
         ConfigError: there are no keypoints, or they tell no plane.
@@ -144,7 +146,7 @@ def _floor(recording: Recording, up: np.ndarray) -> np.ndarray:
             else "a path that keeps to a place or a line",
             fix="--config.prepare.up=cameras, or say it: --config.prepare.up=x,y,z",
         )
-    return found[0]
+    return found[0], floor_height(points, found[0])
 
 
 def _told(recording: Recording, rotations: np.ndarray, up: np.ndarray) -> Finding:

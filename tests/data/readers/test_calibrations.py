@@ -234,15 +234,18 @@ COLMAP = {
     "FULL_OPENCV": ([1], [0.1, -0.2, 1e-3, 2e-3, 0.05, 0.02, 0.01, -0.03]),
     "OPENCV_FISHEYE": ([1], D4.tolist()),
     "RADIAL_FISHEYE": ([], D4[:2].tolist()),
+    "RAD_TAN_THIN_PRISM_FISHEYE": ([1], [*D4.tolist(), *[0.0] * 8]),  # COLMAP 3.12 and later
+    "FISHEYE": ([1], []),
+    "SIMPLE_FISHEYE": ([], []),
 }
 
 
-def colmap(folder, binary, model, focal, rest):
+def colmap(folder, binary, model, focal, rest, all_values=None):
     """cameras and images as COLMAP's documentation lays them out."""
     from mouselift_jax.data.readers.colmap import MODELS
 
     values = [[K[i][0, 0], *[K[i][1, 1]] * len(focal), *(K[i][:2, 2] + 0.5), *rest]
-              for i in range(6)]  # fmt: skip
+              for i in range(6)] if all_values is None else [all_values] * 6  # fmt: skip
     quats = [np.roll(Rotation.from_matrix(r).as_quat(), 1) for r in R]
     if binary:
         cameras, images = struct.pack("<Q", 6), struct.pack("<Q", 6)
@@ -281,12 +284,20 @@ def test_colmap(tmp_path, binary, model):
         k = K[i].copy()
         k[1, 1] = k[1, 1] if focal else k[0, 0]
         if "FISHEYE" in model:
-            d = np.pad(np.array(rest), (0, 4 - len(rest)))
+            d = np.pad(np.array(rest, float), (0, max(0, 4 - len(rest))))[:4]
             want = cv2.fisheye.projectPoints(POINTS[:, None], RVEC[i], T[i], k, d)[0][:, 0] + 0.5
         else:
             d = np.pad(np.array(rest), (0, max(0, 4 - len(rest))))
             want = cv2.projectPoints(POINTS, RVEC[i], T[i], k, d)[0][:, 0] + 0.5
         np.testing.assert_allclose(seen(camera), want, atol=1e-9)
+
+
+@pytest.mark.parametrize("model", ["DIVISION", "EUCM", "EQUIRECTANGULAR"])
+def test_colmaps_other_lenses_are_refused_by_name(tmp_path, model):
+    values = [1152.0, 1024.0] if model == "EQUIRECTANGULAR" else None
+    colmap(tmp_path, True, model, [1], [0.5] if model == "DIVISION" else [0.5, 1.1], values)
+    with pytest.raises(LayoutError, match=model):
+        read_calibration(tmp_path)
 
 
 def transforms(extra, sizes=True, frames=None):

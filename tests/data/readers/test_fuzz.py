@@ -9,11 +9,13 @@ from scipy.io import savemat
 
 from mouselift_jax.data.readers import read_calibration
 from mouselift_jax.data.readers.keypoints import read_keypoints
+from mouselift_jax.data.readers.space import read_points
 from mouselift_jax.errors import MouseLiftError
 from mouselift_jax.splats import load_ply, save_ply
 from mouselift_jax.splats.splat_file import load_splat, save_splat
 from tests.data.readers import test_calibrations as good
-from tests.data.readers.test_keypoints import dlc
+from tests.data.readers.test_keypoints import dlc, dlc_h5
+from tests.data.readers.test_space import anipose
 from tests.splats.test_foreign import random_gaussians
 
 N = int(os.environ.get("MOUSELIFT_FUZZ", "40"))  # mutated inputs of each format
@@ -86,7 +88,52 @@ def _sleap(p):
     return p / "a.h5", read_keypoints
 
 
+def _jarvis(p):
+    good.storage(p / "Camera_0.yaml", intrinsicMatrix=good.K[0].T, R=good.R[0].T,
+                 T=good.T[0][:, None], distortionCoefficients=np.zeros((1, 5)))  # fmt: skip
+    return p / "Camera_0.yaml", lambda path: read_calibration(path.parent)
+
+
+def _easymocap(p):
+    good.storage(p / "intri.yml", **{f"K_{i}": good.K[i] for i in range(2)})
+    good.storage(p / "extri.yml", **{f"{k}_{i}": v for i in range(2) for k, v in
+                                     (("Rot", good.R[i]), ("T", good.T[i][:, None]))})  # fmt: skip
+    return p / "extri.yml", lambda path: read_calibration(path.parent)
+
+
+def _kalibr(p):
+    one = "  camera_model: pinhole\n  intrinsics: [500.0, 500.0, 320.0, 240.0]\n"
+    one += "  distortion_model: radtan\n  distortion_coeffs: [0.1, 0.0, 0.0, 0.0]\n"
+    one += "  resolution: [640, 480]\n"
+    pose = "  T_cn_cnm1:\n" + "".join(f"  - {r}\n" for r in np.eye(4).tolist())
+    (p / "camchain.yaml").write_text(f"cam0:\n{one}cam1:\n{one}{pose}")
+    return p / "camchain.yaml", read_calibration
+
+
+def _v73(p):
+    pytest.importorskip("h5py")
+    from tests.data.readers.test_hdf5 import cameras, v73
+
+    v73(p / "a_dannce.mat", cameras(), ["a", "b", "c"])
+    return p / "a_dannce.mat", read_calibration
+
+
+def _dlc_h5(p):
+    labels = [("net", m, c) for m in ("a", "b", "c") for c in ("x", "y", "likelihood")]
+    return dlc_h5(p / "aDLC.h5", labels), read_keypoints
+
+
+def _points_h5(p):
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(p / "points3d.h5", "w") as f:
+        f["tracks"] = np.zeros((4, 1, 5, 3))
+    return p / "points3d.h5", read_points
+
+
 CASES = {
+    "jarvis": _jarvis, "easymocap": _easymocap, "kalibr": _kalibr, "mat_v73": _v73,
+    "dlc_h5": _dlc_h5, "points_h5": _points_h5,
+    "anipose_3d": lambda p: (anipose(p / "a.csv"), read_points),
     "pickle": _pickle, "mat": _mat, "toml": _text("calibration.toml", good.toml),
     "caliscope": _text("camera_array.toml", lambda: good.toml(caliscope=True)),
     "transforms": _text("transforms.json", _transforms),

@@ -9,9 +9,10 @@ from mouselift_jax.cli.export import FORMATS
 from mouselift_jax.data.readers.calibrations import CALIBRATIONS
 from mouselift_jax.data.readers.keypoints import KEYPOINTS
 from mouselift_jax.data.readers.registry import table
+from mouselift_jax.data.readers.space import POINTS
 
 
-@pytest.mark.parametrize("formats", [CALIBRATIONS, KEYPOINTS])
+@pytest.mark.parametrize("formats", [CALIBRATIONS, KEYPOINTS, POINTS])
 def test_the_documentation_has_the_table(formats):
     text = Path("docs/data_format.md").read_text()
     assert table(formats) in text, f"put this into docs/data_format.md:\n{table(formats)}"
@@ -21,7 +22,9 @@ def test_commands_list_the_formats(capsys):
     with pytest.raises(SystemExit) as done:
         main(["check", "--list-formats"])
     text = capsys.readouterr().out
-    assert done.value.code == 0 and all(f.name in text for f in (*CALIBRATIONS, *KEYPOINTS))
+    assert done.value.code == 0 and all(
+        f.name in text for f in (*CALIBRATIONS, *KEYPOINTS, *POINTS)
+    )
     with pytest.raises(SystemExit):
         main(["export", "--list-formats"])
     text = capsys.readouterr().out

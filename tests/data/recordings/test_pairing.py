@@ -45,7 +45,7 @@ def test_some_of_the_cameras():
     assert pair_names(["m_left", "m_top"], cameras(WORDS))[0] == {"m_left": 2, "m_top": 4}
 
 
-def test_chunks_of_a_camera_are_joined_and_folders_near_are_named(tmp_path):
+def test_chunks_of_a_camera_are_joined_and_folders_near_are_named(tmp_path, tmp_path_factory):
     """DANNCE's recorders begin a new file every 3,500 frames: videos/Camera1/0.mp4, 3500.mp4 ..."""
     from mouselift_jax.data.mp4 import mp4_writer
     from mouselift_jax.data.recordings.inspection import inspect_recording, open_recording
@@ -67,6 +67,16 @@ def test_chunks_of_a_camera_are_joined_and_folders_near_are_named(tmp_path):
     stream = FrameStream(recording.videos[3])
     levels = [float(stream.read().mean()) for _ in range(6)]
     np.testing.assert_allclose(levels, [0, 20, 40, 60, 200, 220], atol=3)
+    flat = tmp_path_factory.mktemp("flat")
+    (flat / "videos").mkdir(parents=True)
+    (flat / "new_cam.pkl").symlink_to(path / "new_cam.pkl")
+    for file in path.glob("videos_undist/*/*.mp4"):  # cam3_002.mp4 beside one another
+        name = f"cam{file.parent.name[-1]}_{int(file.stem):03d}.mp4"
+        (flat / "videos" / name).symlink_to(file)
+    recording = open_recording(flat)
+    assert recording.n_frames == 6 and recording.camera_ids == tuple(range(6))
+    stream = FrameStream(recording.videos[3])
+    np.testing.assert_allclose([stream.read().mean() for _ in range(6)], levels, atol=1e-9)
     for other in (tmp_path, path / "videos_undist"):
         _, findings = inspect_recording(other)
         assert any(str(path.resolve()) in f.fix or str(path) in f.fix for f in findings)

@@ -18,6 +18,7 @@ from mouselift_jax.data.recordings.world import (
 )
 from mouselift_jax.data.synthetic import write_recording
 from mouselift_jax.errors import ConfigError, MouseLiftError
+from mouselift_jax.geometry.similarity import Similarity
 
 
 @pytest.fixture(scope="module")
@@ -136,8 +137,23 @@ def test_up_from_the_floor_that_the_animal_walks_on(clean):
     told = dataclasses.replace(
         recording, cameras=tuple(cameras), keypoints=np.stack(xy), n_frames=60
     )
-    up = levelled(told, "floor", []).level @ turn @ [0, 0, 1]
+    after = levelled(told, "floor", [])
+    up = after.level @ turn @ [0, 0, 1]
     assert np.degrees(np.arccos(up[2])) < 1.5
+    # The floor, on which the animal's lowest points walk, is z = 0; samples know the file's world.
+    lowest = points.reshape(60, 5, 3)[:, points[0, :, 2].argmin()]
+    heights = (lowest @ (after.level @ turn).T)[:, 2] - after.floor
+    assert abs(np.median(heights)) < 0.1 and np.ptp(heights) < 12
+    np.testing.assert_allclose(
+        after.cameras[2].center,
+        after.level @ turn @ recording.cameras[2].center - [0, 0, after.floor], atol=1e-9,
+    )  # fmt: skip
+    move = Similarity(np.float64(0.02), rotation_to_z(np.array([0.3, 0.1, 1])), np.arange(3.0))
+    told_move, place = after.from_file(move), np.array([[40.0, -3.0, 9.0]])
+    here = place @ after.level.T - [0, 0, after.floor]
+    np.testing.assert_allclose(
+        told_move["scale"] * place @ np.array(told_move["R"]).T + told_move["t"], move.apply(here)
+    )
     for keypoints in (None, np.repeat(np.stack(xy)[:, :1], 60, 1)):
         with pytest.raises(ConfigError, match="floor cannot be told"):
             levelled(dataclasses.replace(told, keypoints=keypoints), "floor", [])
