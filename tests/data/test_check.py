@@ -65,7 +65,7 @@ def test_what_was_seen_of_untouched_cameras_is_what_decoding_shows(clean, tmp_pa
 
 
 def test_bad_masks_are_not_blamed_on_other_cameras():
-    """Nor do they hide what pictures alone show: repeats and cut margins are faults of their own."""
+    """Nor do they hide what pictures show by themselves: repeats, and cut margins."""
     bad = Finding("mask_levels", "error", "hold shades", (1,))
     step = Finding("frames_lost", "error", "lost 3", (4,), evidence={"frames": 3})
     drift = Finding("clock_drift", "error", "drifts", (2,))
