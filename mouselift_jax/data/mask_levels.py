@@ -104,9 +104,10 @@ def _channel(images: Sequence[np.ndarray], tolerance: int) -> str:
     if images[0].shape[2] == 4 and any(i[..., 3].min() < i[..., 3].max() for i in images):
         return "alpha"
     for image in images:
-        low, high = image[..., :3].min(axis=2), image[..., :3].max(axis=2)
-        if int((high - low).max()) > tolerance:
-            return "brightest"
+        blue, green, red = cv2.split(image)[:3]
+        for one, other in ((blue, green), (green, red), (red, blue)):
+            if int(cv2.absdiff(one, other).max()) > tolerance:
+                return "brightest"
     return "grey"
 
 

@@ -209,8 +209,11 @@ class _View:
             self.facts.add(mask)
             self.outlines[row] = outline(mask)
             self.contours[row] = _contour(mask)
-            if mask.shape == picture.shape[:2] and mask.any():
-                self.colours[row] = cv2.mean(picture, mask.astype(np.uint8))[1]
+            inside = mask.view(np.uint8)
+            x, y, w, h = cv2.boundingRect(inside)
+            if mask.shape == picture.shape[:2] and w:
+                place = (slice(y, y + h), slice(x, x + w))
+                self.colours[row] = cv2.mean(picture[place], inside[place])[1]
         if row in self.rows:
             shape = picture.shape[:2]
             self.masks.append(np.zeros(shape, bool) if mask is None else mask)
