@@ -15,7 +15,7 @@ import numpy as np
 from mouselift_jax.data.readers.hdf5 import h5py, is_hdf5
 from mouselift_jax.data.readers.registry import Format, Source, choose
 from mouselift_jax.data.readers.text import read_text
-from mouselift_jax.errors import LayoutError
+from mouselift_jax.errors import LayoutError, MissingExtraError
 
 _LIMIT = 1 << 30
 _WANTED = "reading points from .h5"
@@ -139,8 +139,11 @@ POINTS: tuple[Format[np.ndarray], ...] = (
 
 
 def are_points(path: Path) -> bool:
-    """Whether a file holds points in space."""
-    return choose(POINTS, Source(path)) is not None
+    """Whether a file holds points in space; without h5py, whether its name says so."""
+    try:
+        return choose(POINTS, Source(path)) is not None
+    except MissingExtraError:
+        return path.stem == "points3d"  # reading it tells what is missing
 
 
 def read_points(path: Path) -> np.ndarray:

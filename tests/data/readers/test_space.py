@@ -1,14 +1,16 @@
 """Points in space, as anipose and sleap-anipose write them, and what a recording makes of them."""
 
+import sys
+
 import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
 from mouselift_jax.data.check.recording import check_recording
-from mouselift_jax.data.readers.space import POINTS, read_points
+from mouselift_jax.data.readers.space import POINTS, are_points, read_points
 from mouselift_jax.data.recordings.inspection import inspect_recording, open_recording
 from mouselift_jax.data.synthetic import write_recording
-from mouselift_jax.errors import LayoutError
+from mouselift_jax.errors import LayoutError, MissingExtraError
 
 RNG = np.random.default_rng(0)
 XYZ, SCORE = RNG.normal(size=(7, 3, 3)) * 50, RNG.uniform(size=(7, 3))
@@ -66,6 +68,18 @@ def test_sleap_anipose(tmp_path, shared):
     with pytest.raises(LayoutError, match="several animals"):
         read_points(tmp_path / "two.h5")
     assert all(f.tool and f.files and f.note for f in POINTS)
+
+
+def test_without_h5py_other_files_are_not_asked(tmp_path, monkeypatch):
+    h5py = pytest.importorskip("h5py")
+    for name in ("points3d.h5", "metadata.h5"):
+        with h5py.File(tmp_path / name, "w") as file:
+            file["tracks"] = np.zeros((4, 1, 5, 3))
+    assert are_points(tmp_path / "metadata.h5")
+    monkeypatch.setitem(sys.modules, "h5py", None)
+    assert are_points(tmp_path / "points3d.h5") and not are_points(tmp_path / "metadata.h5")
+    with pytest.raises(MissingExtraError, match="h5py"):
+        read_points(tmp_path / "points3d.h5")
 
 
 @pytest.fixture(scope="module")
