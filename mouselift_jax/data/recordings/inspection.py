@@ -329,7 +329,9 @@ def _assemble(
         distortion = [None] * len(models)
         notes.append("pictures are undistorted already (their folder says so): coefficients unused")
     mask_kind = "files" if masks else "alpha" if all(f.has_alpha for f in videos) else "none"
-    keypoints = keypoints_of(layout, [n for n, _ in good], n_frames, findings)
+    kept = {i for _, i in good}
+    left_out = [c.name for i, c in enumerate(calibration.cameras) if i not in kept]
+    keypoints = keypoints_of(layout, [n for n, _ in good], left_out, n_frames, findings)
     if keypoints is not None:
         for v, coeffs in enumerate(distortion):
             if coeffs is not None:

@@ -27,13 +27,18 @@ def _of_camera(name: str, files: dict[str, Path]) -> Path | None:
 
 
 def keypoints_of(
-    layout: Layout, names: list[str], n_frames: int, findings: list[Finding]
+    layout: Layout,
+    names: list[str],
+    left_out: list[str],
+    n_frames: int,
+    findings: list[Finding],
 ) -> np.ndarray | None:
     """Keypoints [V,F,M,3] (x, y, confidence) of cameras by name, NaN where missing.
 
     Args:
         layout: with the files of each camera.
         names: of the cameras' videos, in order.
+        left_out: of calibrated cameras that are not used: their files are no surprise.
         n_frames: of the recording.
         findings: what is wrong with the files is added.
 
@@ -54,7 +59,8 @@ def keypoints_of(
             if path.suffix.lower() not in (".pkl", ".pickle"):  # of a program that may be unknown
                 finding.severity = "warning"
             findings.append(finding)
-    unused = sorted(p.name for p in layout.keypoints.values() if p not in files.values())
+    known = {*files.values(), *(_of_camera(name, layout.keypoints) for name in left_out)}
+    unused = sorted(p.name for p in layout.keypoints.values() if p not in known)
     if unused:
         findings.append(
             Finding(
