@@ -18,11 +18,11 @@ EPILOG = """\
 the usual order:
   python -m mouselift_jax doctor                          is this machine fit?
   python -m mouselift_jax check RECORDING                 is this recording fit?
-  python launch.py --config=configs/prepare.py --config.recording=RECORDING --workdir=runs/prepare
-  python launch.py --config=configs/gslrm.py --config.samples=runs/prepare --workdir=runs/gslrm
-  python launch.py --config=configs/infer.py --config.samples=runs/prepare \\
-      --config.gslrm=runs/gslrm --workdir=runs/infer
-  python -m mouselift_jax view runs/infer                 turn it in the browser
+  python launch.py --config=configs/prepare.py:fill --config.recording=RECORDING \\
+      --workdir=runs/prepare                              true cameras round the animal alone
+  python launch.py --config=configs/fit.py --config.samples=runs/prepare --workdir=runs/fit
+  python -m mouselift_jax view runs/fit                   turn it in the browser
+  (a network that lifts at once, or a photo: docs/quickstart.md)
 
 exit codes: 0 done, 1 a bug (please report the traceback), 2 something to correct, 130 interrupted
 shell completion: eval "$(python -m mouselift_jax completion)"

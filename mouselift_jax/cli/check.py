@@ -107,11 +107,12 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _next(result: CheckResult) -> str:
-    stage, key = ("gslrm", "samples") if is_sample_set(result.path) else ("prepare", "recording")
     path = shlex.quote(str(result.path))
-    return (
-        f"python launch.py --config=configs/{stage}.py --config.{key}={path} --workdir=runs/{stage}"
-    )
+    if is_sample_set(result.path):
+        what = f"fit.py --config.samples={path} --workdir=runs/fit"
+    else:
+        what = f"prepare.py:fill --config.recording={path} --workdir=runs/prepare"
+    return f"python launch.py --config=configs/{what}"
 
 
 def _places(paths: list[Path], out: str | None) -> list[Path]:
