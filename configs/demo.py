@@ -4,12 +4,12 @@
 
 All stages, one after the other. A procedural six-camera recording becomes samples (prepare); two
 frames become 3D Gaussians without any network (fit), and the page runs/demo/report.html shows them
-from cameras that no video has. It then grows: twenty frames as a film (film); a small GS-LRM,
-trained on the samples (gslrm), lifts frames it did not see (infer) and is judged from the same
-cameras; at last the way from one photo, a few steps of everything: the film's fits drawn from one
-rig (one_rig), a toy multi-view network that learns it (mvdiff), samples of the views it generates
-(synth), a fine-tune on them (gslrm_synth), and a photo turned into Gaussians (photo). Without the
-released weights that part shows only that it runs.
+from cameras that no video has. It then grows: twenty frames as a film with tracks (film); a small
+GS-LRM, trained on the samples (gslrm), lifts frames it did not see (infer) and is judged from the
+same cameras; at last the way from one photo, a few steps of everything: the film's fits drawn from
+one rig (one_rig), a toy multi-view network that learns it (mvdiff), samples of the views it
+generates (synth), a fine-tune on them (gslrm_synth), and a photo turned into Gaussians (photo).
+Without the released weights that part shows only that it runs.
 
 Each stage works in a sub-folder of the workdir, and its keys are those of its own config:
 --config.gslrm.train.steps=500.
@@ -43,8 +43,9 @@ VARIANTS = {
         "film.fit.nodes": 16,
         "film.fit.coarse_steps": 4,
         "film.fit.fine_steps": 4,
-        "film.fit.next_coarse_steps": 2,
-        "film.fit.next_fine_steps": 2,
+        "film.film.nodes": 16,
+        "film.film.coarse_steps": 2,
+        "film.film.fine_steps": 2,
         "film.turntable.size": 64,
         "prepare.prepare.size": 96,
         "recording.width": 288,
@@ -84,6 +85,7 @@ def get_config(variant: str = "base") -> ConfigDict:
         c.prepare = prepare.get_config("tiny")
         c.fit = fit.get_config("fast")
         c.film = fit.get_config("fast")
+        c.film.film.identity = True  # tracks; 20 frames by one set of Gaussians
         c.gslrm = gslrm.get_config("tiny")
         c.infer = infer.get_config("tiny")
         c.one_rig = synth.get_config("tiny")

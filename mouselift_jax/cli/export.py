@@ -5,7 +5,9 @@ Formats:
   ply         Gaussians in other axes or in millimetres (3DGS fields; SuperSplat, Blender, Unity)
   splat       Gaussians at 32 bytes each, for web viewers
   glb         Gaussians as glTF (KHR_gaussian_splatting)
+  film        a film with identity in one file, a tenth of its PLYs (docs/film_format.md)
   nwb         a film with its rig, videos, keypoints and measures (extra [nwb])
+  rrd         a run for the Rerun viewer: splats, cameras, pictures, tracks (extra [rrd])
   csv         a film's points in space as anipose writes them, for movement and keypoint-MoSeq
   html        Gaussians in a page that needs no server
   mesh        triangles by fusion of rendered depth: .ply .obj .glb (extra [mesh])
@@ -18,7 +20,9 @@ Examples:
   python -m mouselift_jax export --to=torch checkpoints/facelift out/ --component unet
   python -m mouselift_jax export --to=ply runs/infer out/ --axes unity --scale m
   python -m mouselift_jax export --to=ply runs/fit out/ --world recording
+  python -m mouselift_jax export --to=film runs/fit mouse.film
   python -m mouselift_jax export --to=nwb runs/fit film.nwb --subject mouse_7 --age P70D
+  python -m mouselift_jax export --to=rrd runs/fit mouse.rrd
   python -m mouselift_jax export --to=mesh runs/infer/splats.ply mouse.glb --scale mm
   python -m mouselift_jax export --to=transforms runs/prepare out/ --sample sample_000012
 
@@ -42,7 +46,7 @@ from pathlib import Path
 
 from mouselift_jax.errors import MouseLiftError, one_of
 from mouselift_jax.exports import splats as _export_splats
-from mouselift_jax.exports.films import to_csv, to_nwb
+from mouselift_jax.exports.films import to_csv, to_film, to_nwb, to_rrd
 from mouselift_jax.exports.transforms import to_transforms
 
 
@@ -99,7 +103,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--overwrite",
         action="store_true",
-        help="ply, splat, glb, mesh: replace files that are there, whoever wrote them",
+        help="ply, splat, glb, mesh, film, rrd: replace files that are there, whoever wrote them",
     )
     parser.add_argument("--session-start", metavar="TIME", help="nwb: when the recording began")
     parser.add_argument("--subject", metavar="NAME", help="nwb: the animal's name")
@@ -156,8 +160,10 @@ FORMATS: dict[str, Callable[[argparse.Namespace], list[str]]] = {
     "ply": _export_splats.to_ply,
     "splat": _export_splats.to_splat,
     "glb": _export_splats.to_glb,
+    "film": to_film,
     "nwb": to_nwb,
     "csv": to_csv,
+    "rrd": to_rrd,
     "html": _export_splats.to_html,
     "mesh": _export_splats.to_mesh,
     "transforms": to_transforms,

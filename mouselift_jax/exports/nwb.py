@@ -2,8 +2,8 @@
 
     general/devices          each camera as ndx-pose's CalibratedCamera
     acquisition              its video, external
-    processing/behavior      Skeletons; Keypoints and Spine (MultiCameraPoseEstimation), Position,
-                             Measures (BehavioralTimeSeries)
+    processing/behavior      Skeletons; Keypoints, Spine and Tracks (MultiCameraPoseEstimation),
+                             Position, Measures (BehavioralTimeSeries)
     intervals                untrusted_frames, with the reasons
 
 Numbers are stored as they are, in mm and degrees; `conversion` leads to metres, as NWB asks for.
@@ -24,12 +24,15 @@ import numpy as np
 from mouselift_jax.data.recordings.probe import probe
 from mouselift_jax.data.recordings.recording import Frames
 from mouselift_jax.errors import ConfigError, LayoutError, MissingExtraError
-from mouselift_jax.exports.source import SPINE, FilmSource
+from mouselift_jax.exports.source import SPINE, FilmSource, rate_of
 from mouselift_jax.files import atomic_path
 from mouselift_jax.pipelines.measure import COLUMNS, TEXT
+from mouselift_jax.splats.reel import tracks
 
 if TYPE_CHECKING:
     from pynwb import NWBFile
+
+    from mouselift_jax.splats.reel import Reel
 
 # Suffix of a column -> unit in NWB and the factor that leads to it.
 UNITS = {
@@ -53,7 +56,7 @@ def save_nwb(
         age: its age, an ISO 8601 duration such as P70D; NWB wants one of every subject.
 
     Returns:
-        How many frames, cameras, keypoints and measures it holds.
+        How many frames, cameras, keypoints, measures and tracks it holds.
 
     Raises:
         MissingExtraError: pynwb or ndx-pose is not installed.
@@ -81,15 +84,32 @@ def save_nwb(
     file = _file(film, start, subject, age)
     cameras = _rig(file, film, path)
     behavior = file.create_processing_module("behavior", "what the animal does")
-    clock = {"starting_time": float(times[0]), "rate": film.rate} if film.rate else {
-        "timestamps": times
-    }  # fmt: skip
-    keypoints = _poses(file, behavior, film, cameras, clock)
+    clock, reel = _clock(times), film.reel()
+    followed = _tracks(reel) if reel is not None else []
+    keypoints = _poses(file, behavior, film, cameras, clock, followed)
     measures = _measures(file, behavior, film, clock, times)
     with atomic_path(path) as part, NWBHDF5IO(str(part), "w") as io:
         io.write(file)
     return {"frames": len(times), "cameras": len(cameras), "keypoints": keypoints,
-            "measures": measures}  # fmt: skip
+            "measures": measures, "tracks": sum(p.shape[1] for *_, p in followed)}  # fmt: skip
+
+
+def _clock(times: np.ndarray) -> dict[str, Any]:
+    """When the rows of a series were: a rate where they are evenly apart."""
+    rate = rate_of(times)
+    if rate is None:
+        return {"timestamps": times}
+    return {"starting_time": float(times[0]), "rate": rate}
+
+
+def _tracks(reel: Reel) -> list[tuple[int, dict[str, Any], np.ndarray]]:
+    """(segment, clock, paths [K,P,3] in mm) of every set of Gaussians; [] without a unit."""
+    mm = reel.mm
+    reel = reel.only(np.isfinite(reel.times))  # frames whose splats were lost have no row
+    return [] if mm is None else [
+        (t.segment, _clock(reel.times[t.at]), mm.apply(t.paths.astype(np.float64)))
+        for t in tracks(reel)
+    ]  # fmt: skip
 
 
 def _file(film: FilmSource, start: str, subject: str, age: str) -> NWBFile:
@@ -185,9 +205,10 @@ def _starts(video: Frames) -> list[int]:
 
 
 def _poses(
-    file: NWBFile, behavior: Any, film: FilmSource, cameras: list[Any], clock: dict[str, Any]
-) -> int:
-    """Skeletons, the triangulated keypoints with those of each picture, and the spine."""
+    file: NWBFile, behavior: Any, film: FilmSource, cameras: list[Any], clock: dict[str, Any],
+    followed: list[tuple[int, dict[str, Any], np.ndarray]],
+) -> int:  # fmt: skip
+    """Skeletons, the triangulated keypoints with those of each picture, the spine, the tracks."""
     from ndx_pose import (
         MultiCameraPoseEstimation,
         PoseEstimation,
@@ -196,14 +217,16 @@ def _poses(
         Skeletons,
     )
 
-    def series(name: str, data: np.ndarray, confidence: np.ndarray, space: bool) -> Any:
+    def series(
+        name: str, data: np.ndarray, confidence: np.ndarray, space: bool, clock: dict = clock,
+        means: str = "the detector's",
+    ) -> Any:  # fmt: skip
         unit = {"unit": "meters", "conversion": 1e-3} if space else {"unit": "pixels"}
         frame = WORLD if space else "left upper pixel's centre, x right, y down"
         return PoseEstimationSeries(
             name=name, description=name.replace("_", " "), data=data.astype(np.float32),
             confidence=np.nan_to_num(confidence).astype(np.float32), reference_frame=frame,
-            confidence_definition="mean of the detector's" if space else "the detector's",
-            **unit, **clock,
+            confidence_definition=means, **unit, **clock,
         )  # fmt: skip
 
     points, spine, skeletons, poses = film.keypoints(), film.spine(), [], []
@@ -224,7 +247,8 @@ def _poses(
         poses.append(MultiCameraPoseEstimation(
             name="Keypoints", description="triangulated keypoints of the recording",
             pose_estimation_series=[
-                series(n, points.xyz[:, m], points.confidence[:, m], space=True)
+                series(n, points.xyz[:, m], points.confidence[:, m], space=True,
+                       means="mean of the detector's")
                 for m, n in enumerate(points.names)
             ],
             pose_estimations=views, skeleton=skeleton, scorer="the recording's keypoints",
@@ -239,7 +263,22 @@ def _poses(
             name="Spine", description="five points evenly along the spine of the reconstructed "
             "body, without keypoints (docs/measures.md); confidence 1 where there is one",
             pose_estimation_series=[
-                series(n, spine[:, m], there, space=True) for m, n in enumerate(SPINE)
+                series(n, spine[:, m], there, space=True, means="1 where there is a body")
+                for m, n in enumerate(SPINE)
+            ],
+            skeleton=skeleton, source_software="mouselift_jax",
+        ))  # fmt: skip
+        skeletons.append(skeleton)
+    for segment, when, paths in followed:
+        names = [f"track_{m:03d}" for m in range(paths.shape[1])]
+        name = "tracks" if len(followed) == 1 else f"tracks_{segment:03d}"
+        skeleton = Skeleton(name=name, nodes=names)
+        poses.append(MultiCameraPoseEstimation(
+            name=name.capitalize(), description="points of the skin, spread evenly: Gaussians of "
+            f"set {segment} of the film, each the same one in all these frames",
+            pose_estimation_series=[
+                series(n, paths[:, m], np.ones(len(paths)), space=True, clock=when,
+                       means="1: the set was followed") for m, n in enumerate(names)
             ],
             skeleton=skeleton, source_software="mouselift_jax",
         ))  # fmt: skip
@@ -294,7 +333,9 @@ def _measures(
     step = 1 / film.rate if film.rate else float(np.median(np.diff(times))) if len(times) > 1 else 0
     bad = [i for i, r in enumerate(rows) if not r["trusted"]]
     if bad:
-        table = TimeIntervals("untrusted_frames", description="frames not to be trusted, and why")
+        table = TimeIntervals(
+            name="untrusted_frames", description="frames not to be trusted, and why"
+        )
         table.add_column("why", "the reason")
         for i in bad:
             table.add_interval(float(times[i]), float(times[i] + step), why=rows[i]["why"])

@@ -18,10 +18,12 @@ from mouselift_jax.data.samples.sample_set import SampleSet
 from mouselift_jax.errors import LayoutError
 from mouselift_jax.geometry.similarity import Similarity
 from mouselift_jax.pipelines.measure import to_millimetres
+from mouselift_jax.report.reels import is_film_run, run_reel
 from mouselift_jax.report.scene import recording_of, samples_of
 from mouselift_jax.runs.record import read_json
 from mouselift_jax.splats.gaussians import Gaussians
 from mouselift_jax.splats.ply import load_ply
+from mouselift_jax.splats.reel import Reel
 
 SPINE = ("nose", "spine_front", "spine_middle", "spine_back", "tail_root")
 _AT = (0, 5, 10, 15, 20)  # of the spine's points (geometry/solid.py)
@@ -72,10 +74,16 @@ class FilmSource:
     @property
     def rate(self) -> float | None:
         """Frames per second of the film where it is even, else None."""
-        steps = np.diff([f.time_s for f in self.frames])
-        if len(steps) == 0 or not np.isfinite(steps).all() or steps.min() <= 0:
+        return rate_of(np.array([f.time_s for f in self.frames]))
+
+    def reel(self) -> Reel | None:
+        """The film with identity, where the run has one."""
+        if not is_film_run(self.run):
             return None
-        return float(1 / np.median(steps)) if np.ptp(steps) < 0.02 * np.median(steps) else None
+        times = {f.number: f.time_s for f in self.frames}
+        reel = run_reel(self.run, self.samples)
+        clock = np.array([times.get(int(n), math.nan) for n in reel.frames])
+        return dataclasses.replace(reel, times=clock)
 
     def rows(self) -> list[dict[str, Any]]:
         """The rows of motion.csv, numbers as floats (NaN where empty); [] without the file."""
@@ -113,6 +121,14 @@ class FilmSource:
         if self.recording is None:
             return None
         return triangulated(self.recording, [f.number for f in self.frames])
+
+
+def rate_of(times: np.ndarray) -> float | None:
+    """Rows a second where they are evenly apart, else None."""
+    steps = np.diff(times)
+    if len(steps) == 0 or not np.isfinite(steps).all() or steps.min() <= 0:
+        return None
+    return float(1 / np.median(steps)) if np.ptp(steps) < 0.02 * np.median(steps) else None
 
 
 def _value(name: str, text: str) -> Any:

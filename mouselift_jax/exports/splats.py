@@ -101,7 +101,7 @@ def to_html(args: argparse.Namespace) -> list[str]:
         ConfigError: axes or a unit are asked for, which a page does not have.
     """
     from mouselift_jax.exports.page import export_page
-    from mouselift_jax.report.scene import open_scene
+    from mouselift_jax.report.scene import open_film_scene
 
     if args.axes or (args.scale, args.world) != ("scene", "scene"):
         raise ConfigError(
@@ -110,7 +110,7 @@ def to_html(args: argparse.Namespace) -> list[str]:
             fix="leave them out: the page turns freely and shows a bar of known length",
         )
     path = args.out if args.out.suffix == ".html" else args.out / "splats.html"
-    return [f"next: {export_page(open_scene(args.source), path)}"]
+    return [f"next: {export_page(open_film_scene(args.source), path)}"]
 
 
 def _sets(args: argparse.Namespace) -> Iterator[tuple[str, Any, float | None]]:
@@ -128,7 +128,7 @@ def _sets(args: argparse.Namespace) -> Iterator[tuple[str, Any, float | None]]:
             yield frame.label, frame.gaussians(world="recording"), 1.0
         return
     scene = open_scene(args.source)
-    moments = [m for m in scene.moments if m.splats is not None]
+    moments = [m for m in scene.moments if m.splats is not None or m.read is not None]
     if not moments:
         raise LayoutError(
             "there are no Gaussians here",
@@ -137,8 +137,9 @@ def _sets(args: argparse.Namespace) -> Iterator[tuple[str, Any, float | None]]:
             fix="python launch.py --config=configs/infer.py ... makes them",
         )
     _fits(args, len(moments))
-    for moment in moments:
-        yield moment.label, moment.gaussians(), scene.scene_scale
+    for i, moment in enumerate(moments):
+        label = moment.label if scene.reel is None else f"frame_{scene.reel.frames[i]:06d}"
+        yield label, moment.gaussians(), scene.scene_scale
 
 
 def _fits(args: argparse.Namespace, n: int) -> None:

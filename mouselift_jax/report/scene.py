@@ -9,6 +9,7 @@ import dataclasses
 import json
 import re
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,17 @@ from mouselift_jax.data.recordings.recording import Recording
 from mouselift_jax.data.samples.sample_set import SampleSet, is_sample_set
 from mouselift_jax.errors import LayoutError
 from mouselift_jax.geometry.camera import Camera
+from mouselift_jax.geometry.similarity import Similarity
 from mouselift_jax.report.pictures import to_uint8
+from mouselift_jax.report.reels import film_rows, is_film_run, run_reel
 from mouselift_jax.report.viewer import load_splats
+from mouselift_jax.splats.film_file import SUFFIX, load_film_file
 from mouselift_jax.splats.gaussians import Gaussians
 from mouselift_jax.splats.ply import read_header
+from mouselift_jax.splats.reel import Reel
 from mouselift_jax.splats.trust import LEGEND, painted
+
+Views = Callable[[], tuple[Camera, list[np.ndarray], list[str]]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,38 +40,42 @@ class Moment:
         label: what to call it.
         splats: file of its Gaussians.
         views: reads its cameras [V] and pictures (uint8 RGB, one a camera).
-        by_trust: coloured by how many cameras see each Gaussian.
+        read: reads its Gaussians where that is not the whole file `splats`.
     """
 
     label: str
     splats: Path | None = None
-    views: Callable[[], tuple[Camera, list[np.ndarray], list[str]]] | None = None
-    by_trust: bool = False
+    views: Views | None = None
+    read: Callable[[], Gaussians] | None = None
 
     def gaussians(self) -> Gaussians | None:
         """Its Gaussians, read now."""
-        if self.splats is None:
-            return None
-        return painted(self.splats) if self.by_trust else load_splats(self.splats)
+        if self.read is not None:
+            return self.read()
+        return None if self.splats is None else load_splats(self.splats)
 
 
 @dataclasses.dataclass(frozen=True)
 class Scene:
-    """Moments in order, with the unit of the world."""
+    """Moments in order, with the unit of the world.
+
+    Attributes:
+        title: what to call it.
+        moments: in order.
+        scene_scale: scene units per millimetre, None where unknown.
+        reel: the film with identity whose frames the moments are; None = they have none.
+    """
 
     title: str
     moments: Sequence[Moment]
-    scene_scale: float | None  # scene units per millimetre; None = unknown
+    scene_scale: float | None
+    reel: Reel | None = None
 
     def coloured_by_trust(self) -> Scene:
         """The same, coloured by how many cameras see each Gaussian."""
-        moments = [dataclasses.replace(m, by_trust=True) for m in self.moments]
+        moments = [dataclasses.replace(m, read=partial(painted, m.splats)) if m.splats else m
+                   for m in self.moments]  # fmt: skip
         return dataclasses.replace(self, title=f"{self.title}: {LEGEND}", moments=moments)
-
-    @property
-    def splat_files(self) -> list[Path]:
-        """The files of Gaussians, in order."""
-        return [m.splats for m in self.moments if m.splats is not None]
 
 
 def open_scene(path: str | Path, *, samples: str | Path | None = None) -> Scene:
@@ -80,6 +91,8 @@ def open_scene(path: str | Path, *, samples: str | Path | None = None) -> Scene:
     path = Path(path)
     if not path.exists():
         raise LayoutError("no such file or folder", where=path, fix="check the path")
+    if path.suffix == SUFFIX and path.is_file():
+        return _reel_scene(path.name, load_film_file(path), lambda number: None)
     if path.is_file():
         return _splat_scene(path.name, [path], samples)
     summary = _json(path / "summary.json")
@@ -108,6 +121,48 @@ def open_scene(path: str | Path, *, samples: str | Path | None = None) -> Scene:
         found=", ".join(sorted(p.name for p in path.iterdir())[:8]) or "an empty folder",
         fix="give the --workdir of an infer or prepare run",
     )
+
+
+def open_film_scene(path: str | Path, *, samples: str | Path | None = None) -> Scene:
+    """As `open_scene`, but a run with identity plays as one film, in the film's own world.
+
+    There the animal walks and the cameras stand; the moments of `open_scene` are centred each.
+    """
+    run = Path(path)
+    if not is_film_run(run):
+        return open_scene(path, samples=samples)
+    place = samples or samples_of(run, _json(run / "summary.json"))
+    source = None if place is None else SampleSet.open(place)
+    reel = run_reel(run, source)
+    if source is None:
+        return _reel_scene(run.name, reel, lambda number: None)
+    rows = film_rows(run, source)
+
+    def views_of(number: int) -> Views | None:
+        if number not in rows:
+            return None
+        moved = (source.camera_file(rows[number]["id"]) or {}).get("scene_from_recording")
+        world = Similarity.identity()  # the film takes samples that do not say it to share one
+        if moved is not None and reel.recording_from_film is not None:
+            scene = Similarity(moved["scale"], np.array(moved["R"]), np.array(moved["t"]))
+            world = scene.compose(reel.recording_from_film).inverse()
+        read = _sample_views(source, rows[number]["id"])
+
+        def placed() -> tuple[Camera, list[np.ndarray], list[str]]:
+            cameras, pictures, names = read()
+            return cameras.transformed(world), pictures, names
+
+        return placed
+
+    return _reel_scene(run.name, reel, views_of)
+
+
+def _reel_scene(title: str, reel: Reel, views_of: Callable[[int], Views | None]) -> Scene:
+    moments = [
+        Moment(reel.label(i), None, views_of(int(reel.frames[i])), partial(reel.gaussians, i))
+        for i in range(len(reel))
+    ]
+    return Scene(title, moments, reel.scene_scale, reel)
 
 
 def _inside(folder: Path, name: Any) -> Path:

@@ -23,9 +23,11 @@ from mouselift_jax.geometry.camera import Camera
 from mouselift_jax.geometry.rig import turntable
 from mouselift_jax.geometry.similarity import Similarity
 from mouselift_jax.pipelines.measure import COLUMNS, TEXT
+from mouselift_jax.render.types import Render
 from mouselift_jax.report.pictures import film_frame, to_uint8
 from mouselift_jax.splats.gaussians import Gaussians, padded
 
+Watch = Callable[[Gaussians, Camera, Render, list[np.ndarray]], None]
 TURN_S = 6.0  # the camera of the combined turntable goes once round in so many seconds
 
 
@@ -73,8 +75,9 @@ def _rounded(value: float | str) -> float | int | str:
 
 
 def write_videos(
-    folder: Path, frames: Sequence[Frame], *, fps: float, size: int = 384, radius: float = 1.8
-) -> list[Path]:
+    folder: Path, frames: Sequence[Frame], *, fps: float, size: int = 384, radius: float = 1.8,
+    watch: Watch | None = None,
+) -> list[Path]:  # fmt: skip
     """One video a camera (truth beside render) and one that goes round while time runs.
 
     Args:
@@ -83,6 +86,7 @@ def write_videos(
         fps: of the videos; the recording's over the step plays in real time.
         size: side of the turntable's pictures.
         radius: of its camera, scene units.
+        watch: called with each frame's Gaussians, cameras, render and true pictures.
     """
     from mouselift_jax.render import render
 
@@ -99,15 +103,18 @@ def write_videos(
             writers[name](picture)
 
         for i, frame in enumerate(frames):
-            gaussians = padded(frame.load())
+            loaded = frame.load()
+            gaussians = padded(loaded)
             camera = round_path[np.array([i % period])]
             around = to_uint8(np.asarray(render(gaussians, camera).rgb[0]))
             write("turntable", film_frame(around, [frame.label]))
             if frame.views is None:
                 continue
             pictures, cameras, names = frame.views()
-            drawn = np.asarray(render(gaussians, cameras).rgb)
-            for truth, image, name in zip(pictures, drawn, names, strict=True):
+            drawn = render(gaussians, cameras)
+            if watch is not None:
+                watch(loaded, cameras, drawn, pictures)
+            for truth, image, name in zip(pictures, np.asarray(drawn.rgb), names, strict=True):
                 pair = np.concatenate([to_uint8(truth), to_uint8(image)], axis=1)
                 lines = [f"{name}: truth | render", frame.label]
                 write(name.replace(" ", "_"), film_frame(pair, lines))

@@ -14,13 +14,16 @@ from collections.abc import Sequence
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from mouselift_jax.errors import ConfigError, LayoutError
 from mouselift_jax.files import check_replaceable, write_text_atomic
+from mouselift_jax.report.reels import payload
 from mouselift_jax.splats.gaussians import Gaussians
 from mouselift_jax.splats.ply import load_ply, read_header
+from mouselift_jax.splats.reel import Reel
 from mouselift_jax.splats.splat_file import load_splat, splat_rows
 
 MAX_GAUSSIANS = 120_000  # per frame of a page: about 3 MB of text
@@ -57,8 +60,9 @@ def load_splats(path: str | Path) -> Gaussians:
 @cache
 def viewer_script() -> str:
     """The viewer's JavaScript, to be put once at the end of a page."""
-    source = files("mouselift_jax.report") / "static" / "splat_viewer.js"
-    return source.read_text().replace("</script", "<\\/script")
+    folder = files("mouselift_jax.report") / "static"
+    sources = [(folder / name).read_text() for name in ("film.js", "splat_viewer.js")]
+    return "".join(sources).replace("</script", "<\\/script")
 
 
 def viewer_fragment(
@@ -106,15 +110,22 @@ def viewer_fragment(
             centres.append((low + high) / 2)
             spans.append(float(np.linalg.norm(high - low)))
     centre = np.mean(centres, axis=0) if centres else np.zeros(3)
-    data = {
-        "frames": packed,
-        "labels": texts,
-        "target": [round(float(x), 4) for x in centre],
-        "radius": round(max([*spans, 0.1]) * 1.3, 4),
-        "angles": [round(float(a), 5) for a in np.radians(START_DEG)],
-        "fps": fps,
-        "scene_scale": scene_scale,
-    }
+    return _fragment({
+        "frames": packed, "labels": texts, "target": [round(float(x), 4) for x in centre],
+        "radius": round(max([*spans, 0.1]) * 1.3, 4), "scene_scale": scene_scale,
+    }, fps)  # fmt: skip
+
+
+def film_fragment(
+    reel: Reel, errors: Sequence[np.ndarray | None] | None = None, *, fps: float = 10,
+    colours: str = "own",
+) -> str:  # fmt: skip
+    """HTML of one viewer that plays a film with identity: tracks, colours; see `reels.payload`."""
+    return _fragment(payload(reel, errors, colours), fps)
+
+
+def _fragment(data: dict[str, Any], fps: float) -> str:
+    data |= {"angles": [round(float(a), 5) for a in np.radians(START_DEG)], "fps": fps}
     text = json.dumps(data).replace("<", "\\u003c")
     return f'<div class="mouselift-splats"><script type="application/json">{text}</script></div>'
 
@@ -138,10 +149,34 @@ def export_html(
     Raises:
         LayoutError: another file is there, which no export wrote.
     """
+    check_replaceable(path)
+    return _page(path, title, viewer_fragment(splats, labels, fps=fps, scene_scale=scene_scale))
+
+
+def export_film_html(
+    path: str | Path, reel: Reel, errors: Sequence[np.ndarray | None] | None = None, *,
+    title: str = "Film", fps: float = 10, colours: str = "own",
+) -> Path:  # fmt: skip
+    """Write a page that plays a film with identity, with its tracks, without a server.
+
+    Args:
+        path: *.html.
+        reel: what to play.
+        errors: of each frame's Gaussians (`report/colours.py`), None where unknown.
+        title: of the page.
+        fps: frames a second when played.
+        colours: which of `colours.KINDS` it begins with.
+
+    Raises:
+        LayoutError: another file is there, which no export wrote.
+    """
+    check_replaceable(path)
+    return _page(path, title, film_fragment(reel, errors, fps=fps, colours=colours))
+
+
+def _page(path: str | Path, title: str, fragment: str) -> Path:
     import html
 
-    check_replaceable(path)
-    fragment = viewer_fragment(splats, labels, fps=fps, scene_scale=scene_scale)
     write_text_atomic(
         path,
         f'<!doctype html><html lang="en"><head><meta charset="utf-8">'

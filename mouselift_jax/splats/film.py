@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from mouselift_jax.errors import LayoutError
 from mouselift_jax.files import atomic_path, write_json_atomic
 from mouselift_jax.geometry.similarity import Similarity
 from mouselift_jax.splats.gaussians import Gaussians
+from mouselift_jax.splats.reel import Reel
 
 FOLDER, INDEX = "film", "film.json"
 VERSION = 1
@@ -135,6 +136,43 @@ class Film:
     def parts(self) -> Iterator[Part]:
         """The parts, read one at a time, by segment and time."""
         return (_read(file) for file in self.files())
+
+    def reel(self, times: Mapping[int, float] | None = None) -> Reel:
+        """The film as it is played; one part is in memory.
+
+        Args:
+            times: seconds since the recording's start of frames by their number.
+
+        Raises:
+            LayoutError: it has no frames yet.
+        """
+        rows = []
+        for file in self.files():
+            with np.load(file, allow_pickle=False) as arrays:  # reads no more than these two
+                pairs = zip(arrays["frames"], arrays["segment"], strict=True)
+                rows += [(int(f), int(s), file, row) for row, (f, s) in enumerate(pairs)]
+        if not rows:
+            raise LayoutError(
+                "this film has no frames yet", where=self.folder,
+                fix="repeat the command that makes it: it goes on",
+            )  # fmt: skip
+        rows.sort(key=lambda row: row[:2])
+        held: dict[Path, Part] = {}
+
+        def gaussians(i: int) -> Gaussians:
+            _, _, file, row = rows[i]
+            if file not in held:
+                part = _read(file)
+                held.clear()
+                held[file] = part
+            return held[file].gaussians(row)
+
+        frames, segment = (np.array(column) for column in list(zip(*rows, strict=True))[:2])
+        known = np.array([(times or {}).get(int(f), np.nan) for f in frames], float)
+        return Reel(
+            frames, segment, known, gaussians, scene_scale=self.about.get("scene_scale"),
+            recording_from_film=self.recording_from_film,
+        )  # fmt: skip
 
     def add(self, position: int, frame: Part) -> None:
         """Write the single frame `frame`; `position`: its place among all frames of the film."""

@@ -252,8 +252,13 @@ class Page:
         made = [
             Video(str(p.relative_to(self._workdir.path)), p.stem.replace("_", " ")) for p in shown
         ]
-        text = "Consecutive frames, fitted; all of it: film/sequence.html, film/motion.csv."
-        return Section("The film", [*made, Text(text)])
+        text = (
+            "One set of Gaussians follows the animal through consecutive frames; the lines are the "
+            "tracks of 50 of them. All of it: film/sequence.html, film/motion.csv; for others: "
+            "python -m mouselift_jax export --to=film, nwb, csv, glb."
+        )
+        tracks = Picture("film/film/tracks.png", "the tracks, seen from above")
+        return Section("The film", [*made, tracks, Text(text)])
 
     def _lifted(self, sub: Any) -> Section:
         sub.limit, sub.split = 0, "val"

@@ -55,3 +55,30 @@ def test_ordinals(step, text):
     from mouselift_jax.exports.page import every
 
     assert text in every(step)
+
+
+def test_a_film_with_identity_plays_with_its_tracks(tmp_path, capsys):
+    from tests.exports.test_films import a_run
+
+    run, page = a_run(tmp_path / "fit"), tmp_path / "p.html"
+    command = ["view", str(run), "--export-html", str(page)]
+    assert main([*command, "--colours", "speed"]) == 0
+    html = page.read_text()
+    assert '"tracks": [{"at": [0, 1, 2]' in html and '"colour": "speed"' in html
+    assert "frame 3, 0.30 s" in html
+    assert main(["export", "--to=film", str(run), str(tmp_path / "a.film")]) == 0
+    assert main(["view", str(tmp_path / "a.film"), "--export-html", str(tmp_path / "q.html")]) == 0
+    assert '"tracks": [{"at": [0, 1, 2]' in (tmp_path / "q.html").read_text()
+    capsys.readouterr()
+    assert main([*command, "--colours", "error"]) == 2
+    assert "no pictures to differ from" in capsys.readouterr().err
+    for ply in run.glob("items/*/splats.ply"):
+        ply.unlink()
+    assert main([*command, "--colours", "cameras"]) == 2
+    assert "does not say how many cameras" in capsys.readouterr().err
+
+
+def test_speed_needs_identity(tmp_path, capsys):
+    save_ply(tmp_path / "a.ply", one())
+    assert main(["view", str(tmp_path / "a.ply"), "--colours", "speed"]) == 2
+    assert "fit.py:film" in capsys.readouterr().err

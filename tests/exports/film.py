@@ -11,11 +11,32 @@ from mouselift_jax.exports.source import FilmFrame, FilmSource
 from mouselift_jax.geometry.similarity import Similarity
 from mouselift_jax.pipelines.measure import COLUMNS, TEXT
 from mouselift_jax.report.sequence import write_csv
+from mouselift_jax.splats.film import Film, Part
 
 
-def measured_film(folder, numbers=(0, 2, 6)):
+def write_identity(run, numbers, cut=None, n=80):
+    """A film of 100 mm a unit: an egg that walks along x; from `cut` on another set."""
+    world = {"scale": 100.0, "R": np.eye(3).tolist(), "t": [5.0, 0, 0]}
+    film = Film.begin(run / "film", {"scene_scale": 0.01, "recording_from_film": world,
+                                     "segments": [], "ids": []})  # fmt: skip
+    rng = np.random.default_rng(0)
+    egg = rng.normal(size=(n, 3))
+    egg = (egg / np.linalg.norm(egg, axis=1, keepdims=True) * [0.4, 0.15, 0.15]).astype(np.float32)
+    for position, number in enumerate(numbers):
+        segment = int(cut is not None and number >= cut)
+        means = egg + np.float32([0.1 * number, 0, 0.2])
+        film.add(position, Part(
+            np.array([number]), np.array([segment]), means[None],
+            np.tile(np.float32([1, 0, 0, 0]), (1, n, 1)), np.full((n, 3), -4, np.float32),
+            np.full(n, 3, np.float32), np.zeros((1, n, 1, 3), np.float32),
+            np.array([0.9]), np.array([30.0]),
+        ))  # fmt: skip
+    return film
+
+
+def measured_film(folder, numbers=(0, 2, 6), frames=8):
     """Frames of a 10 fps recording, the spine on a line, one frame not trusted."""
-    write_recording(folder / "rec", frames=8, size=(64, 56), n_heldout=0, fps=10.0, workers=1)
+    write_recording(folder / "rec", frames=frames, size=(64, 56), n_heldout=0, fps=10.0, workers=1)
     frames, rows = [], []
     for n in numbers:
         place = folder / "run" / "items" / f"sample_{n}"
@@ -28,5 +49,6 @@ def measured_film(folder, numbers=(0, 2, 6)):
         rows.append(row | {"frame": n, "head": "shape", "why": "", "trusted": 1, "length_mm": 90.0})
     rows[1] |= {"trusted": 0, "why": "head and tail could not be told apart"}
     write_csv(folder / "run" / "motion.csv", rows)
+    write_identity(folder / "run", numbers)
     samples = SimpleNamespace(path=folder, manifest={"source": {"rec": {"fps": 10}}})
     return FilmSource(folder / "run", samples, tuple(frames), open_recording(folder / "rec"))

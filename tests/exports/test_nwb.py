@@ -5,7 +5,8 @@ import pytest
 
 from mouselift_jax.errors import ConfigError, LayoutError, MissingExtraError
 from mouselift_jax.exports.nwb import save_nwb
-from tests.exports.film import measured_film
+from mouselift_jax.splats.reel import spread
+from tests.exports.film import measured_film, write_identity
 
 
 @pytest.fixture(scope="module")
@@ -37,12 +38,38 @@ def test_pynwb_reads_rig_points_and_measures(film, tmp_path):
         assert view.source_video.external_file[0].endswith("videos_undist/2.mp4")
         spine = behavior["Spine"].pose_estimation_series["tail_root"]
         np.testing.assert_allclose(spine.data[:], [[0, 50, 14], [2, 50, 14], [6, 50, 14]])
+        tracks = behavior["Tracks"].pose_estimation_series
+        assert len(tracks) == 50 == held["tracks"]
+        one = tracks["track_007"]  # 0.1 film units of 100 mm a frame; the world begins at 5 mm
+        np.testing.assert_allclose(np.diff(one.data[:, 0]), [20, 40], atol=1e-3)
+        reel = film.reel()
+        index = spread(reel.gaussians(0), 50)[7]
+        np.testing.assert_allclose(
+            one.data[0], 100 * reel.gaussians(0).means[index] + [5, 0, 0], atol=1e-3
+        )
+        np.testing.assert_allclose(one.timestamps[:], [0.0, 0.2, 0.6])
         length = behavior["Measures"]["length"]
         assert length.unit == "meters" and list(length.data[:] * length.conversion) == [0.09] * 3
         assert behavior["Measures"]["volume"].unit == "m^3"
         marked = file.intervals["untrusted_frames"].to_dataframe()
         assert list(marked["why"]) == ["head and tail could not be told apart"]
         assert marked["start_time"].iloc[0] == pytest.approx(0.2)
+
+
+def test_tracks_end_where_identity_does(film, tmp_path):
+    pynwb = pytest.importorskip("pynwb", reason="the extra [nwb] is not installed")
+    for f in film.frames:
+        place = tmp_path / "run" / "items" / f.label
+        place.mkdir(parents=True)
+    write_identity(tmp_path / "run", [f.number for f in film.frames], cut=2)
+    held = save_nwb(tmp_path / "a.nwb", dataclasses.replace(film, run=tmp_path / "run"))
+    assert held["tracks"] == 100
+    with pynwb.NWBHDF5IO(str(tmp_path / "a.nwb"), "r") as io:
+        behavior = io.read().processing["behavior"]
+        first, second = (behavior[f"Tracks_00{i}"].pose_estimation_series["track_000"]
+                         for i in (0, 1))  # fmt: skip
+        assert len(first.data) == 1 and len(second.data) == 2
+        np.testing.assert_allclose([second.starting_time, second.rate], [0.2, 2.5])
 
 
 def test_nothing_critical_for_nwbinspector(film, tmp_path):

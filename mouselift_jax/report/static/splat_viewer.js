@@ -2,7 +2,10 @@
 //
 // A page holds <div class="mouselift-splats"> elements, each with a JSON <script> child:
 // {frames: [base64 of gzipped .splat rows], labels, target: [x,y,z], radius,
-// angles: [azimuth, elevation] in radians, fps, scene_scale}.
+// angles: [azimuth, elevation] in radians, fps, scene_scale}; a film with identity has no rows but
+// {film: base64 of the file that film.js reads, centres: [[x,y,z] of each frame], colour: kind,
+// colours: {kind: {legend, table: base64 of rgb [256,3], values: [gzipped bytes [N] of each frame]}},
+// tracks: [{at: [frames], colours: [[r,g,b]], paths: base64 of float32 [frames, points, 3]}]}.
 // Axes are the project's: z up, OpenCV cameras. What is drawn is the semantics of
 // mouselift_jax.render: +0.3 pixel dilation, alpha cut at 1/255 and 0.99, back to front.
 "use strict";
@@ -48,35 +51,103 @@ void main() {
   pixel = vec4(colour.rgb * alpha, alpha);
 }`;
 
+// Tracks: a line from p to q, some pixels wide, drawn over the Gaussians.
+const LINE_VERTEX = `#version 300 es
+precision highp float;
+uniform mat4 w2c; uniform vec2 size; uniform float focal, wide;
+in vec3 p, q; in vec4 tint; out vec4 colour;
+void main() {
+  vec3 a = (w2c * vec4(p, 1.0)).xyz, b = (w2c * vec4(q, 1.0)).xyz;
+  gl_Position = vec4(0.0, 0.0, 2.0, 1.0);
+  if (a.z < ${NEAR} || b.z < ${NEAR}) return;
+  vec2 from = focal * a.xy / a.z, to = focal * b.xy / b.z, way = to - from;
+  vec2 along = length(way) > 1e-4 ? normalize(way) : vec2(1.0, 0.0);
+  vec2 corner = vec2(gl_VertexID & 1, gl_VertexID >> 1) * 2.0 - 1.0;
+  vec2 at = (corner.x < 0.0 ? from : to) + 0.5 * wide * (corner.x * along + corner.y * vec2(-along.y, along.x));
+  colour = vec4(tint.rgb * tint.a, tint.a);
+  gl_Position = vec4(2.0 * at.x / size.x, -2.0 * at.y / size.y, 0.0, 1.0);
+}`;
+const LINE_FRAGMENT = `#version 300 es
+precision highp float; in vec4 colour; out vec4 pixel;
+void main() { pixel = colour; }`;
+const TRAIL = 30, LINE_PX = 1.8;  // frames of the past that tracks show; their width
+
+function fromBase64(text) {
+  return Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
+}
+
 async function unpack(text) {
-  const bytes = Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
+  const bytes = fromBase64(text);
   const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
   return new Response(stream).arrayBuffer();
 }
 
-// Rows of the .splat format -> texels (mean, - | covariance | ..., packed rgb, alpha).
+// n Gaussians -> texels (mean, - | covariance | ..., packed rgb, alpha), row by row of the texture.
+function empty(n) {
+  const rows = Math.max(1, Math.ceil(n / (TEX_WIDTH / TEXELS)));
+  return { n, rows, out: new Float32Array(rows * TEX_WIDTH * 4), means: new Float32Array(n * 3) };
+}
+
+function put(set, i, mean, [w, x, y, z], [a, b, c], rgb, alpha) {
+  const k = 1 / (Math.hypot(w, x, y, z) || 1);
+  w *= k; x *= k; y *= k; z *= k;
+  const R = [
+    (1 - 2 * (y * y + z * z)) * a, 2 * (x * y - w * z) * b, 2 * (x * z + w * y) * c,
+    2 * (x * y + w * z) * a, (1 - 2 * (x * x + z * z)) * b, 2 * (y * z - w * x) * c,
+    2 * (x * z - w * y) * a, 2 * (y * z + w * x) * b, (1 - 2 * (x * x + y * y)) * c];
+  const dot = (p, q) => R[p] * R[q] + R[p + 1] * R[q + 1] + R[p + 2] * R[q + 2];
+  set.out.set([mean[0], mean[1], mean[2], 0, dot(0, 0), dot(0, 3), dot(0, 6), dot(3, 3),
+               dot(3, 6), dot(6, 6), rgb[0] * 65536 + rgb[1] * 256 + rgb[2], alpha], 12 * i);
+  set.means.set(mean, 3 * i);
+}
+
+// Rows of the .splat format.
 function texels(buffer) {
-  const n = buffer.byteLength >> 5, perRow = TEX_WIDTH / TEXELS;
-  const rows = Math.max(1, Math.ceil(n / perRow));
-  const out = new Float32Array(rows * TEX_WIDTH * 4), means = new Float32Array(n * 3);
-  const f = new Float32Array(buffer), u = new Uint8Array(buffer);
-  for (let i = 0; i < n; i++) {
-    let w = u[32 * i + 28] - 128, x = u[32 * i + 29] - 128;
-    let y = u[32 * i + 30] - 128, z = u[32 * i + 31] - 128;
-    const k = 1 / (Math.hypot(w, x, y, z) || 1);
-    w *= k; x *= k; y *= k; z *= k;
-    const [a, b, c] = [f[8 * i + 3], f[8 * i + 4], f[8 * i + 5]];
-    const R = [
-      (1 - 2 * (y * y + z * z)) * a, 2 * (x * y - w * z) * b, 2 * (x * z + w * y) * c,
-      2 * (x * y + w * z) * a, (1 - 2 * (x * x + z * z)) * b, 2 * (y * z - w * x) * c,
-      2 * (x * z - w * y) * a, 2 * (y * z + w * x) * b, (1 - 2 * (x * x + y * y)) * c];
-    const dot = (p, q) => R[p] * R[q] + R[p + 1] * R[q + 1] + R[p + 2] * R[q + 2];
-    const rgb = u[32 * i + 24] * 65536 + u[32 * i + 25] * 256 + u[32 * i + 26];
-    out.set([f[8 * i], f[8 * i + 1], f[8 * i + 2], 0, dot(0, 0), dot(0, 3), dot(0, 6), dot(3, 3),
-             dot(3, 6), dot(6, 6), rgb, u[32 * i + 27] / 255], 12 * i);
-    means.set(f.subarray(8 * i, 8 * i + 3), 3 * i);
+  const f = new Float32Array(buffer), u = new Uint8Array(buffer), set = empty(buffer.byteLength >> 5);
+  for (let i = 0; i < set.n; i++) {
+    const q = [28, 29, 30, 31].map((k) => u[32 * i + k] - 128);
+    put(set, i, f.subarray(8 * i, 8 * i + 3), q, f.subarray(8 * i + 3, 8 * i + 6),
+        u.subarray(32 * i + 24, 32 * i + 27), u[32 * i + 27] / 255);
   }
-  return { n, rows, out, means };
+  return set;
+}
+
+// A frame of a film.
+function posed(frame) {
+  const set = empty(frame.n);
+  for (let i = 0; i < set.n; i++) {
+    put(set, i, frame.means.subarray(3 * i, 3 * i + 3), frame.quats.subarray(4 * i, 4 * i + 4),
+        frame.scales.subarray(3 * i, 3 * i + 3), frame.rgb.subarray(3 * i, 3 * i + 3), frame.alpha[i]);
+  }
+  return set;
+}
+
+// Frames of a film, a part at a time.
+function playing(data) {
+  const film = mouseliftFilm(fromBase64(data.film)), parts = new Map();
+  return async (i) => {
+    const { parts: told } = await film.about(), number = told.findIndex((p) => p.at.includes(i));
+    if (!parts.has(number)) parts.set(number, film.part(number));
+    return posed((await parts.get(number)).find((f) => f.at === i));
+  };
+}
+
+// Tracks up to a frame as lines: two ends and a colour that fades with age, 10 floats each.
+function trails(data, i) {
+  const rows = [];
+  for (const track of data.tracks || []) {
+    const last = track.at.indexOf(i), P = track.colours.length;
+    track.points ??= new Float32Array(fromBase64(track.paths).buffer);
+    for (let k = Math.max(1, last - TRAIL); k <= last; k++) {
+      const age = (last - k) / TRAIL;
+      for (let p = 0; p < P; p++) {
+        const at = 3 * ((k - 1) * P + p), next = at + 3 * P;
+        rows.push(...track.points.subarray(at, at + 3), ...track.points.subarray(next, next + 3),
+                  ...track.colours[p], 0.9 - 0.75 * age);
+      }
+    }
+  }
+  return new Float32Array(rows);
 }
 
 // Far to near along `d`: a counting sort over 65536 depths.
@@ -97,16 +168,16 @@ function sorted(set, d) {
   return order;
 }
 
-function program(gl) {
+function program(gl, vertex, fragment, inputs) {
   const made = gl.createProgram();
-  for (const [kind, source] of [[gl.VERTEX_SHADER, VERTEX], [gl.FRAGMENT_SHADER, FRAGMENT]]) {
+  for (const [kind, source] of [[gl.VERTEX_SHADER, vertex], [gl.FRAGMENT_SHADER, fragment]]) {
     const shader = gl.createShader(kind);
     gl.shaderSource(shader, source);
     gl.compileShader(shader);
     if (!gl.getShaderParameter(shader, gl.COMPILE_STATUS)) throw new Error(gl.getShaderInfoLog(shader));
     gl.attachShader(made, shader);
   }
-  gl.bindAttribLocation(made, 0, "index");
+  inputs.forEach((name, i) => gl.bindAttribLocation(made, i, name));
   gl.linkProgram(made);
   if (!gl.getProgramParameter(made, gl.LINK_STATUS)) throw new Error(gl.getProgramInfoLog(made));
   return made;
@@ -116,6 +187,39 @@ function element(tag, props, parent) {
   const node = Object.assign(document.createElement(tag), props);
   parent.append(node);
   return node;
+}
+
+// Draws lines of `trails` with `draw(count)`; its own vertex array, so nothing of the splats changes.
+function liner(gl) {
+  const made = program(gl, LINE_VERTEX, LINE_FRAGMENT, ["p", "q", "tint"]);
+  const uniforms = Object.fromEntries(["w2c", "size", "focal", "wide"].map((k) => [k, gl.getUniformLocation(made, k)]));
+  const state = gl.createVertexArray(), buffer = gl.createBuffer();
+  gl.bindVertexArray(state);
+  gl.bindBuffer(gl.ARRAY_BUFFER, buffer);
+  [3, 3, 4].forEach((count, i) => {
+    gl.enableVertexAttribArray(i);
+    gl.vertexAttribPointer(i, count, gl.FLOAT, false, 40, 12 * i);
+    gl.vertexAttribDivisor(i, 1);
+  });
+  gl.bindVertexArray(null);
+  let count = 0;
+  return {
+    set(lines) {
+      gl.bindBuffer(gl.ARRAY_BUFFER, buffer);
+      gl.bufferData(gl.ARRAY_BUFFER, lines, gl.DYNAMIC_DRAW);
+      count = lines.length / 10;
+    },
+    draw(w2c, width, height, focal, ratio) {
+      gl.useProgram(made);
+      gl.bindVertexArray(state);
+      gl.uniformMatrix4fv(uniforms.w2c, false, w2c);
+      gl.uniform2f(uniforms.size, width, height);
+      gl.uniform1f(uniforms.focal, focal);
+      gl.uniform1f(uniforms.wide, LINE_PX * ratio);
+      gl.drawArraysInstanced(gl.TRIANGLE_STRIP, 0, 4, count);
+      gl.bindVertexArray(null);
+    },
+  };
 }
 
 function pose(view) {
@@ -197,12 +301,13 @@ async function start(box) {
   const bar = element("div", { className: "bar" }, box);
   const gl = canvas.getContext("webgl2", { antialias: false, premultipliedAlpha: true, alpha: false });
   if (!gl) throw new Error("this browser offers no WebGL 2");
-  const made = program(gl), where = (name) => gl.getUniformLocation(made, name);
+  const made = program(gl, VERTEX, FRAGMENT, ["index"]), where = (name) => gl.getUniformLocation(made, name);
   const uniforms = { w2c: where("w2c"), size: where("size"), focal: where("focal") };
   gl.useProgram(made);
   gl.bindTexture(gl.TEXTURE_2D, gl.createTexture());
   for (const side of [gl.TEXTURE_MIN_FILTER, gl.TEXTURE_MAG_FILTER]) gl.texParameteri(gl.TEXTURE_2D, side, gl.NEAREST);
-  gl.bindBuffer(gl.ARRAY_BUFFER, gl.createBuffer());
+  const order = gl.createBuffer(), lines = data.tracks?.length ? liner(gl) : null;
+  gl.bindBuffer(gl.ARRAY_BUFFER, order);
   gl.enableVertexAttribArray(0);
   gl.vertexAttribIPointer(0, 1, gl.UNSIGNED_INT, 0, 0);
   gl.vertexAttribDivisor(0, 1);
@@ -230,13 +335,16 @@ async function start(box) {
     gl.clear(gl.COLOR_BUFFER_BIT);
     if (!set) return;
     if (!sortedFor || sortedFor.reduce((s, v, k) => s + v * forward[k], 0) < 0.9998) {
+      gl.bindBuffer(gl.ARRAY_BUFFER, order);
       gl.bufferData(gl.ARRAY_BUFFER, sorted(set, forward), gl.DYNAMIC_DRAW);
       sortedFor = forward;
     }
+    gl.useProgram(made);
     gl.uniformMatrix4fv(uniforms.w2c, false, w2c);
     gl.uniform2f(uniforms.size, width, height);
     gl.uniform1f(uniforms.focal, focal);
     gl.drawArraysInstanced(gl.TRIANGLE_STRIP, 0, 4, set.n);
+    if (lines && chosen.tracks.checked) lines.draw(w2c, width, height, focal, ratio);
     if (data.scene_scale) {
       // A length bar at the distance of the point that the view turns round.
       const perMm = (focal / ratio / view.radius) * data.scene_scale;
@@ -246,17 +354,58 @@ async function start(box) {
     }
   }
 
-  const sets = [];
-  let wanted = -1;
+  const sets = [], frame = data.film ? playing(data) : async (i) => texels(await unpack(data.frames[i]));
+  const chosen = {};
+  let wanted = -1, shown = -1;
   async function show(i) {
     wanted = i;
-    if (!sets[i]) sets[i] = texels(await unpack(data.frames[i]));
+    if (!sets[i]) sets[i] = await frame(i);
+    await coloured(sets[i], i);
     if (wanted !== i) return;
     set = sets[i];
     sortedFor = null;
     gl.texImage2D(gl.TEXTURE_2D, 0, gl.RGBA32F, TEX_WIDTH, set.rows, 0, gl.RGBA, gl.FLOAT, set.out);
+    if (lines) lines.set(trails(data, i));
+    if (shown >= 0) followed(shown, i);
+    shown = i;
     label.textContent = data.labels[i];
     redraw();
+  }
+  function followed(before, i) {  // the view goes along with the animal
+    if (!chosen.follow?.checked) return;
+    view.target = view.target.map((t, k) => t + data.centres[i][k] - data.centres[before][k]);
+    view.start = { ...view.start, target: data.centres[i] };
+  }
+  async function coloured(one, i) {
+    const kind = chosen.colour?.value || "own", { values, table } = data.colours?.[kind] || {};
+    if ((one.kind || "own") === kind) return;
+    one.own ??= Float32Array.from({ length: one.n }, (_, k) => one.out[12 * k + 10]);
+    const bytes = values?.[i] ? new Uint8Array(await unpack(values[i])) : null;
+    const rgb = table ? fromBase64(table) : null;
+    for (let k = 0; k < one.n; k++) {
+      const at = 3 * (bytes ? bytes[k] : 255);
+      one.out[12 * k + 10] = rgb ? rgb[at] * 65536 + rgb[at + 1] * 256 + rgb[at + 2] : one.own[k];
+    }
+    one.kind = kind;
+  }
+  function choices(bar) {
+    const box = (text) => {
+      const holder = element("label", {}, bar), made = element("input", { type: "checkbox", checked: true }, holder);
+      holder.append(` ${text}`);
+      return made;
+    };
+    if (lines) (chosen.tracks = box("tracks")).onchange = redraw;
+    if (data.centres && data.frames.length > 1) chosen.follow = box("follow");
+    const kinds = Object.keys(data.colours || {});
+    if (!kinds.length) return;
+    const holder = element("label", { textContent: "colour " }, bar);
+    chosen.colour = element("select", {}, holder);
+    for (const kind of ["own", ...kinds]) element("option", { value: kind, textContent: kind }, chosen.colour);
+    chosen.colour.value = data.colours[data.colour] ? data.colour : "own";
+    const legend = element("span", { className: "soft legend" }, bar);
+    const tell = () => { legend.textContent = data.colours[chosen.colour.value]?.legend || ""; };
+    chosen.colour.onchange = () => { tell(); show(shown); };
+    tell();
   }
   if (data.frames.length > 1) {
     const play = element("button", { textContent: "\u25b6", title: "play" }, bar);
@@ -273,6 +422,7 @@ async function start(box) {
     };
   }
   const label = element("span", {}, bar);
+  if (data.film) choices(element("div", { className: "bar" }, box));
   element("span", { className: "soft", textContent: "drag to turn \u00b7 scroll or pinch to zoom \u00b7 shift-drag to move \u00b7 double-click to reset" }, bar);
   listen(canvas, view, redraw);
   canvas.addEventListener("webglcontextlost", (e) => { e.preventDefault(); location.reload(); });

@@ -2,40 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
 from mouselift_jax.data.inputs import must_exist
 from mouselift_jax.errors import LayoutError
 from mouselift_jax.files import atomic_path, write_json_atomic
+from mouselift_jax.geometry.similarity import Similarity
 from mouselift_jax.pipelines.film import tracks
 from mouselift_jax.report.html import Picture, Section, Table, Text
+from mouselift_jax.report.reels import rainbow
 from mouselift_jax.runs.folder import Workdir
+from mouselift_jax.splats import reel as reels
 from mouselift_jax.splats.film import Film
+from mouselift_jax.splats.reel import Reel, Tracks
+from mouselift_jax.splats.sh import C0
 
 TRACKS, ERRORS, FIGURE = "film/tracks.npz", "film/tracks.json", "film/tracks.png"
-SHOWN = 200  # Gaussians whose paths are drawn and written
 
 
 def section(workdir: Workdir, truth: str | None) -> Section:
     """The report's section; writes some paths, a picture of them, and their error."""
     film = Film.open(workdir.path)
-    frames, identity = _frames(film)
-    world = film.recording_from_film
-    unit = "mm" if world is not None and film.about.get("scene_scale") else "units"
-    paths = _paths(film, frames, identity)
-    if world is not None:
-        paths = world.apply(paths) * _mm(film)
+    reel = film.reel()
+    found = reels.tracks(reel)
+    paths = np.full((len(reel), sum(len(t.index) for t in found), 3), np.nan)
+    of = np.repeat([t.segment for t in found], [len(t.index) for t in found])
+    for t in found:
+        paths[np.ix_(t.at, of == t.segment)] = t.paths
+    paths = (reel.mm or film.recording_from_film or Similarity.identity()).apply(paths)
     with atomic_path(workdir / TRACKS) as part, part.open("wb") as stream:
-        np.savez(stream, frames=frames, segment=identity, paths=paths.astype(np.float32))
-    _draw(workdir / FIGURE, paths, unit)
+        np.savez(
+            stream, frames=reel.frames, segment=reel.segment, paths=paths.astype(np.float32),
+            index=np.concatenate([t.index for t in found]), of=of,
+        )  # fmt: skip
+    unit = _draw(workdir / FIGURE, reel, found)
     segments = film.about["segments"]
-    rows = [[s["number"], s["begins_at"], int((identity == s["number"]).sum()), s["gaussians"]]
+    rows = [[s["number"], s["begins_at"], int((reel.segment == s["number"]).sum()), s["gaussians"]]
             for s in segments]  # fmt: skip
     words = (
         "One set of Gaussians moves through all frames; each keeps its number."
@@ -44,7 +51,7 @@ def section(workdir: Workdir, truth: str | None) -> Section:
     )
     blocks: list[Any] = [
         Text(words), Table(["segment", "begins at", "frames", "Gaussians"], rows),
-        Picture(FIGURE, f"{paths.shape[1]} paths from above, {unit}; dark to bright: time"),
+        Picture(FIGURE, f"tracks of {paths.shape[1]} Gaussians, {unit}; the dots are their ends"),
     ]  # fmt: skip
     if truth:
         figures = judged(film, must_exist(truth, "film.truth"))
@@ -63,8 +70,8 @@ def judged(film: Film, truth: Path) -> dict[str, float]:
     Raises:
         LayoutError: the film does not know the recording's world, or the truth has no such frames.
     """
-    world = film.recording_from_film
-    frames, identity = _frames(film)
+    world, reel = film.recording_from_film, film.reel()
+    frames, identity = reel.frames, reel.segment
     with np.load(truth, allow_pickle=False) as arrays:
         missing = [k for k in ("skin", "skin_seen") if k not in arrays.files]
         if missing or world is None or frames.max() >= len(arrays["skin"]):
@@ -92,33 +99,34 @@ def _mm(film: Film) -> float:
     return 1.0 / (scale * float(world.scale)) if scale and world is not None else 1.0
 
 
-def _frames(film: Film) -> tuple[np.ndarray, np.ndarray]:
-    """Frame numbers and segments of all frames, in the order of time."""
-    pairs = [p for part in film.parts() for p in zip(part.frames, part.segment, strict=True)]
-    return tuple(np.array(sorted(pairs)).T)
-
-
-def _paths(film: Film, frames: np.ndarray, identity: np.ndarray) -> np.ndarray:
-    """Paths [T,P,3] of some Gaussians of the longest segment; NaN in the frames of others."""
-    longest = np.bincount(identity).argmax()
-    out = None
-    for part in film.parts():
-        if part.segment[0] != longest:
-            continue
-        some = np.linspace(0, part.means.shape[1] - 1, min(SHOWN, part.means.shape[1])).astype(int)
-        out = np.full((len(frames), len(some), 3), np.nan) if out is None else out
-        out[np.searchsorted(frames, part.frames)] = part.means[:, some]
-    return out
-
-
-def _draw(path: Path, paths: np.ndarray, unit: str) -> None:
-    figure = Figure((6, 6), dpi=110, layout="constrained")
-    axes = figure.add_subplot(xlabel=f"x, {unit}", ylabel=f"y, {unit}", aspect="equal")
-    flat = paths[..., :2]
-    steps = np.stack([flat[:-1], flat[1:]], 2)  # [T-1,P,2,2]
-    time = np.broadcast_to(np.arange(len(steps))[:, None], steps.shape[:2])
-    lines = LineCollection(steps.reshape(-1, 2, 2), array=time.reshape(-1), linewidths=0.7)
-    axes.add_collection(lines)
-    axes.autoscale_view()
+def _draw(path: Path, reel: Reel, found: Sequence[Tracks]) -> str:
+    """Tracks from above and from the side, over the last frame; returns the unit of the axes."""
+    unit, world = "mm" if reel.mm else "units", reel.mm or reel.recording_from_film
+    world = world or Similarity.identity()
+    last = reel.gaussians(len(reel) - 1)
+    body = world.apply(np.asarray(last.means, np.float64))
+    rgb = np.clip(0.5 + C0 * np.asarray(last.sh)[:, 0], 0, 1)
+    rgb = 0.4 * rgb + 0.6  # paler than the tracks
+    everything = np.concatenate([body, *(world.apply(t.paths.reshape(-1, 3)) for t in found)])
+    flat = everything[:, :2] - everything[:, :2].mean(0)
+    along = np.linalg.svd(flat, full_matrices=False)[2][0]  # what is widest from above
+    views = {
+        "from above": (np.array([along, [-along[1], along[0]]]) @ np.eye(2, 3), "across"),
+        "from the side": (np.array([[*along, 0.0], [0, 0, 1.0]]), "height"),
+    }
+    figure = Figure((8, 8), dpi=80, layout="constrained")
+    panels = figure.subplots(2, 1, sharex=True)
+    for panel, (title, (axes, name)) in zip(panels, views.items(), strict=True):
+        panel.set(title=title, ylabel=f"{name}, {unit}", aspect="equal")
+        order = (body @ np.cross(axes[0], axes[1])).argsort()
+        panel.scatter(*(body[order] @ axes.T).T, c=rgb[order], s=6, linewidths=0)
+        for track in found:
+            paths = world.apply(track.paths.astype(np.float64)) @ axes.T  # [K,P,2]
+            for p, colour in enumerate(rainbow(track)):
+                panel.plot(*paths[:, p].T, color=colour, linewidth=1.0)
+                panel.plot(*paths[-1, p], ".", color=colour, markersize=4)
+        panel.grid(alpha=0.25)
+    panels[1].set_xlabel(f"along the way, {unit}")
     with atomic_path(path) as part:
         figure.savefig(part)
+    return unit

@@ -22,10 +22,12 @@ from mouselift_jax.files import atomic_path, write_json_atomic
 from mouselift_jax.geometry.camera import Camera
 from mouselift_jax.pipelines import descriptor as descriptors
 from mouselift_jax.pipelines import measure as measures
+from mouselift_jax.report import colours
 from mouselift_jax.report import sequence as film
 from mouselift_jax.report.html import Picture, Section, Table, Text, Video
+from mouselift_jax.report.reels import is_film_run, run_reel
 from mouselift_jax.report.scene import recording_of
-from mouselift_jax.report.viewer import export_html
+from mouselift_jax.report.viewer import export_film_html, export_html
 from mouselift_jax.runs.folder import Workdir
 from mouselift_jax.runs.progress import Progress
 from mouselift_jax.splats.ply import load_ply
@@ -83,15 +85,26 @@ def write(
     known = len(steps) > 0 and np.isfinite(steps).all() and (steps > 0).all()
     fps = float(np.clip(1.0 / np.median(steps), 1, 60)) if known else UNKNOWN_FPS
     log.info("writing videos of %d frames at %.3g frames a second", len(frames), fps)
-    videos = film.write_videos(workdir.path / VIDEOS, frames, fps=fps, size=size)
+    errors: list[np.ndarray] = []
+    videos = film.write_videos(
+        workdir.path / VIDEOS, frames, fps=fps, size=size,
+        watch=lambda *seen: errors.append(colours.errors(*seen)),
+    )  # fmt: skip
     every = -(-len(frames) // MAX_PAGE_FRAMES)
-    export_html(
-        workdir / PAGE,
-        [places[i] / "splats.ply" for i in ids[::every]],
-        title=f"{workdir.path.resolve().name}: frames {frames[0].number} to {frames[-1].number}",
-        labels=[f.label for f in frames[::every]],
-        fps=fps,
-    )
+    title = f"{workdir.path.resolve().name}: frames {frames[0].number} to {frames[-1].number}"
+    if is_film_run(workdir.path):
+        reel = run_reel(workdir.path, sample_set)
+        known = dict(zip([f.number for f in frames], errors, strict=True))
+        shown = [known.get(int(n)) for n in reel.frames[::every]]
+        export_film_html(workdir / PAGE, reel.every(every), shown, title=title, fps=fps)
+    else:
+        export_html(
+            workdir / PAGE,
+            [places[i] / "splats.ply" for i in ids[::every]],
+            title=title,
+            labels=[f.label for f in frames[::every]],
+            fps=fps,
+        )
     metrics = measures.steadiness(rows)
     if metrics.get("sequence/volume_wobble", 0) > 0.15:
         workdir.warn(

@@ -94,7 +94,9 @@ def test_one_set_keeps_its_order_until_a_jump(done):
     assert figures["tracks/lost"] == pytest.approx(0.5, abs=0.02)  # what the jump took away
     assert "Identity ended 1 time(s)" in (path / "report.html").read_text()
     with np.load(path / "film/tracks.npz") as tracks:
-        assert np.isfinite(tracks["paths"][:3]).all() and np.isnan(tracks["paths"][3:]).all()
+        there = np.isfinite(tracks["paths"]).all(-1)  # a path lives as long as its set
+        assert np.array_equal(there, tracks["segment"][:, None] == tracks["of"])
+        assert len(tracks["of"]) == 100 == len(tracks["index"])
 
 
 def test_splats_and_film_agree_across_their_worlds(done):
