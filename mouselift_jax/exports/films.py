@@ -62,8 +62,8 @@ def to_nwb(args: argparse.Namespace) -> list[str]:
         lines.append("note: no tracks: only a run of fit:film whose unit is known has them")
     if film.rate is None:
         lines.append(
-            "note: the frames are not evenly apart, and movement takes rows of NWB for evenly apart "
-            "ones: give it the file of --to=csv"
+            "note: the frames are not evenly apart; movement takes rows of NWB as if they were: "
+            "give it the file of --to=csv"
         )
     if not args.subject:
         lines.append("note: no subject is named: --subject=NAME --age=P70D")

@@ -50,7 +50,7 @@ class Painter:
             rgb = np.stack([np.interp(at, np.arange(len(SCALE)), c) for c in SCALE.T], -1)
         else:
             rgb = matplotlib.colormaps["inferno" if self.kind == "error" else "viridis"](along)
-        return to_uint8(np.concatenate([rgb[:, :3], [GREY]]))
+        return np.round(255 * np.concatenate([rgb[:, :3], [GREY]])).astype(np.uint8)
 
     def bytes(self, values: np.ndarray | None, n: int) -> np.ndarray:
         """Bytes [n] of values [n], NaN and None where unknown."""

@@ -198,7 +198,7 @@ class LiveViewer:
             ends = np.stack([track.paths[first:last], track.paths[first + 1 : last + 1]], 2)
             age = np.linspace(1, 0, last - first)[:, None, None]
             tint = (rgb[None] * (1 - 0.7 * age) + 0.7 * age)[:, :, None].repeat(2, 2)
-            tint = to_uint8(tint).reshape(-1, 2, 3)
+            tint = np.round(255 * tint).astype(np.uint8).reshape(-1, 2, 3)
             self._handles.append(self.server.scene.add_line_segments(
                 f"/tracks/{track.segment}", ends.reshape(-1, 2, 3), tint,
                 thickness=2.0, thickness_units="screen",

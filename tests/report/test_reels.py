@@ -194,6 +194,9 @@ def test_the_page_plays_a_film_draws_its_tracks_and_colours_it(tmp_path):
         for kind in ("speed", "cameras", "error", "own"):
             last = seen(choose.format(kind))
             assert (np.abs(last - plain).mean() > 3) == (kind != "own"), kind
+            if kind == "error":  # all of it at the top of the scale
+                inside = last[truth.min(-1) < 100]
+                np.testing.assert_allclose(np.median(inside, 0), (252, 255, 164), atol=25)
             legend = page.evaluate("document.querySelector('.legend').textContent")
             assert bool(legend) == (kind != "own")
         assert np.abs(last - plain).mean() < 0.1

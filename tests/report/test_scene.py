@@ -127,7 +127,7 @@ def test_live_viewer_shows_splats_cameras_and_errors(tmp_path):
         save_ply(tmp_path / "run" / "items" / f"sample_{i:06d}" / "splats.ply", one(i))
     viewer = LiveViewer(open_scene(tmp_path / "run", samples=samples), port=0)
     try:
-        assert len(viewer._handles) == 1 + 2 and "dB" in viewer.errors.content
+        assert viewer._set and len(viewer._handles) == 2 and "dB" in viewer.errors.content
         viewer.kind.value = RENDER
         viewer.show(1)
         assert "sample_000001" in viewer.label.content
@@ -182,7 +182,7 @@ def test_gaussians_without_numbers_are_left_out_and_counted(tmp_path, monkeypatc
     viewer = LiveViewer(open_scene(tmp_path / "a.ply"), port=0)
     try:
         assert "2 of them not drawn" in viewer.label.content
-        sent = viewer._handles[0].centers
+        sent = viewer._set[0].centers
         assert len(sent) == len(means) - 2 and np.isfinite(sent).all()
     finally:
         viewer.stop()
