@@ -114,8 +114,10 @@ def _draw(path: Path, reel: Reel, found: Sequence[Tracks]) -> str:
         "from above": (np.array([along, [-along[1], along[0]]]) @ np.eye(2, 3), "across"),
         "from the side": (np.array([[*along, 0.0], [0, 0, 1.0]]), "height"),
     }
-    figure = Figure((8, 8), dpi=80, layout="constrained")
-    panels = figure.subplots(2, 1, sharex=True)
+    wide, deep, high = np.ptp(everything @ np.array([*views["from above"][0], [0, 0, 1.0]]).T, 0)
+    rows = [max(deep, 0.2 * wide), max(high, 0.2 * wide)]  # in one scale, so that they line up
+    figure = Figure((8, 1.6 + 7.2 * sum(rows) / max(wide, 1e-6)), dpi=80, layout="constrained")
+    panels = figure.subplots(2, 1, sharex=True, height_ratios=rows)
     for panel, (title, (axes, name)) in zip(panels, views.items(), strict=True):
         panel.set(title=title, ylabel=f"{name}, {unit}", aspect="equal")
         order = (body @ np.cross(axes[0], axes[1])).argsort()
