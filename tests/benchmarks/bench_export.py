@@ -19,7 +19,7 @@ from mouselift_jax.exports.nwb import save_nwb
 from mouselift_jax.exports.pose_csv import save_pose_csv
 from mouselift_jax.splats.film_file import save_film_file
 from mouselift_jax.splats.ply import save_ply
-from tests.exports.film import measured_film, write_identity
+from tests.exports.film import measured_film
 
 
 def main() -> None:
@@ -30,8 +30,7 @@ def main() -> None:
     args = args.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         numbers, root = range(args.frames), Path(folder)
-        film = measured_film(root, numbers, frames=args.frames)
-        write_identity(film.run, numbers, n=args.gaussians)
+        film = measured_film(root, numbers, args.frames, args.gaussians)
         reel = film.reel()
         for i, frame in enumerate(film.frames):
             save_ply(frame.splats, reel.gaussians(i), scene_scale=0.01)

@@ -34,9 +34,9 @@ def write_identity(run, numbers, cut=None, n=80):
     return film
 
 
-def measured_film(folder, numbers=(0, 2, 6), frames=8):
+def measured_film(folder, numbers=(0, 2, 6), length=8, gaussians=80):
     """Frames of a 10 fps recording, the spine on a line, one frame not trusted."""
-    write_recording(folder / "rec", frames=frames, size=(64, 56), n_heldout=0, fps=10.0, workers=1)
+    write_recording(folder / "rec", frames=length, size=(64, 56), n_heldout=0, fps=10.0, workers=1)
     frames, rows = [], []
     for n in numbers:
         place = folder / "run" / "items" / f"sample_{n}"
@@ -49,6 +49,6 @@ def measured_film(folder, numbers=(0, 2, 6), frames=8):
         rows.append(row | {"frame": n, "head": "shape", "why": "", "trusted": 1, "length_mm": 90.0})
     rows[1] |= {"trusted": 0, "why": "head and tail could not be told apart"}
     write_csv(folder / "run" / "motion.csv", rows)
-    write_identity(folder / "run", numbers)
+    write_identity(folder / "run", numbers, n=gaussians)
     samples = SimpleNamespace(path=folder, manifest={"source": {"rec": {"fps": 10}}})
     return FilmSource(folder / "run", samples, tuple(frames), open_recording(folder / "rec"))
