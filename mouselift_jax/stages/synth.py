@@ -411,8 +411,10 @@ def _run_fits(config: Any, workdir: Workdir) -> None:
                 if pictures is not None and done + drawn < SHOWN:
                     drawn += 1
                     labels = [f"{'rig' if i < make.n_rig else 'further'} {i}" for i in range(12)]
-                    shown = [p[..., :3] + (255 - p[..., 3:]) for p in pictures[:12]]
-                    sheet = contact_sheet(shown, labels=labels[: len(shown)], size=128, columns=6)
+                    shown, _ = composite(pictures[:12], np.ones(3, np.float32))
+                    sheet = contact_sheet(
+                        list(shown), labels=labels[: len(shown)], size=128, columns=6
+                    )
                     save_png(sheets[number], sheet)
                 progress.update()
         splits = {name: s for s in ("train", "val") for name in run.samples.ids(s)}

@@ -23,6 +23,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import cv2
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -109,15 +110,34 @@ def both(folder: Path, *sets: Path) -> Path:
     return folder
 
 
-def hidden(place: Path, frame: int, world: dict[str, Any]) -> tuple[Camera, Any, Any]:
-    """Cameras of no video in the sample's scene, their pictures on white, their masks."""
+def hidden(
+    place: Path, frame: int, world: dict[str, Any], density: float
+) -> tuple[Camera, Any, Any]:
+    """Cameras of no video in the sample's scene, their pictures on white, their masks.
+
+    They are shrunk to `density`, pixels a scene unit at the animal: the network's Gaussians are as
+    large as the pixels it sees, and sharper pictures would show the holes between them.
+    """
     folder = place / "recording/heldout" / f"frame_{frame:06d}"
     record = read_json(folder / "opencv_cameras.json")
     move = Similarity(*(np.asarray(world[k], np.float64) for k in ("scale", "R", "t")))
     camera = parse_cameras(record, folder).transformed(move)
     rgba = np.stack([read_picture(folder / f["file_path"]) for f in record["frames"]])
+    share = density / density_of(camera)
+    size = round(camera.width * share), round(camera.height * share)
+    images, masks = composite(rgba, np.ones(3, np.float32))
+    shrunk = [cv2.resize(np.concatenate(x, -1), size, interpolation=cv2.INTER_AREA)
+              for x in zip(images, masks, strict=True)]  # fmt: skip
+    both = np.stack(shrunk)
+    camera, _ = camera.resized(*size)
     K, c2w = (jnp.asarray(x, jnp.float32) for x in (camera.K, camera.c2w))
-    return Camera(K, c2w, camera.width, camera.height), *composite(rgba, np.ones(3, np.float32))
+    return Camera(K, c2w, *size), both[..., :3], both[..., 3:]
+
+
+def density_of(camera: Camera) -> float:
+    """Pixels a scene unit at the origin, the mean over cameras."""
+    distance = np.linalg.norm(np.asarray(camera.center), axis=-1)
+    return float(np.mean(np.asarray(camera.K)[:, 0, 0] / distance))
 
 
 def lifted(run: Path, place: Path, count: int) -> dict[str, float]:
@@ -129,7 +149,8 @@ def lifted(run: Path, place: Path, count: int) -> dict[str, float]:
     for name in items.ids[:count]:
         item = items.load(name)
         world = items.sample_set.camera_file(name)["scene_from_recording"]
-        camera, images, masks = hidden(place, item.about["frame"], world)
+        density = density_of(item.cameras)
+        camera, images, masks = hidden(place, item.about["frame"], world, density)
         out = draw(lift(item)[0], camera)
         figures = metrics.figures(out.rgb, out.alpha, images, masks)
         rows.append({k: np.asarray(v) for k, v in figures.items()})
@@ -163,6 +184,8 @@ def lift_rows(folder: Path, a: argparse.Namespace) -> list[dict[str, Any]]:
     rows = []
     for seed in a.seeds:
         for k, name in enumerate(ways):
+            if a.rows and k not in a.rows:
+                continue
             keys = {"data.size": a.size, "train.steps": a.steps, "eval_samples": 1, "seed": seed,
                     "train.batch_size": jax.device_count(), "model.animal_share": 0.5,
                     "train.save_every": 200}  # fmt: skip
@@ -212,7 +235,8 @@ def view_rows(folder: Path, a: argparse.Namespace) -> list[dict[str, Any]]:
     return [
         known(folder / f"views_{rig}_{seed}.json", functools.partial(row, rig, seed))
         for seed in a.seeds
-        for rig in ("walking", "canonical")
+        for k, rig in enumerate(("walking", "canonical"))
+        if not a.rows or k in a.rows
     ]
 
 
@@ -227,6 +251,7 @@ def main() -> None:
     parser.add_argument("--views-size", type=int, default=64)
     parser.add_argument("--views-steps", type=int, default=200)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--rows", type=int, nargs="+", default=[], help="only these, from 0")
     parser.add_argument("--parts", default="lift,views")
     parser.add_argument("--out", type=Path)
     a = parser.parse_args()

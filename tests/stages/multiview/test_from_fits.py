@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from configs import synth as config_file
+from mouselift_jax.data.batches.pictures import composite
 from mouselift_jax.data.samples.rig_file import load_rig, named_rig, save_rig
 from mouselift_jax.data.samples.sample_set import SampleSet
 from mouselift_jax.errors import CalibrationError, ConfigError, LayoutError, MouseLiftError
@@ -106,6 +107,19 @@ def test_a_second_command_draws_only_what_is_left(done, fits, monkeypatch):
     assert again["metrics"] == before["metrics"] and again["warnings"] == before["warnings"]
     with pytest.raises(ConfigError, match="zoom"):
         run(config(fits, zoom=2.0), path)
+
+
+def test_the_report_shows_the_pictures_on_white(fits, tmp_path, monkeypatch):
+    """Their outlines once wrapped round: bytes of straight alpha were added as if weighted."""
+    shown, real = [], synth.contact_sheet
+    monkeypatch.setattr(
+        synth, "contact_sheet", lambda p, **k: shown.append(np.stack(p)) or real(p, **k)
+    )
+    run(config(fits, limit=1), tmp_path / "x")
+    rgba = SampleSet.open(tmp_path / "x/samples").load("sample_000000").images_rgba
+    expected, masks = composite(rgba, np.ones(3, np.float32))
+    assert ((masks > 0) & (masks < 1)).any()
+    np.testing.assert_allclose(shown[0], expected, atol=1e-6)
 
 
 def test_the_plan_counts_and_touches_nothing(fits, tmp_path):
