@@ -29,7 +29,7 @@ def must_exist(path: str | os.PathLike | None, key: str) -> Path:
 
 
 def calibration_of(path: str | Path) -> Path:
-    """The calibration file that a run of this stage wrote, or the file itself.
+    """The calibration that a run of that stage wrote (a file, or a folder of one a camera).
 
     Raises:
         ConfigError: there is none.
@@ -39,7 +39,7 @@ def calibration_of(path: str | Path) -> Path:
         return place
     record = read_json(place / CALIBRATION)
     file = place / record["file"] if record and "file" in record else None
-    if file is None or not file.is_file():
+    if file is None or not file.exists():
         raise ConfigError(
             "no calibration in this folder",
             where=f"config.prepare.calibration={path}",

@@ -6,7 +6,7 @@ COLMAP puts pixel centres at +0.5, as we do; its poses are world to camera with 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +38,7 @@ MODELS = {
     "EUCM": "fx fy cx cy alpha beta",
     "EQUIRECTANGULAR": "w h",
 }
+_LENS = ("k1", "k2", "p1", "p2", "k3", "k4", "k5", "k6")  # OpenCV's order
 # model, width, height, parameters of a camera; camera's number, wxyz, T, name of a picture
 _Cameras = dict[int, tuple[str, int, int, tuple[float, ...]]]
 _Images = list[tuple[int, np.ndarray, np.ndarray, str]]
@@ -94,6 +95,101 @@ def read_colmap(folder: Path) -> Calibration:
     return Calibration(
         folder, "colmap", models, unit="unknown", notes=notes, pixel_shift=AT_HALF, files=files
     )
+
+
+def rewritten(
+    files: Sequence[Path], pairs: Sequence[tuple[CameraModel, CameraModel]]
+) -> dict[str, bytes] | None:
+    """A model's two files with other poses and intrinsics; None where its cameras cannot hold them.
+
+    Args:
+        files: cameras and images, as `model_files` gives them.
+        pairs: cameras as they were read, and as they are now.
+    """
+    is_text = files[0].suffix == ".txt"
+    held = (_cameras_text if is_text else _cameras_binary)(files[0])
+    new = {old.picture: model for old, model in pairs}
+    images = (_images_text if is_text else _images_binary)(files[1])
+    now, first, of_camera = {}, {}, {}
+    for number, quat, T, name in sorted(images, key=lambda row: natural_key(row[3])):
+        key = (quat.tobytes(), T.tobytes(), number)  # pictures of one pose are one camera
+        now[name] = model = first.setdefault(key, new.get(name))
+        if model is None or number not in held:
+            return None
+        values = _values(held[number][0], model)
+        if values is None or not np.allclose(of_camera.setdefault(number, values), values):
+            return None  # several cameras share these intrinsics, or the model has no such number
+    write = (_text_with, _text_posed) if is_text else (_binary_with, _binary_posed)
+    return {files[0].name: write[0](files[0], held, of_camera),
+            files[1].name: write[1](files[1], now)}  # fmt: skip
+
+
+def _values(model: str, camera: CameraModel) -> tuple[float, ...] | None:
+    """Parameters of a COLMAP model; None where it has no room for them."""
+    K, names = camera.K, MODELS[model].split()
+    if not {n for n in names if n not in ("f", "fx", "fy", "cx", "cy")} <= set(_LENS):
+        return None
+    given = {"f": K[0, 0], "fx": K[0, 0], "fy": K[1, 1], "cx": K[0, 2], "cy": K[1, 2]}
+    d = camera.distortion
+    if isinstance(d, np.ndarray):
+        given |= dict(zip(_LENS, np.pad(d, (0, max(0, 8 - len(d)))), strict=False))
+    elif d is not None:
+        given |= {f"k{i + 1}": x for i, x in enumerate(d.coefficients)}
+    lost = [k for k in given if k not in names and k[0] in "kp" and given[k]]
+    if lost or ("f" in names and abs(K[0, 0] - K[1, 1]) > 1e-9 * K[0, 0]):
+        return None
+    return tuple(float(given.get(k, 0.0)) for k in names)
+
+
+def _pose(model: CameraModel) -> tuple[float, ...]:
+    from scipy.spatial.transform import Rotation
+
+    quat = np.roll(Rotation.from_matrix(model.R).as_quat(), 1)
+    return (*map(float, quat), *map(float, model.T))
+
+
+def _text_with(path: Path, held: _Cameras, values: dict[int, tuple[float, ...]]) -> bytes:
+    lines = ["# CAMERA_ID, MODEL, WIDTH, HEIGHT, PARAMS[]"]
+    for number, (model, width, height, before) in held.items():
+        numbers = " ".join(map(repr, values.get(number, before)))
+        lines.append(f"{number} {model} {width} {height} {numbers}")
+    return ("\n".join(lines) + "\n").encode()
+
+
+def _text_posed(path: Path, now: dict[str, CameraModel]) -> bytes:
+    out, is_points = [], False
+    for line in read_text(path, 1 << 30).splitlines():
+        words = line.split()
+        if line.lstrip().startswith("#") or is_points or not words:
+            out.append(line)
+            is_points = is_points and line.lstrip().startswith("#")
+            continue
+        pose = _pose(now[" ".join(words[9:])])
+        out.append(" ".join([words[0], *map(repr, pose), *words[8:]]))
+        is_points = True
+    return ("\n".join(out) + "\n").encode()
+
+
+def _binary_with(path: Path, held: _Cameras, values: dict[int, tuple[float, ...]]) -> bytes:
+    out = struct.pack("<Q", len(held))
+    for number, (model, width, height, before) in held.items():
+        numbers = values.get(number, before)
+        out += struct.pack("<iiQQ", number, list(MODELS).index(model), width, height)
+        out += struct.pack(f"<{len(numbers)}d", *numbers)
+    return out
+
+
+def _binary_posed(path: Path, now: dict[str, CameraModel]) -> bytes:
+    data = _Bytes(path)
+    out = bytearray(data.data)
+    for _ in range(data.take("Q")[0]):
+        data.take("i")
+        at = data.at
+        data.take("7di")
+        struct.pack_into("<7d", out, at, *_pose(now[data.text()]))
+        (points,) = data.take("Q")
+        data.at += 24 * points
+    return bytes(out)
 
 
 def _rotation(quat: np.ndarray, path: Path, name: str) -> np.ndarray:

@@ -27,7 +27,7 @@ _HARMLESS = ("rotation_count", "error", "exposure", "grid_count", "ignore", "ver
 _CALISCOPE = {"rotation_count", "grid_count", "cam_id", "port"}
 
 
-def _tables(content: dict[str, Any]) -> dict[str, dict]:
+def camera_tables(content: dict[str, Any]) -> dict[str, dict]:
     """Camera tables: [cam_0] ... at the top, or [cameras.0] ... of Caliscope."""
     inner = content.get("cameras")
     rows = inner if isinstance(inner, dict) else content
@@ -36,22 +36,22 @@ def _tables(content: dict[str, Any]) -> dict[str, dict]:
 
 def is_caliscope(content: dict[str, Any]) -> bool:
     """Whether a TOML file's content is Caliscope's."""
-    return any(_CALISCOPE & set(row) for row in _tables(content).values())
+    return any(_CALISCOPE & set(row) for row in camera_tables(content).values())
 
 
 def is_anipose(content: dict[str, Any]) -> bool:
     """Whether a TOML file's content is anipose's."""
-    return bool(_tables(content)) and not is_caliscope(content)
+    return bool(camera_tables(content)) and not is_caliscope(content)
 
 
 def read_anipose(path: Path) -> Calibration:
     """Anipose / aniposelib: [cam_N] name, size, matrix, distortions, rotation, translation."""
-    return _read(path, "anipose", _tables(load_toml(path)), "mm")
+    return _read(path, "anipose", camera_tables(load_toml(path)), "mm")
 
 
 def read_caliscope(path: Path) -> Calibration:
     """Caliscope: [cameras.N] (config.toml of older versions: [cam_N]); metres."""
-    tables = _tables(load_toml(path))
+    tables = camera_tables(load_toml(path))
     used = {k: v for k, v in tables.items() if v.get("ignore") is not True}
     calibration = _read(path, "caliscope", used, "m")
     if len(used) < len(tables):

@@ -31,10 +31,19 @@ from mouselift_jax.errors import LayoutError
 
 Files = Mapping[Path, Mapping[str, Any]]  # file -> its top level
 
-_K = ("K", "camera_matrix", "cameraMatrix", "M", "intrinsics", "intrinsic_matrix", "mtx")
-_R = ("Rot", "R", "rotation", "rvec", "rotation_matrix")
-_T = ("T", "t", "tvec", "translation", "translation_vector")
-_D = ("dist", "D", "distortion_coefficients", "dist_coeffs", "distCoeffs", "distortion",
+K_KEYS = (
+    "K",
+    "camera_matrix",
+    "cameraMatrix",
+    "M",
+    "intrinsics",
+    "intrinsic_matrix",
+    "mtx",
+    "intrinsicMatrix",
+)
+R_KEYS = ("Rot", "R", "rotation", "rvec", "rotation_matrix")
+T_KEYS = ("T", "t", "tvec", "translation", "translation_vector")
+LENS_KEYS = ("dist", "D", "distortion_coefficients", "dist_coeffs", "distCoeffs", "distortion",
       "distortionCoefficients")  # fmt: skip
 
 
@@ -57,14 +66,14 @@ def is_kalibr(content: Mapping[str, Any]) -> bool:
 def is_ros(content: Mapping[str, Any]) -> bool:
     """ROS camera_info: camera_matrix {rows, cols, data} and no pose of its own."""
     plain = isinstance(content.get("camera_matrix"), dict)
-    return plain and not any(k in content for k in (*_R, *_T))
+    return plain and not any(k in content for k in (*R_KEYS, *T_KEYS))
 
 
 def is_opencv(content: Mapping[str, Any]) -> bool:
     """OpenCV's FileStorage, or plain YAML of the same keys: a K at the top level."""
     if any(is_(content) for is_ in (is_easymocap, is_jarvis, is_kalibr, is_ros)):
         return False
-    return any(isinstance(content.get(key), (np.ndarray, list, dict)) for key in _K)
+    return any(isinstance(content.get(key), (np.ndarray, list, dict)) for key in K_KEYS)
 
 
 def read_opencv(files: Files, path: Path) -> Calibration:
@@ -126,9 +135,9 @@ def _stored(rows: list[Row], path: Path, kind: str, *, transposed: bool = False)
         def value(*keys: str, row: Row = row) -> Any:
             return _plain(row.need(*keys), f"camera {row.camera}: {keys[0]}", row.where)
 
-        K = matrix3(value(*_K, "intrinsicMatrix"), f"camera {name}: K", where)
-        R = matrix3(value(*_R), f"camera {name}: R", where)
-        T = vector3(value(*_T), f"camera {name}: T", where)
+        K = matrix3(value(*K_KEYS), f"camera {name}: K", where)
+        R = matrix3(value(*R_KEYS), f"camera {name}: R", where)
+        T = vector3(value(*T_KEYS), f"camera {name}: T", where)
         if transposed:
             K, R = K.T, R.T
         _same_rotation(row, R)
@@ -178,7 +187,7 @@ def _size(row: Row) -> tuple[int, int] | None:
 
 
 def _lens(row: Row) -> Lens | None:
-    values = _plain(row.get(*_D), f"camera {row.camera}: distortion", row.where)
+    values = _plain(row.get(*LENS_KEYS), f"camera {row.camera}: distortion", row.where)
     model = row.get("distortion_model", "camera_model")
     if row.get("fisheye", "is_fisheye", default=False) not in (False, 0, None, 0.0):
         model = "fisheye"

@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 import json
 import pickle
+import struct
 
 import numpy as np
 import pytest
+from scipy.spatial.transform import Rotation
 
 from mouselift_jax.data.readers import read_calibration
 from mouselift_jax.data.readers.write_back import write_back
@@ -54,12 +56,85 @@ def _dannce(path):
     savemat(path, {"params": params, "camnames": np.array(["Camera1", "Camera2"], object)})
 
 
+def _caliscope(path):
+    _anipose(path)
+    text = path.read_text().replace("[cam_", "[cameras.").replace("name =", "cam_id =")
+    path.write_text(text.replace('"side', '"').replace("[metadata]", "[cameras.9]\nignore = true"))
+
+
+def _label3d(path):
+    from scipy.io import loadmat, savemat
+
+    _dannce(path)
+    content = {k: v for k, v in loadmat(path).items() if k[0] != "_"}
+    content["camParams"] = content.pop("params")
+    savemat(path, content | {"imageSize": np.tile([480, 640], (2, 1)), "status": np.eye(2)})
+
+
+def _hires(folder):
+    from scipy.io import savemat
+
+    for i in range(2):
+        savemat(folder / f"hires_cam{i + 1}_params.mat",
+                {"K": K.T, "r": R[i].T, "t": T[i][None], "RDistort": np.array([[-0.1, 0.02, 0.0]]),
+                 "TDistort": np.zeros((1, 2))})  # fmt: skip
+
+
+def _storage(folder, suffix="yml", turned=False):
+    import cv2
+
+    for i in range(2):
+        values = {"camera_matrix": K, "distortion_coefficients": np.array([[-0.1, 1e-5, 0, 0, 0]]),
+                  "R": R[i], "T": T[i][:, None]}  # fmt: skip
+        if turned:
+            values = {"intrinsicMatrix": K.T, "R": R[i].T, "T": T[i][:, None],
+                      "distortionCoefficients": np.array([[-0.1, 0.02, 0, 0, 0]])}  # fmt: skip
+        out = cv2.FileStorage(str(folder / f"Camera_{i}.{suffix}"), cv2.FILE_STORAGE_WRITE)
+        out.write("image_width", 640)
+        out.write("image_height", 480)
+        for key, value in values.items():
+            out.write(key, value)
+        out.release()
+
+
+def _colmap(folder, binary=False):
+    quats = [np.roll(Rotation.from_matrix(r).as_quat(), 1).tolist() for r in R]
+    values = [900.0, 910.0, 320.5, 240.25, -0.1, 0.02, 0.0, 0.0]
+    if binary:
+        cameras = images = struct.pack("<Q", 2)
+        for i in range(2):
+            cameras += struct.pack("<iiQQ8d", i + 1, 4, 640, 480, *values)
+            images += struct.pack("<i7di", i + 1, *quats[i], *T[i], i + 1)
+            images += f"cam{i}.png".encode() + b"\0" + struct.pack("<Qddq", 1, 1.0, 2.0, -1)
+        (folder / "cameras.bin").write_bytes(cameras)
+        (folder / "images.bin").write_bytes(images)
+        return
+    lines = [f"{i + 1} OPENCV 640 480 {' '.join(map(str, values))}" for i in range(2)]
+    (folder / "cameras.txt").write_text("# cameras\n" + "\n".join(lines) + "\n")
+    lines = [f"{i + 1} {' '.join(map(str, [*quats[i], *T[i]]))} {i + 1} cam{i}.png\n1.0 2.0 -1"
+             for i in range(2)]  # fmt: skip
+    (folder / "images.txt").write_text("# images\n" + "\n".join(lines) + "\n")
+
+
+FOLDERS = {
+    "hires": _hires,
+    "yml": _storage,
+    "xml": lambda f: _storage(f, "xml"),
+    "jarvis": lambda f: _storage(f, "yaml", turned=True),
+    "colmap txt": _colmap,
+    "colmap bin": lambda f: _colmap(f, binary=True),
+}
+
+
 @pytest.mark.parametrize(
     ("name", "make"),
     [("new_cam.pkl", _pickle), ("opencv_cameras.json", _opencv), ("calibration.toml", _anipose),
-     ("lab_dannce.mat", _dannce)],
+     ("lab_dannce.mat", _dannce), ("camera_array.toml", _caliscope), ("label3d.mat", _label3d),
+     *FOLDERS.items()],
 )  # fmt: skip
 def test_what_is_written_is_read_again(tmp_path, name, make):
+    if name in FOLDERS:
+        (tmp_path / name).mkdir()
     make(tmp_path / name)
     calibration = read_calibration(tmp_path / name)
     turn = rotations(np.array([[0.01, 0.02, -0.01]]))[0]
@@ -74,7 +149,7 @@ def test_what_is_written_is_read_again(tmp_path, name, make):
     out = tmp_path / "out"
     out.mkdir()
     path, same = write_back(calibration, new, out, SIZES)
-    assert same and path == out / name
+    assert same and path == out / ("calibration" if name in FOLDERS else name)
     again = read_calibration(path)
     assert again.kind == calibration.kind
     for want, got in zip(new, again.cameras, strict=True):
@@ -98,6 +173,23 @@ def test_keys_that_are_not_ours_stay(tmp_path):
     calibration = read_calibration(tmp_path / "calibration.toml")
     write_back(calibration, calibration.cameras, out, SIZES)
     assert "[metadata]\nadjusted = false\nerror = 0.4" in (out / "calibration.toml").read_text()
+
+
+def test_what_a_format_has_no_room_for_becomes_ours(tmp_path):
+    """Two focal lengths in one number; a lens where there is none."""
+    (tmp_path / "sparse").mkdir()
+    _colmap(tmp_path / "sparse")
+    file = tmp_path / "sparse/cameras.txt"
+    lines = [f"{i + 1} SIMPLE_PINHOLE 640 480 900 320.5 240.25" for i in range(2)]
+    file.write_text("\n".join(lines) + "\n")
+    calibration = read_calibration(tmp_path / "sparse")
+    out = tmp_path / "out"
+    new = [dataclasses.replace(c, K=c.K + np.diag([1.0, 2.0, 0])) for c in calibration.cameras]
+    path, same = write_back(calibration, new, out, SIZES)
+    assert not same and path.name == "opencv_cameras.json" and list(out.iterdir()) == [path]
+    new = [dataclasses.replace(c, K=c.K + np.diag([1.0, 1.0, 0])) for c in calibration.cameras]
+    assert write_back(calibration, new, out, SIZES) == (out / "calibration", True)
+    assert (out / "calibration/images.txt").read_text().count("1.0 2.0 -1") == 2
 
 
 def test_a_format_that_cannot_be_written_becomes_ours(tmp_path):
