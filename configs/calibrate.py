@@ -40,6 +40,8 @@ def get_config(name=None):
         c.cameras = ""  # numbers or names of the cameras to use, e.g. 0,2,4; empty = all
         c.length_between = ()  # two keypoints whose true distance is known, by number: (0, 5)
         c.length_mm = 0.0  # that distance; it sets the rig's scale, which no picture tells
+        c.floor = False  # True: the world stands on the floor where the animal walks: z = 0, z up
         c.trim = "error"  # error | shortest: files with different numbers of frames
         c.unit = ""  # mm | m: unit of the calibration; empty = find out
+        c.pixel_origin = ""  # 0 | 0.5 | 1: the first pixel's centre; empty = its format's
     return common.variant(config, name, VARIANTS)

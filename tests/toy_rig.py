@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 import numpy as np
+from scipy.optimize import least_squares
 
-from mouselift_jax.geometry.bundle import PARAMETERS, Rig, Sightings, project
-from mouselift_jax.pipelines.calibrate import similarity_between
+from mouselift_jax.data.calibrate import similarity_between
+from mouselift_jax.geometry.bundle import (
+    PARAMETERS,
+    Rig,
+    Sightings,
+    located,
+    project,
+    rotations,
+)
+from mouselift_jax.geometry.similarity import Similarity
 
 
 def rig(n: int = 6, focal: float = 1500.0, distance: float = 320.0) -> Rig:
@@ -57,26 +66,28 @@ def perturbed(
     return cameras.changed(delta)
 
 
-def missed(cameras: Rig, true: Rig, X: np.ndarray) -> np.ndarray:
-    """Pixels [V,N] by which cameras miss true points [N,3], once their worlds are laid together.
+def between(cameras: Rig, true: Rig, X: np.ndarray) -> Similarity:
+    """From the true cameras' world to that of others, by the pictures of true points X [N,3].
 
-    The similarity between the worlds is the one that fits the pictures: first by the cameras'
-    anchors, then by least squares on the pixels.
+    First by where the others see the points, then by least squares on the pixels.
     """
-    from scipy.optimize import least_squares
-
-    from mouselift_jax.geometry.bundle import located, rotations
-
     goal = pixels(true, X)
     ones = np.ones(goal.shape[:2])
     where = 0 * np.arange(len(X))
     there = located(cameras, Sightings(goal, ones, np.zeros_like(goal), where, where))
-    scale, R, shift = similarity_between(X, there)
+    first = Similarity(*similarity_between(X, there))
+
+    def at(p: np.ndarray) -> Similarity:
+        turn = rotations(p[None, :3])[0]
+        return Similarity(first.scale * np.exp(p[6]), first.R @ turn, first.t + 10 * p[3:6])
 
     def gap(p: np.ndarray) -> np.ndarray:
-        turn = rotations(p[None, :3])[0]
-        Y = scale * np.exp(p[6]) * X @ (turn @ R).T + shift + 10 * p[3:6]
-        return pixels(cameras, Y) - goal
+        return (pixels(cameras, at(p).apply(X)) - goal).ravel()
 
-    best = least_squares(lambda p: gap(p).ravel(), np.zeros(7))
-    return np.linalg.norm(gap(best.x), axis=-1)
+    return at(least_squares(gap, np.zeros(7)).x)
+
+
+def missed(cameras: Rig, true: Rig, X: np.ndarray) -> np.ndarray:
+    """Pixels [V,N] by which cameras miss true points [N,3], once their worlds are laid together."""
+    there = between(cameras, true, X).apply(X)
+    return np.linalg.norm(pixels(cameras, there) - pixels(true, X), axis=-1)

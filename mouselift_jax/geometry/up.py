@@ -1,29 +1,15 @@
-"""The floor from where an animal walks: its normal is up, whatever way the cameras are mounted."""
+"""The floor from where an animal walks: its normal is up, and what is lowest lies on it."""
 
 from __future__ import annotations
 
 import numpy as np
 
+from mouselift_jax.geometry.similarity import Similarity
+
 _ROUNDS = 20
 _FLAT = 3.0  # the path's second spread over its third, at least: it must say where the floor is
 _LEAST_POINTS = 20
-
-
-def floor_height(points: np.ndarray, up: np.ndarray) -> float:
-    """Height of the floor along up: where the lowest point of the animal usually is.
-
-    Args:
-        points: of the animal [T,M,3] over time, NaN where unknown; any unit. Without one at the
-            paws the floor is told too high by as much as the lowest is above it.
-        up: unit vector [3].
-
-    Returns:
-        Median over instants of the least height; NaN where no point is known.
-    """
-    heights = np.asarray(points, np.float64) @ up
-    lowest = np.fmin.reduce(heights, axis=1)
-    lowest = lowest[np.isfinite(lowest)]
-    return float(np.median(lowest)) if len(lowest) else float("nan")
+_LOWEST = 5.0  # percentile of an instant's points: the lowest, without single wrong ones
 
 
 def floor_normal(path: np.ndarray, up: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
@@ -58,3 +44,65 @@ def floor_normal(path: np.ndarray, up: np.ndarray) -> tuple[np.ndarray, np.ndarr
         return None
     side = 1.0 if normal @ up >= 0 else -1.0
     return side * normal, spreads
+
+
+def rotation_to_z(up: np.ndarray) -> np.ndarray:
+    """The shortest rotation [3,3] that takes a direction to z."""
+    up = up / np.linalg.norm(up)
+    z = np.array([0.0, 0.0, 1.0])
+    axis, c = np.cross(up, z), float(up @ z)
+    if c < -1 + 1e-9:
+        return np.diag([1.0, -1.0, -1.0])
+    k = np.array([[0, -axis[2], axis[1]], [axis[2], 0, -axis[0]], [-axis[1], axis[0], 0]])
+    return np.eye(3) + k + k @ k / (1.0 + c)
+
+
+def floor_height(points: np.ndarray, up: np.ndarray) -> tuple[float, float]:
+    """Height of the floor along up, where the lowest of the animal usually is, and its error.
+
+    Args:
+        points: of the animal [T,M,3] over time, NaN where unknown; any unit. Without one at the
+            paws the floor is told too high by as much as the lowest is above it.
+        up: unit vector [3].
+
+    Returns:
+        Median over instants of the least height, single wrong points left out, and the standard
+        error of that; NaN where no point is known.
+    """
+    heights = np.asarray(points, np.float64) @ up
+    heights = heights[np.isfinite(heights).any(1)]
+    if not len(heights):
+        return float("nan"), float("nan")
+    lowest = np.nanpercentile(heights, _LOWEST, axis=1, method="lower")
+    middle = np.median(lowest)
+    # of a median of normal values; 1.4826 medians of the absolute deviation are one deviation
+    error = 1.2533 * 1.4826 * np.median(np.abs(lowest - middle)) / np.sqrt(len(lowest))
+    return float(middle), float(error)
+
+
+def levelled_on_floor(
+    points: np.ndarray, frame: np.ndarray, up: np.ndarray
+) -> tuple[Similarity, float] | None:
+    """The move to a world whose z is up and whose floor is z = 0, and the error of the height.
+
+    Args:
+        points: on the animal [N,3], NaN where unknown; any unit.
+        frame: instant of each [N].
+        up: roughly up [3].
+
+    Returns:
+        None where the animal's path tells no plane (`floor_normal`).
+    """
+    known = np.isfinite(points).all(-1)
+    frames = [points[known & (frame == f)] for f in np.unique(frame[known])]
+    if not frames:
+        return None
+    together = np.full((len(frames), max(map(len, frames)), 3), np.nan)
+    for row, own in zip(together, frames, strict=True):
+        row[: len(own)] = own
+    found = floor_normal(np.nanmedian(together, 1), up)
+    if found is None:
+        return None
+    height, error = floor_height(together, found[0])
+    R = rotation_to_z(found[0])
+    return Similarity(np.float64(1.0), R, np.array([0.0, 0.0, -height])), error

@@ -4,34 +4,36 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import shlex
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from mouselift_jax.data.calibrate import Outcome, Settings, calibrate, scale_from_length
 from mouselift_jax.data.check.observe import observe
 from mouselift_jax.data.distortion import distort_pixels
+from mouselift_jax.data.evidence import (
+    Evidence,
+    Outlines,
+    keypoint_sightings,
+    moments_of,
+    spread_frames,
+)
 from mouselift_jax.data.findings import raise_errors
 from mouselift_jax.data.inputs import CALIBRATION, must_exist
-from mouselift_jax.data.readers import CameraModel, read_calibration
-from mouselift_jax.data.readers.write_back import opencv_frames, write_back
+from mouselift_jax.data.readers import Calibration, CameraModel, read_calibration
+from mouselift_jax.data.readers.write_back import opencv_frames, target, write_back
 from mouselift_jax.data.recordings.inspection import open_recording
 from mouselift_jax.data.recordings.recording import Recording
+from mouselift_jax.data.recordings.world import camera_up
 from mouselift_jax.data.samples.split import split_blocks
 from mouselift_jax.errors import ConfigError, LayoutError, one_of
 from mouselift_jax.files import write_json_atomic
-from mouselift_jax.geometry.bundle import PARAMETERS, Rig, Sightings, located, project
-from mouselift_jax.pipelines.calibrate import (
-    Evidence,
-    Outcome,
-    Outlines,
-    Settings,
-    calibrate,
-    changes,
-    keypoint_sightings,
-    scale_from_length,
-    spread_frames,
-)
+from mouselift_jax.geometry.bundle import PARAMETERS, Rig, Sightings, located
+from mouselift_jax.geometry.similarity import Similarity
+from mouselift_jax.geometry.up import levelled_on_floor
+from mouselift_jax.report.calibration import write
 from mouselift_jax.runs.folder import Workdir
 from mouselift_jax.stages.harness.plan import Plan
 
@@ -40,9 +42,24 @@ NEXT = (
     "python launch.py --config=configs/prepare.py --config.recording={config.recording} "
     "--config.prepare.calibration={workdir} --workdir={beside}/prepare",
 )
+_PASSED_ON = ("cameras", "unit", "trim", "pixel_origin")  # to prepare, where they were needed here
 EVIDENCE = ("auto", "keypoints", "silhouettes", "both")
 _JUDGES = 0.25  # share of the recording that is kept to judge by
+_FEW_MOMENTS = 10  # from which on nothing is said of an animal that rests
 _LENS = 8  # coefficients of OpenCV's lens that the fit knows
+
+
+def next_after(config: Any, summary: dict[str, Any]) -> tuple[str, ...]:
+    """Samples by the new cameras, with the options that this recording needs."""
+    given = {k: config.calibrate[k] for k in _PASSED_ON}
+    if given["trim"] == "error":
+        given["trim"] = ""
+    if not summary.get("metrics", {}).get("same_format", 1.0):
+        given["pixel_origin"] = ""  # our own file counts as we do
+    texts = {k: v if isinstance(v, str) else ",".join(map(str, np.atleast_1d(v)))
+             for k, v in given.items()}  # fmt: skip
+    more = "".join(f" --config.prepare.{k}={shlex.quote(v)}" for k, v in texts.items() if v)
+    return (NEXT[0] + more.replace("{", "{{").replace("}", "}}"),)
 
 
 def plan(config: Any, workdir: Path) -> Plan:
@@ -51,7 +68,7 @@ def plan(config: Any, workdir: Path) -> Plan:
     return Plan(
         "calibrate",
         reads=[f"{recording.path} ({', '.join(kinds)})", str(recording.calibration_path)],
-        writes=[f"{workdir}/{recording.calibration_path.name}", f"{workdir}/{CALIBRATION}"],
+        writes=[f"{workdir}/{target(_calibration(recording))}", f"{workdir}/{CALIBRATION}"],
         steps=f"{recording.n_views} cameras, free: {', '.join(config.calibrate.free)}; up to "
         f"{config.calibrate.n_frames} frames to fit and a third as many to judge",
         memory="below 1 GB",
@@ -67,15 +84,21 @@ def run(config: Any, workdir: Workdir) -> None:
             workdir.warn(finding.text())
     settings = Settings(free=tuple(config.calibrate.free))
     given = rig_of(recording, settings)
-    evidence, train, unused = _evidence(config, recording, given, kinds)
+    evidence, train, unused = evidence_of(config, recording, given, kinds)
+    moments = len(set(moments_of(evidence.of(train).sightings(given), given).values()))
+    if moments < min(_FEW_MOMENTS, len(train)):
+        workdir.warn(
+            f"the animal moves so little that {len(train)} frames say as much as {moments}: errors "
+            "of a detector that looks at the same again are no new errors; more of the recording, "
+            "or a walk, would tell more"
+        )
     outcome = calibrate(given, evidence.of(train), evidence.of(unused), settings)
     scale = _known_length(config, recording, outcome, evidence)
     if scale is not None:
-        outcome = dataclasses.replace(
-            outcome,
-            verdict="improved" if outcome.verdict == "improved" else "scaled",
-            rig=outcome.rig.moved(scale[0], np.eye(3), np.zeros(3)),
-        )
+        outcome = _moved(outcome, "scaled", Similarity(scale[0], np.eye(3), np.zeros(3)))
+    floor = _floor(config, recording, outcome, evidence)
+    if floor is not None:
+        outcome = _moved(outcome, "levelled", floor[0])
     for v, parts in outcome.undetermined:
         workdir.warn(
             f"camera {recording.camera_ids[v]}: {', '.join(parts)} stayed as given: these frames "
@@ -84,11 +107,16 @@ def run(config: Any, workdir: Workdir) -> None:
     path, same = _write(recording, outcome, workdir)
     if not same:
         workdir.warn(
-            f"{recording.calibration_path.name} is of a format that cannot be written yet: the "
-            f"result is {path.name}, which every command here reads"
+            f"{recording.calibration_path.name} is of a format that is not written, or has no room "
+            f"for the result: it is {path.name}, which every command here reads"
         )
     record = _record(recording, outcome, path, train, unused)
     record["scale_from_length"] = scale
+    record["floor"] = None
+    if floor is not None:
+        R, t = (np.asarray(x).tolist() for x in (floor[0].R, floor[0].t))
+        height = {"R": R, "t": t, "height_error_mm": floor[1] * recording.unit_mm}
+        record["floor"] = height
     write_json_atomic(workdir / CALIBRATION, record)
     before, after = record["unused_frames"]["before_px"], record["unused_frames"]["after_px"]
     log.info(
@@ -101,12 +129,13 @@ def run(config: Any, workdir: Workdir) -> None:
             "unused/before_px": before,
             "unused/after_px": after,
             "improved": float(outcome.verdict == "improved"),
-            "turn_deg/max": float(changes(outcome.given, outcome.rig)[0].max()),
+            "same_format": float(same),
+            "turn_deg/max": float(outcome.changes()[0].max()),
         },
         artefacts={"calibration": path.name, "report": "report.html"},
         inputs={"recording": str(recording.path)},
     )
-    _report(workdir, recording, outcome, record)
+    write(workdir.path, recording, outcome, record, tuple(config.calibrate.free))
 
 
 # --- inputs -----------------------------------------------------------------------------------
@@ -128,8 +157,9 @@ def _recording(config: Any) -> tuple[Recording, list[str]]:
     # In the world of the file, level or not: the result is written back into it.
     names = c.cameras if isinstance(c.cameras, str) else ",".join(map(str, c.cameras))
     recording = open_recording(
-        folder, trim=c.trim, unit=c.unit or None, cameras=names.split(","), up="z"
-    )
+        folder, trim=c.trim, unit=c.unit or None, cameras=names.split(","), up="z",
+        pixel_origin=str(c.pixel_origin),
+    )  # fmt: skip
     have = {"keypoints": recording.evidence is not None,
             "silhouettes": recording.mask_kind != "none"}  # fmt: skip
     wanted = [k for k in have if c.evidence in (k, "both")]
@@ -181,7 +211,7 @@ def _raw(xy: np.ndarray, rig: Rig) -> np.ndarray:
     return xy
 
 
-def _evidence(
+def evidence_of(
     config: Any, recording: Recording, given: Rig, kinds: list[str]
 ) -> tuple[Evidence, np.ndarray, np.ndarray]:
     """What was seen, and the frames to fit and to judge by."""
@@ -260,18 +290,64 @@ def _known_length(
     return scale, error
 
 
+def _floor(
+    config: Any, recording: Recording, outcome: Outcome, evidence: Evidence
+) -> tuple[Similarity, float] | None:
+    """The move to a world that stands on the floor, and the height's error; None = not wanted.
+
+    Raises:
+        ConfigError: the animal's path tells no floor.
+    """
+    if not config.calibrate.floor:
+        return None
+    sightings = evidence.sightings(outcome.rig)
+    points = located(outcome.rig, sightings)
+    found = levelled_on_floor(points, sightings.frame, camera_up(outcome.rig.R))
+    if found is None:
+        raise ConfigError(
+            "the floor cannot be told from the animal's path",
+            where="config.calibrate.floor=True",
+            expected="an animal that walks to and fro over the floor",
+            found="a path that keeps to a place or a line",
+            fix="--config.calibrate.floor=False, or more frames: --config.calibrate.n_frames=200",
+        )
+    mm = recording.unit_mm
+    tilt = np.degrees(np.arccos(np.clip(found[0].R[2, 2], -1, 1)))
+    log.info("floor: turned by %.2f degrees and moved by %.2f ± %.2f mm to z = 0", tilt,
+             found[0].t[2] * mm, found[1] * mm)  # fmt: skip
+    return found
+
+
+def _moved(outcome: Outcome, verdict: str, move: Similarity) -> Outcome:
+    """The outcome in another world; right cameras in another world are no longer as given."""
+    return dataclasses.replace(
+        outcome,
+        verdict="improved" if outcome.verdict == "improved" else verdict,
+        rig=outcome.rig.moved(float(move.scale), move.R, move.t),
+        world=move.compose(outcome.world),
+    )
+
+
 # --- results ----------------------------------------------------------------------------------
 
 
-def _models(recording: Recording, rig: Rig) -> list[CameraModel]:
-    """The file's cameras with the rig's numbers, in the file's order."""
-    models = []
+def _calibration(recording: Recording) -> Calibration:
+    """The file's cameras, principal points counted as the recording's are."""
     calibration = read_calibration(recording.calibration_path)
+    return calibration.counted_from(recording.pixel_shift)
+
+
+def _models(recording: Recording, outcome: Outcome) -> list[CameraModel]:
+    """The file's cameras with the result's numbers, in its order and in the result's world."""
+    models, rig, world = [], outcome.rig, outcome.world
+    calibration = _calibration(recording)
     place = {n: v for v, n in enumerate(recording.camera_ids)}
     for model in calibration.cameras:
         v = place.get(model.number)
-        if v is None:
-            models.append(model)
+        if v is None:  # not chosen: as it was, in the world of the others
+            R = model.R @ world.R.T
+            T = float(world.scale) * model.T - R @ world.t
+            models.append(dataclasses.replace(model, R=R, T=T))
             continue
         lens = model.distortion
         if isinstance(lens, np.ndarray) or lens is None:
@@ -286,14 +362,14 @@ def _models(recording: Recording, rig: Rig) -> list[CameraModel]:
 
 
 def _write(recording: Recording, outcome: Outcome, workdir: Workdir) -> tuple[Path, bool]:
-    calibration = read_calibration(recording.calibration_path)
+    calibration = _calibration(recording)
     sizes = _sizes(recording, calibration.cameras)
     calibration.cameras = [
         m.sized(*size) for m, size in zip(calibration.cameras, sizes, strict=True)
     ]
     new = calibration.cameras
     if outcome.verdict != "already right":
-        new = _models(recording, outcome.rig)
+        new = _models(recording, outcome)
     return write_back(calibration, new, workdir.path, sizes)
 
 
@@ -309,7 +385,7 @@ def _record(
     recording: Recording, outcome: Outcome, path: Path, train: np.ndarray, unused: np.ndarray
 ) -> dict[str, Any]:
     """What calibration.json holds."""
-    turn, move = changes(outcome.given, outcome.rig)
+    turn, move = outcome.changes()
     mm = recording.unit_mm
     left = dict(outcome.undetermined)
     cameras = {}
@@ -332,10 +408,10 @@ def _record(
             "unused_before_px": _median(outcome.before[v]),
             "unused_after_px": _median(outcome.after[v]),
         }
-    models = read_calibration(recording.calibration_path).cameras
+    models = _calibration(recording).cameras
     sizes = _sizes(recording, models)
     old = [m.sized(*size) for m, size in zip(models, sizes, strict=True)]
-    new = old if outcome.verdict == "already right" else _models(recording, outcome.rig)
+    new = old if outcome.verdict == "already right" else _models(recording, outcome)
     return {
         "verdict": outcome.verdict,
         "file": path.name,
@@ -356,74 +432,3 @@ def _record(
 def _median(values: np.ndarray) -> float | None:
     known = values[np.isfinite(values)]
     return float(np.median(known)) if len(known) else None
-
-
-def _report(
-    workdir: Workdir, recording: Recording, outcome: Outcome, record: dict[str, Any]
-) -> None:
-    from mouselift_jax.report.html import Picture, Section, Table, Text, write_report
-
-    rows = []
-    for number, c in record["cameras"].items():
-        e = c["standard_error"]
-        focal = c["focal_px"]
-        rows.append(
-            [number, f"{c['turned_deg']:.3f} ± {np.linalg.norm(e['turn_deg']):.3f}",
-             f"{c['moved_mm']:.2f} ± {np.linalg.norm(e['move_mm']):.2f}",
-             f"{focal[1] - focal[0]:+.2f} ± {e['focal_px']:.2f}",
-             f"{c['late_frames']:+.2f} ± {e['time']:.2f}",
-             _number(c["unused_before_px"]), _number(c["unused_after_px"]),
-             ", ".join(c["as_given"]) or "-"]
-        )  # fmt: skip
-    head = ["camera", "turned, deg", "moved, mm", "focal length, px", "late, frames",
-            "before, px", "after, px", "as given"]  # fmt: skip
-    told = record["unused_frames"]
-    verdict = (
-        f"{outcome.verdict}: on {len(told['frames'])} frames that were not used, sightings are "
-        f"{_number(told['before_px'])} px from where the other cameras expect them before, and "
-        f"{_number(told['after_px'])} px after"
-    )
-    if outcome.verdict == "already right":
-        verdict += ": the calibration is returned unchanged"
-    if record["scale_from_length"] is not None:
-        scale, error = record["scale_from_length"]
-        verdict += f"; the known length makes the rig {scale:.4f} ± {error:.4f} times as large"
-    pictures = []
-    for title, rig in (("before", outcome.given), ("after", outcome.rig)):
-        for v, number in enumerate(recording.camera_ids):
-            picture = arrows(recording, outcome, rig, v)
-            pictures.append(Picture(picture, f"camera {number}, {title}; arrows 10 times as long"))
-    write_report(
-        workdir.path,
-        title="Calibration",
-        intro=verdict + ".",
-        sections=[
-            Section("Cameras", [
-                Table(head, rows, caption="Changes with standard errors; distances from what the "
-                      "other cameras expect, median on unused frames."),
-                Text("Free: " + ", ".join(workdir.config["calibrate"]["free"])),
-            ]),
-            Section("Residuals", pictures),
-        ],
-    )  # fmt: skip
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}"
-
-
-def arrows(recording: Recording, outcome: Outcome, rig: Rig, v: int) -> np.ndarray:
-    """Where sightings of camera v are, and ten times the way to where all cameras expect them."""
-    import cv2
-
-    camera, s = recording.cameras[v], outcome.sightings
-    points = located(rig, s)
-    pixels = project(rig, points, s.velocity)[0][v]
-    canvas = np.full((camera.height, camera.width, 3), 255, np.uint8)
-    good = (s.seen[v] > 0) & np.isfinite(pixels).all(-1)
-    for start, end in zip(s.xy[v, good], pixels[good], strict=True):
-        tip = np.clip(start + 10 * (end - start), -4000, 8000)
-        a, b = (tuple(int(x) for x in np.round(p)) for p in (start, tip))
-        cv2.arrowedLine(canvas, a, b, (0, 114, 178), 2, cv2.LINE_AA, tipLength=0.2)
-        cv2.circle(canvas, a, 3, (213, 94, 0), -1, cv2.LINE_AA)
-    return cv2.resize(canvas, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)

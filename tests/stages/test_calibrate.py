@@ -18,13 +18,14 @@ from mouselift_jax.errors import ConfigError, LayoutError
 from mouselift_jax.geometry.bundle import rotations
 from mouselift_jax.runs.folder import Options, Workdir
 from mouselift_jax.stages import calibrate as stage
+from mouselift_jax.stages.harness.plan import next_commands
 
 
 @pytest.fixture(scope="module")
 def recordings(tmp_path_factory):
     """A recording with keypoints, and the same with every camera turned by half a degree."""
     root = tmp_path_factory.mktemp("calibrate")
-    write_recording(root / "true", frames=24, size=(144, 128), n_heldout=0)
+    write_recording(root / "true", frames=24, size=(144, 128), n_heldout=0, fps=2.0)
     shutil.copytree(root / "true", root / "off")
     path = root / "off" / "new_cam.pkl"
     rows = pickle.loads(path.read_bytes())
@@ -67,6 +68,11 @@ def test_a_rig_that_is_off_is_mended_in_the_form_it_came_in(recordings, tmp_path
     errors = record["cameras"]["0"]["standard_error"]
     assert 0 < errors["focal_px"] < np.inf and min(errors["turn_deg"]) > 0
     assert (tmp_path / "report.html").is_file()
+    # What was needed here is needed by prepare as well.
+    config = _config(recordings / "off", cameras="0,1,2,4,5", trim="shortest", pixel_origin="0")
+    (line,) = next_commands(stage, config, tmp_path)
+    for words in ("prepare.cameras=0,1,2,4,5 ", "prepare.trim=shortest ", "prepare.pixel_origin=0"):
+        assert words in line + " "
     # prepare takes the run.
     assert calibration_of(tmp_path) == tmp_path / "new_cam.pkl"
     mended = open_recording(recordings / "off", calibration=calibration_of(tmp_path))
@@ -88,6 +94,14 @@ def test_the_result_is_in_the_world_of_the_file_though_it_is_not_level(recording
     for old, new in zip(record["old"]["frames"], record["new"]["frames"], strict=True):
         turned = np.array(old["w2c"])[:3, :3] - np.array(new["w2c"])[:3, :3]
         assert np.abs(turned).max() < 0.05  # half a degree was wrong
+    # On the floor: z is up, and the camera that was not chosen moved along.
+    record = _run(_config(tmp_path / "down", cameras="0,1,2,4,5", floor=True), tmp_path / "floor")
+    true = read_calibration(recordings / "true" / "new_cam.pkl").cameras
+    stood = read_calibration(tmp_path / "floor" / "new_cam.pkl").cameras
+    for a, b in zip(true, stood, strict=True):
+        assert abs(a.center[2] - b.center[2]) < 25 < a.center[2], (a.center, b.center)
+    assert 0 < record["floor"]["height_error_mm"] < 5
+    assert record["cameras"]["0"]["turned_deg"] < 2  # in the world that was given
 
 
 def test_a_known_length_sets_the_scale(recordings, tmp_path):
@@ -104,6 +118,7 @@ def test_a_known_length_sets_the_scale(recordings, tmp_path):
         for k in ("old", "new")
     ]
     np.testing.assert_allclose(centre[1], scale * np.array(centre[0]), atol=1e-6)
+    assert max(c["turned_deg"] + c["moved_mm"] for c in record["cameras"].values()) < 1e-5
     again = _run(_config(recordings / "true", **kwargs | {"length_mm": 200.0}), tmp_path / "twice")
     np.testing.assert_allclose(again["scale_from_length"][0], 2 * scale)
     for wrong in ({"length_between": (0, 99)}, {"length_mm": 0.0}):

@@ -16,7 +16,7 @@ from mouselift_jax.data.recordings.recording import Recording
 from mouselift_jax.errors import ConfigError
 from mouselift_jax.geometry.camera import stack_cameras
 from mouselift_jax.geometry.triangulate import triangulate
-from mouselift_jax.geometry.up import floor_height, floor_normal
+from mouselift_jax.geometry.up import floor_height, floor_normal, rotation_to_z
 
 # World z along the cameras' mean up: 0.88 to 0.98 on real rigs that are z up, -0.35 to 0.20 on
 # others. Cameras that all hang above look along -z instead.
@@ -146,7 +146,7 @@ def _floor(recording: Recording, up: np.ndarray) -> tuple[np.ndarray, float]:
             else "a path that keeps to a place or a line",
             fix="--config.prepare.up=cameras, or say it: --config.prepare.up=x,y,z",
         )
-    return found[0], floor_height(points, found[0])
+    return found[0], floor_height(points, found[0])[0]
 
 
 def _told(recording: Recording, rotations: np.ndarray, up: np.ndarray) -> Finding:
@@ -164,17 +164,6 @@ def _told(recording: Recording, rotations: np.ndarray, up: np.ndarray) -> Findin
          "found": f"{mean[2]:.2f}", "up": up.tolist()},
         where=str(recording.calibration_path),
     )  # fmt: skip
-
-
-def rotation_to_z(up: np.ndarray) -> np.ndarray:
-    """The shortest rotation [3,3] that takes a direction to z."""
-    up = up / np.linalg.norm(up)
-    z = np.array([0.0, 0.0, 1.0])
-    axis, c = np.cross(up, z), float(up @ z)
-    if c < -1 + 1e-9:
-        return np.diag([1.0, -1.0, -1.0])
-    k = np.array([[0, -axis[2], axis[1]], [axis[2], 0, -axis[0]], [-axis[1], axis[0], 0]])
-    return np.eye(3) + k + k @ k / (1.0 + c)
 
 
 def same_places(

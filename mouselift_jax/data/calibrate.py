@@ -13,8 +13,9 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
+from scipy.stats import t as student
 
-from mouselift_jax.data.distortion import undistort_pixels
+from mouselift_jax.data.evidence import Evidence, moments_of
 from mouselift_jax.errors import CalibrationError, ConfigError, one_of
 from mouselift_jax.geometry.bundle import (
     PARAMETERS,
@@ -26,8 +27,7 @@ from mouselift_jax.geometry.bundle import (
     located,
     project,
 )
-from mouselift_jax.geometry.camera import Camera
-from mouselift_jax.geometry.hull import tangent_contacts
+from mouselift_jax.geometry.similarity import Similarity
 
 FREE = {
     "pose": tuple(range(6)),
@@ -40,7 +40,6 @@ FREE = {
 # A standard error above this is no knowledge: the number stays as given. Moves in shares of the
 # distance to the animal, principal points in pixels, the rest in the parameters' units.
 _KNOWN = np.array([*(0.035,) * 3, *(0.05,) * 3, 0.02, 0.02, 20.0, 20.0, 0.05, 0.2, 0.5])
-_ROUNDS = 6  # outlines touch elsewhere once the cameras have moved
 _MOST_TURN_DEG, _MOST_MOVE = 20.0, 0.3  # beyond (share of the distance) it is no correction
 _MOST_PX = 15.0  # sightings that still disagree so much belong to no cameras like these
 _LEAST_POINTS = 20
@@ -54,11 +53,15 @@ class Settings:
         free: what may change, of FREE: pose, focal, aspect, centre, distortion, time.
         sigmas: a gain on unused frames counts from so many of its standard errors.
         least_gain: and from this share of the misfit.
+        iterations: steps of a fit at most.
+        rounds: fits to outlines, which touch elsewhere once the cameras have moved.
     """
 
     free: tuple[str, ...] = ("pose", "focal")
     sigmas: float = 2.0
     least_gain: float = 0.01
+    iterations: int = 80
+    rounds: int = 6
 
     def columns(self) -> np.ndarray:
         """Which parameters of a camera are free [P].
@@ -82,61 +85,19 @@ class Settings:
 
 
 @dataclasses.dataclass(frozen=True)
-class Outlines:
-    """Convex outlines of silhouettes.
-
-    Attributes:
-        xy: raw pixels [V,T,Q,2], NaN where there is none.
-        frame: frame numbers [T].
-        sizes: picture sizes (width, height) [V,2]; an outline cut by the border does not count.
-    """
-
-    xy: np.ndarray
-    frame: np.ndarray
-    sizes: np.ndarray
-
-    def of(self, frames: np.ndarray) -> Outlines:
-        """Those of some frames."""
-        keep = np.isin(self.frame, frames)
-        return Outlines(self.xy[:, keep], self.frame[keep], self.sizes)
-
-
-@dataclasses.dataclass(frozen=True)
-class Evidence:
-    """What the cameras saw: points, outlines or both (at least one)."""
-
-    points: Sightings | None = None
-    outlines: Outlines | None = None
-
-    def of(self, frames: np.ndarray) -> Evidence:
-        """That of some frames."""
-        points, outlines = self.points, self.outlines
-        return Evidence(
-            None if points is None else points.chosen(np.isin(points.frame, frames)),
-            None if outlines is None else outlines.of(frames),
-        )
-
-    def sightings(self, rig: Rig) -> Sightings:
-        """All as points, the outlines' as they touch for these cameras."""
-        parts = [] if self.points is None else [self.points]
-        if self.outlines is not None:
-            parts.append(touching(self.outlines, rig))
-        return Sightings.joined(parts)
-
-
-@dataclasses.dataclass(frozen=True)
 class Outcome:
     """What came out.
 
     Attributes:
-        verdict: `improved`, `already right` (no gain on unused frames: `rig` is the given one), or
-            `scaled` (by a known length, otherwise the given one).
+        verdict: `improved`, `already right` (no gain on unused frames: `rig` is the given one),
+            `scaled` (by a known length, otherwise the given one) or `levelled` (on the floor).
         rig: the cameras to use.
         fitted: what the fit found, used or not.
         undetermined: (camera's place, parts of it) that stayed as given.
         before, after: misfit of every unused sighting [V,n], px; NaN where there is none.
         sightings: the unused sightings, for pictures.
         gain: mean gain per unused frame, px, and its standard error.
+        world: from the world of the given cameras, in which all figures are, to that of `rig`.
     """
 
     verdict: str
@@ -148,95 +109,12 @@ class Outcome:
     after: np.ndarray
     sightings: Sightings
     gain: tuple[float, float]
+    world: Similarity = dataclasses.field(default_factory=Similarity.identity)
 
-
-def keypoint_sightings(keypoints: np.ndarray, frames: np.ndarray, *, least: float) -> Sightings:
-    """Sightings of keypoints [V,F,M,3] (x, y, confidence; raw pixels) in some frames.
-
-    Args:
-        keypoints: of all frames, for the velocities; NaN where missing.
-        frames: frame numbers to take.
-        least: keypoints of less confidence do not count.
-    """
-    seen = np.isfinite(keypoints[..., :2]).all(-1) & (keypoints[..., 2] >= least)
-    xy = np.where(seen[..., None], keypoints[..., :2], np.nan)
-    speed = velocities(xy)
-    V, _, M = seen.shape
-    pick = np.asarray(frames)
-    return Sightings(
-        np.nan_to_num(xy[:, pick]).reshape(V, -1, 2),
-        seen[:, pick].astype(np.float64).reshape(V, -1),
-        np.nan_to_num(speed[:, pick]).reshape(V, -1, 2),
-        np.zeros(len(pick) * M, int),
-        np.repeat(pick, M),
-    )
-
-
-def velocities(xy: np.ndarray) -> np.ndarray:
-    """Pixels a frame [V,F,M,2] of tracks, a line through up to five frames; NaN where unknown."""
-    total, weight = np.zeros_like(xy), np.zeros(xy.shape[:-1])
-    for k in (1, 2):
-        ahead, back = np.full_like(xy, np.nan), np.full_like(xy, np.nan)
-        ahead[:, :-k], back[:, k:] = xy[:, k:], xy[:, :-k]
-        step = ahead - back
-        known = np.isfinite(step).all(-1)
-        total += k * np.where(known[..., None], step, 0.0)
-        weight += 2 * k * k * known
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.where(weight[..., None] > 0, total / weight[..., None], np.nan)
-
-
-def touching(outlines: Outlines, rig: Rig) -> Sightings:
-    """The points where planes through two cameras' centres touch the animal, as sightings."""
-    V, T = outlines.xy.shape[:2]
-    flat = outlines.xy.copy()
-    for v in range(V):
-        if np.any(rig.coefficients[v]):
-            flat[v] = undistort_pixels(flat[v], rig.K[v], rig.coefficients[v])
-    cameras = _cameras(rig, outlines.sizes)
-    pairs = [(i, j) for i in range(V) for j in range(i + 1, V)]
-    xy = np.zeros((V, len(pairs) * 2 * T, 2))
-    seen = np.zeros(xy.shape[:2])
-    for k, (i, j) in enumerate(pairs):
-        rows = slice(2 * T * k, 2 * T * (k + 1))
-        picks = tangent_contacts(flat[i], flat[j], cameras[i], cameras[j])
-        valid = (picks >= 0).all(0)  # [T,2]
-        for v, pick in ((i, picks[0]), (j, picks[1])):
-            raw = np.take_along_axis(outlines.xy[v], np.maximum(pick, 0)[..., None], 1)
-            xy[v, rows] = np.where(valid[..., None], raw, 0.0).reshape(-1, 2)
-            seen[v, rows] = valid.ravel()
-    frame = np.tile(np.repeat(outlines.frame, 2), len(pairs))
-    return Sightings(xy, seen, np.zeros_like(xy), np.ones(len(frame), int), frame)
-
-
-def _cameras(rig: Rig, sizes: np.ndarray) -> list[Camera]:
-    out = []
-    for K, R, centre, (width, height) in zip(rig.K, rig.R, rig.centres, sizes, strict=True):
-        c2w = np.eye(4)
-        c2w[:3, :3], c2w[:3, 3] = R.T, centre
-        out.append(Camera(K, c2w, int(width), int(height)))
-    return out
-
-
-def spread_frames(places: np.ndarray, n: int) -> np.ndarray:
-    """Rows [<= n] of places [F,3] (NaN = unusable) spread as far apart as can be, ascending."""
-    usable = np.flatnonzero(np.isfinite(places).all(-1))
-    if len(usable) <= n:
-        return usable
-    X = places[usable]
-    far = np.linalg.norm(X - np.median(X, 0), axis=-1)
-    chosen = [int(np.argmin(far))]
-    distance = np.linalg.norm(X - X[chosen[0]], axis=-1)
-    distance[chosen[0]] = -np.inf
-    # Ties (an animal at rest) are broken by time, so that noise is not what chooses.
-    apart = np.ptp(usable) or 1
-    alone = np.full(len(usable), np.inf)
-    for _ in range(n - 1):
-        alone = np.minimum(alone, np.abs(usable - usable[chosen[-1]]) / apart)
-        chosen.append(int(np.argmax(distance + 1e-3 * far.mean() * alone)))
-        distance = np.minimum(distance, np.linalg.norm(X - X[chosen[-1]], axis=-1))
-        distance[chosen[-1]] = -np.inf
-    return np.sort(usable[chosen])
+    def changes(self) -> tuple[np.ndarray, np.ndarray]:
+        """Turn in degrees [V] and distance moved in world units [V], in the given world."""
+        back = self.world.inverse()
+        return changes(self.given, self.rig.moved(float(back.scale), back.R, back.t))
 
 
 def misfits(rig: Rig, sightings: Sightings) -> np.ndarray:
@@ -277,13 +155,13 @@ def calibrate(given: Rig, train: Evidence, unused: Evidence, settings: Settings)
             cameras near the given ones.
         ConfigError: unknown parts in `settings.free`.
     """
-    free = np.tile(settings.columns(), (len(given.R), 1))
     enough(given, train, unused)
-    fitted, left = determined(given, train, free)
+    fitted, left = determined(given, train, settings)
     first, sightings = unused.sightings(given), unused.sightings(fitted.rig)
     start, end = misfits(given, first), misfits(fitted.rig, sightings)
     plausible(given, fitted, end)
-    gain, error = gain_of(start, first.frame, end, sightings.frame)
+    moments = moments_of(first, given)
+    gain, error = gain_of(start, first.frame, end, sightings.frame, moments)
     better = gain > settings.sigmas * error and gain > settings.least_gain * np.nanmedian(start)
     if not better:
         return Outcome("already right", given, given, fitted, left, start, start, first,
@@ -293,30 +171,41 @@ def calibrate(given: Rig, train: Evidence, unused: Evidence, settings: Settings)
 
 
 def gain_of(
-    before: np.ndarray, frames_before: np.ndarray, after: np.ndarray, frames_after: np.ndarray
+    before: np.ndarray,
+    frames_before: np.ndarray,
+    after: np.ndarray,
+    frames_after: np.ndarray,
+    moments: dict[int, int],
 ) -> tuple[float, float]:
-    """Mean gain of the frames' median misfits, px, and its standard error."""
+    """Mean gain of the moments' median misfits, px, and its standard error."""
+    rows = [np.array([moments[f] for f in frames]) for frames in (frames_before, frames_after)]
     gains = []
-    for f in np.unique(frames_before):
-        pair = before[:, frames_before == f], after[:, frames_after == f]
+    for m in np.unique(rows[0]):
+        pair = before[:, rows[0] == m], after[:, rows[1] == m]
         if all(np.isfinite(p).any() for p in pair):
             gains.append(np.nanmedian(pair[0]) - np.nanmedian(pair[1]))
     if not gains:
         return 0.0, np.inf
-    error = np.std(gains, ddof=1) / np.sqrt(len(gains)) if len(gains) > 1 else np.inf
+    n = len(gains)
+    error = np.std(gains, ddof=1) / np.sqrt(n) * _few(n) if n > 1 else np.inf
     return float(np.mean(gains)), float(error)
 
 
+def _few(n: int) -> float:
+    """By how much two standard errors of n values fall short of 95 %."""
+    return float(student.ppf(0.975, n - 1) / 1.96)
+
+
 def determined(
-    given: Rig, train: Evidence, free: np.ndarray
+    given: Rig, train: Evidence, settings: Settings
 ) -> tuple[Solution, tuple[tuple[int, tuple[str, ...]], ...]]:
     """Fit, and fit again without what turned out not to be told, least basic parts first."""
-    free = free.copy()
+    free = np.tile(settings.columns(), (len(given.R), 1))
     wanted = free.copy()
     seen = train.sightings(given).seen > 0
     free[~(seen & (seen.sum(0) >= 2)).any(1)] = False
     while True:
-        fitted = _fit(given, train, free)
+        fitted = _fit(given, train, free, settings)
         distance = _distance(fitted)
         limit = np.where(np.arange(len(PARAMETERS)) // 3 == 1, distance, 1.0) * _KNOWN
         unknown = free & ~(fitted.error <= limit)
@@ -335,17 +224,28 @@ def determined(
     return fitted, tuple(left)
 
 
-def _fit(given: Rig, train: Evidence, free: np.ndarray) -> Solution:
-    sightings = train.sightings(given)
-    fitted = adjust(given, located(given, sightings), sightings, free)
-    for _ in range(_ROUNDS - 1 if train.outlines is not None else 0):
+def _fit(given: Rig, train: Evidence, free: np.ndarray, settings: Settings) -> Solution:
+    sightings, most = train.sightings(given), settings.iterations
+    moments = moments_of(sightings, given)
+    count = len(set(moments.values()))
+    sightings = _at(sightings, moments)
+    fitted = adjust(given, located(given, sightings), sightings, free, iterations=most)
+    for _ in range(settings.rounds - 1 if train.outlines is not None else 0):
         old, rig = sightings, fitted.rig
-        sightings = train.sightings(rig)
-        fitted = adjust(rig, located(rig, sightings), sightings, free)
+        sightings = _at(train.sightings(rig), moments)
+        fitted = adjust(rig, located(rig, sightings), sightings, free, iterations=most)
         if np.array_equal(old.xy, sightings.xy):
             break
+    told = fitted.error > 0
+    error = np.where(told, fitted.error, 1.0) * (_few(count) if count > 1 else np.inf)
+    fitted = dataclasses.replace(fitted, error=np.where(told, error, 0.0))
     # Small steps each kept the gauge only to first order: the size of what remains is set right.
     return dataclasses.replace(fitted, rig=_regauged(fitted.rig, given, free, _distance(fitted)))
+
+
+def _at(sightings: Sightings, moments: dict[int, int]) -> Sightings:
+    """Sightings whose errors belong together by moments."""
+    return dataclasses.replace(sightings, frame=np.array([moments[f] for f in sightings.frame]))
 
 
 def _distance(fitted: Solution) -> float:

@@ -7,21 +7,19 @@ import dataclasses
 import numpy as np
 import pytest
 
-from mouselift_jax.errors import CalibrationError, ConfigError
-from mouselift_jax.geometry.bundle import PARAMETERS
-from mouselift_jax.geometry.hull import outline
-from mouselift_jax.pipelines.calibrate import (
+from mouselift_jax.data.calibrate import Settings, calibrate, changes, misfits
+from mouselift_jax.data.evidence import (
     Evidence,
     Outlines,
-    Settings,
-    calibrate,
-    changes,
     keypoint_sightings,
-    misfits,
+    moments_of,
     spread_frames,
     touching,
     velocities,
 )
+from mouselift_jax.errors import CalibrationError, ConfigError
+from mouselift_jax.geometry.bundle import PARAMETERS
+from mouselift_jax.geometry.hull import outline
 from tests import toy_rig
 
 TRAIN, UNUSED = np.arange(0, 30), np.arange(30, 40)
@@ -74,6 +72,20 @@ def test_an_animal_that_stays_in_one_place_tells_no_focal_lengths():
     np.testing.assert_array_equal(
         outcome.fitted.rig.K[outcome.undetermined[0][0]], true.K[outcome.undetermined[0][0]]
     )
+
+
+def test_an_animal_at_rest_is_one_moment_and_mends_nothing():
+    """Its keypoints err alike in all frames, those that judge included."""
+    rng, true, X, s = _scene(11)
+    still = toy_rig.pixels(true, np.tile(X[0], (40, 1))).reshape(6, 40, 20, 2)
+    still += 2.0 * rng.normal(size=(6, 1, 20, 2)) + 0.5 * rng.normal(size=still.shape)
+    s = dataclasses.replace(s, xy=still.reshape(6, -1, 2))
+    assert set(moments_of(s, true).values()) == {0}
+    outcome = calibrate(true, *_split(s), Settings())
+    assert outcome.verdict == "already right" and outcome.rig is true
+    assert [v for v, _ in outcome.undetermined] == list(range(6))
+    walked = _scene(11)[3]
+    assert len(set(moments_of(walked, true).values())) == 40
 
 
 def test_a_camera_without_overlap_is_left_and_named():
