@@ -20,6 +20,7 @@ import numpy as np
 
 from mouselift_jax import __version__
 from mouselift_jax.cli._verbs import launch
+from mouselift_jax.data.check.mend import command
 from mouselift_jax.data.check.recording import CheckResult, check_recording
 from mouselift_jax.data.check.samples import check_samples
 from mouselift_jax.data.samples.grade import grade_table
@@ -95,24 +96,30 @@ def run(args: argparse.Namespace) -> int:
     if len(graded) > 1:
         save_png(grades, grade_plot(graded))
         print(f"wrote {grades}")  # noqa: T201
-    if not all(r.usable for r in results):
-        return EXIT_UNUSABLE
-    more = "".join(
-        f" --config.prepare.{name}={shlex.quote(getattr(args, name))}"
-        for name in ("unit", "trim", "cameras", "up", "pixel_origin")
-        if getattr(args, name) and not is_sample_set(results[0].path)
-    )
-    print(f"next: {launch(_next(results[0]) + more)}")  # noqa: T201
-    return EXIT_USABLE
+    errors = {f.code for r in results for f in r.findings if f.severity == "error"}
+    if errors <= {"calibration_off"}:
+        print(f"next: {launch(_next(results[0], args))}")  # noqa: T201
+    return EXIT_UNUSABLE if errors else EXIT_USABLE
 
 
-def _next(result: CheckResult) -> str:
+def _next(result: CheckResult, args: argparse.Namespace) -> str:
     path = shlex.quote(str(result.path))
     if is_sample_set(result.path):
-        what = f"fit.py --config.samples={path} --workdir=runs/fit"
-    else:
-        what = f"prepare.py:fill --config.recording={path} --workdir=runs/prepare"
-    return f"python launch.py --config=configs/{what}"
+        return (
+            f"python launch.py --config=configs/fit.py --config.samples={path} --workdir=runs/fit"
+        )
+    off = next((f for f in result.findings if f.code == "calibration_off"), None)
+    stage, names = "prepare", ("unit", "trim", "cameras", "up", "pixel_origin")
+    line = f"python launch.py --config=configs/prepare.py:fill --config.recording={path} "
+    line += "--workdir=runs/prepare"
+    if off is not None:
+        stage, names = "calibrate", tuple(n for n in names if n != "up")
+        line = command(result.path, off.evidence["evidence"])
+    return line + "".join(
+        f" --config.{stage}.{name}={shlex.quote(getattr(args, name))}"
+        for name in names
+        if getattr(args, name)
+    )
 
 
 def _places(paths: list[Path], out: str | None) -> list[Path]:

@@ -14,7 +14,14 @@ from mouselift_jax.errors import CalibrationError, LayoutError, MouseLiftError, 
 
 SEVERITIES = ("error", "warning", "info")
 CALIBRATION_CODES = frozenset(
-    {"handedness", "rotation_invalid", "rotation_transposed", "translation_units", "intrinsics"}
+    {
+        "handedness",
+        "rotation_invalid",
+        "rotation_transposed",
+        "translation_units",
+        "intrinsics",
+        "calibration_off",
+    }
 )
 
 

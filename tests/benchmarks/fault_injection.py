@@ -146,6 +146,16 @@ def scale_K(rows: list[dict], camera: int, factor: float, whole: bool = False) -
     rows[camera]["K"] = K
 
 
+def nudge(rows: list[dict]) -> None:
+    """Turn every camera by a degree and change its focal length by 1 %, each in its own way."""
+    rng = np.random.default_rng(0)
+    for camera, row in enumerate(rows):
+        way = rng.normal(size=3)
+        turn = cv2.Rodrigues(np.radians(1.0) * way / np.linalg.norm(way))[0]
+        row["R"], row["T"] = turn @ row["R"], turn @ np.ravel(row["T"])
+        scale_K(rows, camera, rng.choice([0.99, 1.01]))
+
+
 def scale_T(rows: list[dict], cameras: list[int], factor: float) -> None:
     """Scale translations."""
     for c in cameras:
@@ -192,6 +202,7 @@ def faults() -> list[Fault]:
         Fault("whole K 5 % off, camera 1", lambda p: calibration(
             p, lambda r: scale_K(r, 1, 1.05, True)),
               "intrinsics_wrong", (1,), ("factor", 1.05, 0.005)),
+        Fault("all cameras a little off", lambda p: calibration(p, nudge), "calibration_off", ()),
         Fault("mirrored world (det R = -1)", lambda p: calibration(
             p, lambda r: [x.update(R=x["R"] @ np.diag([1.0, 1.0, -1.0])) for x in r]),
               "handedness", (0,)),

@@ -3,14 +3,19 @@
 import json
 import os
 import pickle
+import re
+import runpy
+import shlex
 import shutil
 
 import numpy as np
 import pytest
 
+from mouselift_jax.__main__ import main
 from mouselift_jax.data.check.recording import check_recording, link
 from mouselift_jax.data.findings import Finding
 from mouselift_jax.data.synthetic.recording import write_recording
+from mouselift_jax.stages import calibrate
 from tests.benchmarks.fault_injection import Fault, examine, faults, link_copy, seen_once
 
 FRAMES, SIZE = 20, (240, 214)
@@ -74,6 +79,25 @@ def test_bad_masks_are_not_blamed_on_other_cameras():
     assert bad.consequences == [step, drift]
     info = Finding("mask_levels", "info", "read from the brightest channel", (1,))
     assert link([step], [info]) == [step, info]
+
+
+def test_a_rig_a_little_off_is_told_with_what_mends_it(clean, tmp_path, capsys):
+    """Not with a chain of faults that are none; the command that follows runs."""
+    path = link_copy(clean, tmp_path / "r")
+    FAULTS["all cameras a little off"].plant(path)
+    code = main(["check", str(path), "--out", str(tmp_path / "out"), "--cameras=0,1,2,3,4,5"])
+    said = json.loads((tmp_path / "out/check.json").read_text())["findings"]
+    assert [f["code"] for f in said] == ["calibration_off"]
+    assert (
+        said[0]["evidence"]["misfit_px_before"] > 2 > 0.8 > said[0]["evidence"]["misfit_px_after"]
+    )
+    assert code == (2 if said[0]["severity"] == "error" else 0)
+    (line,) = re.findall(r"^next: (.*)$", capsys.readouterr().out, re.M)
+    given = dict(w.removeprefix("--").split("=", 1) for w in shlex.split(line)[2:])
+    file, variant = given.pop("config").split(":")
+    config, workdir = runpy.run_path(file)["get_config"](variant), given.pop("workdir")
+    config.update_from_flattened_dict({k.removeprefix("config."): v for k, v in given.items()})
+    assert "6 cameras" in calibrate.plan(config, workdir).steps
 
 
 def test_without_keypoints(clean, tmp_path):

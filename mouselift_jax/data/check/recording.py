@@ -17,11 +17,12 @@ import numpy as np
 
 from mouselift_jax.data.check.colour import ColourTest, Fit
 from mouselift_jax.data.check.duplicates import tell_which
-from mouselift_jax.data.check.hypotheses import Geometry, Hypothesis, pair_costs
+from mouselift_jax.data.check.explain import explain_keypoints, explain_masks
+from mouselift_jax.data.check.hypotheses import Geometry, Hypothesis
 from mouselift_jax.data.check.motion import SURE, animal_track, jump_findings, stored_track
 from mouselift_jax.data.check.observe import MAX_FRAMES, Observations, observe
 from mouselift_jax.data.check.pictures import picture_findings
-from mouselift_jax.data.check.search import Verdict, explain
+from mouselift_jax.data.check.search import Verdict
 from mouselift_jax.data.check.words import (
     BLAMES_OTHERS,
     CAUSED_BY,
@@ -38,12 +39,8 @@ from mouselift_jax.geometry.hull import hull_cover
 from mouselift_jax.geometry.rig import azimuth_elevation, looked_at
 from mouselift_jax.geometry.triangulate import reprojection_error, triangulate
 
-# Misfit that honest data have, in pixels of a picture 1152 wide: silhouettes of this rig measured
-# 0.3, keypoints with 1.5 px of noise 1.4. Narrower pictures still have the pixel grid's own error.
-OUTLINE_FLOOR, KEYPOINT_FLOOR = (1.0, 0.8), (4.0, 1.5)
 UNEXPLAINED = 6.0  # silhouette misfit without a cause, from which on it is reported
 COVER_LIMIT = 0.97  # hull cover below which the same holds
-_MAX_FAULTS = 3
 _NEAR_ORIGIN = 0.35  # pixels
 
 
@@ -128,12 +125,16 @@ def check_recording(
     seen = observe(recording, findings, max_frames=max_frames)
     measures = {"rig": _rig(recording), "frames": recording.n_frames}
     outlines, keypoints = _geometries(recording, seen)
-    masks_say = _explain_all(outlines, OUTLINE_FLOOR, keypoints)
-    keypoints_say = _explain(keypoints, KEYPOINT_FLOOR) if keypoints else None
+    masks_say, mended = explain_masks(outlines, keypoints)
+    keypoints_say = None
+    if keypoints is not None:
+        keypoints_say, mended = explain_keypoints(keypoints, mended, alone=outlines is None)
     colour = ColourTest(seen) if seen.has_masks else None
     fits = colour.fits() if colour else []
     measures |= _measures(recording, seen, outlines, masks_say, keypoints_say, fits)
     found = _conclude(recording, masks_say, keypoints_say, colour, fits)
+    if mended is not None:
+        found.insert(0, mended.finding(recording, _unexplained(recording)))
     cover = measures.get("hull_cover_mean")
     if masks_say and not found and cover is not None and np.fmin.reduce(cover) < COVER_LIMIT:
         worst = int(np.nanargmin(cover))
@@ -234,31 +235,9 @@ def _geometries(
     return outlines, keypoints
 
 
-def floor_of(geometry: Geometry, floor: tuple[float, float]) -> float:
-    """The honest misfit in pixels of these pictures."""
-    width = np.median([c.width for c in geometry.cameras])
-    return float(max(floor[0] * width / 1152.0, floor[1]))
-
-
-def _explain(geometry: Geometry, floor: tuple[float, float], **more: Any) -> Verdict:
-    return explain(geometry, floor=floor_of(geometry, floor), **more)
-
-
-def _explain_all(
-    outlines: Geometry | None, floor: tuple[float, float], keypoints: Geometry | None
-) -> list[Verdict]:
-    """One verdict per fault of the masks' geometry, the last without a fault found."""
-    if outlines is None:
-        return []
-    families: tuple[str, ...] = ("pixels", "calibration")
-    if keypoints is not None:
-        pairs = pair_costs(keypoints)
-        if np.isfinite(pairs).any() and np.nanmax(pairs) <= floor_of(keypoints, KEYPOINT_FLOOR):
-            families = ("pixels",)  # keypoints agree with the calibration: it is not at fault
-    verdicts = [_explain(outlines, floor, families=families)]
-    while verdicts[-1].best is not None and len(verdicts) <= _MAX_FAULTS:
-        verdicts.append(_explain(verdicts[-1].corrected, floor, families=families))
-    return verdicts
+def _unexplained(recording: Recording) -> float:
+    """Misfit of silhouettes in pixels from which on a recording is unusable as it is."""
+    return max(UNEXPLAINED * float(np.median([c.width for c in recording.cameras])) / 1152.0, 2.0)
 
 
 def _conclude(
@@ -277,8 +256,7 @@ def _conclude(
     found += _colour_findings(recording, colour, fits, explained)
     if masks_say and masks_say[-1].best is None:
         left = masks_say[-1]
-        limit = UNEXPLAINED * np.median([c.width for c in recording.cameras]) / 1152.0
-        if np.isfinite(left.before) and left.before > max(limit, 2.0):
+        if np.isfinite(left.before) and left.before > _unexplained(recording):
             worst = int(np.nanargmax(np.nanmean(left.pairs, 0)))
             evidence = {"tangent_px": left.before, "tried": _tried(left)}
             found.append(describe("masks_inconsistent", (recording.camera_ids[worst],), evidence))

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from mouselift_jax.data.check.explain import OUTLINE_FLOOR, floor_of
 from mouselift_jax.data.check.hypotheses import Geometry, pair_costs
-from mouselift_jax.data.check.recording import OUTLINE_FLOOR, floor_of
 from mouselift_jax.data.check.search import explain
 from mouselift_jax.data.recordings.recording import Recording
 

@@ -55,6 +55,7 @@ CAUSED_BY = {
     "extrinsics_convention": ("looks_away", "translation_units", "keypoints_inconsistent"),
     "intrinsics_wrong": ("intrinsics", "picture_size", "keypoints_inconsistent"),
     "masks_inconsistent": ("keypoints_inconsistent", "hull_cover", "content_jump"),
+    "calibration_off": _DISAGREEMENT,
     "handedness": (*_DISAGREEMENT, "world_not_z_up"),
     "rotation_invalid": (*_DISAGREEMENT, "world_not_z_up"),
     "intrinsics": _DISAGREEMENT,
@@ -67,7 +68,7 @@ CAUSED_BY = {
 IMPOSSIBLE = ("handedness", "rotation_invalid", "intrinsics", "mask_levels")
 NO_SILHOUETTES = ("mask_inverted", "mask_not_animal", "several_animals")
 # One camera's fault of these kinds is met by all others: they may be blamed in its place.
-BLAMES_OTHERS = ("mask_levels", *NO_SILHOUETTES)
+BLAMES_OTHERS = ("calibration_off", "mask_levels", *NO_SILHOUETTES)
 SYMPTOMS = ("keypoints_inconsistent", "hull_cover", "masks_inconsistent")
 
 
