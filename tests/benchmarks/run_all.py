@@ -110,6 +110,15 @@ BENCHMARKS = {
         on=("cpu",),
         needs=Path("asked for by name"),
     ),
+    "calibrate": Benchmark(
+        "Calibration by the animal",
+        "Pixels by which cameras miss true points before and after `calibrate`, once the worlds "
+        "are laid together; what mended cameras are worth to a fit, judged by hidden cameras; "
+        "derivatives by K. `-- --folder FOLDER`: a stopped benchmark goes on there.",
+        "bench_calibrate",
+        on=("cpu",),
+        needs=SHARED / "recordings" / "mouse_a",
+    ),
     "rigs": Benchmark(
         "One rig, drawn from fits",
         "Tiny networks taught on a recording and judged on another one. Asked for by name, with "
