@@ -81,6 +81,7 @@ def test_bad_masks_are_not_blamed_on_other_cameras():
     assert link([step], [info]) == [step, info]
 
 
+@pytest.mark.slow
 def test_a_rig_a_little_off_is_told_with_what_mends_it(clean, tmp_path, capsys):
     """Not with a chain of faults that are none; the command that follows runs."""
     path = link_copy(clean, tmp_path / "r")

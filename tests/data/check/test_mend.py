@@ -1,14 +1,20 @@
 """A rig a little off in everything is mended as a whole; other faults and right rigs are not."""
 
 import dataclasses
+import shlex
+from argparse import Namespace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from mouselift_jax.cli import check
 from mouselift_jax.data.check.hypotheses import Geometry, cost
 from mouselift_jax.data.check.mend import mend
+from mouselift_jax.data.check.recording import CheckResult
 from mouselift_jax.data.check.search import Verdict
 from mouselift_jax.data.evidence import cameras_of
+from mouselift_jax.data.findings import Finding
 from tests import toy_rig
 
 FRAMES, FLOOR = 24, 4.0
@@ -39,6 +45,18 @@ def test_a_rig_a_little_off_is_mended(off):
     assert found.before > 5 > 2.5 > found.after
     assert cost(found.of(off)) < 0.3 * cost(off)
     assert mend(off, verdict(off), FLOOR, witness=off) is not None
+
+
+def test_what_mends_it_is_next_with_the_options_that_were_needed():
+    finding = Finding("calibration_off", "warning", "", evidence={"evidence": "silhouettes"})
+    result = CheckResult(Path("my mouse"), "recording", [finding], {})
+    args = Namespace(unit="", trim="shortest", cameras="0,1", up="z", pixel_origin="")
+    words = shlex.split(check._next(result, args))
+    assert words[2] == "--config=configs/calibrate.py:silhouettes"
+    assert words[3:5] == ["--config.recording=my mouse", "--workdir=runs/calibrate"]
+    assert words[5:] == ["--config.calibrate.trim=shortest", "--config.calibrate.cameras=0,1"]
+    result.findings.clear()
+    assert "--config.prepare.up=z" in check._next(result, args)
 
 
 def test_one_fault_that_explains_it_comes_first(off):
