@@ -32,7 +32,7 @@ FINE = 0.03  # half-sizes of the animal: Gaussians of a fit are half as large
 DISTANCE = 12.0  # of the cameras, half-sizes of the animal: all but parallel rays
 OPAQUE = 0.3
 OFF_BODY = 0.25  # of the length: keypoints this far from the spine's ends are of something else
-SCHEMA = 3  # of what is kept of a frame: an older row is measured anew
+SCHEMA = 4  # of what is kept of a frame: an older row is measured anew
 
 # Measures of one frame with a standard error each, and the unit's suffix.
 MEASURES = {
@@ -219,11 +219,13 @@ def standard_errors(
     if any(s is None for s in shapes):
         return {}
     errors = {}
+    rounding = cell * HULL_CELLS / CELLS / 6**0.5  # of a distance between two counted cells
     for name, unit in MEASURES.items():
         values = np.array([getattr(s, name) for s in shapes])
         if name in ANGLES:
             values = np.degrees(np.angle(np.exp(1j * np.radians(values - values[0]))))
-        errors[f"{name}_se_{unit}"] = SHARES[name] * _jackknife(values[:, None])
+        error = SHARES[name] * _jackknife(values[:, None])
+        errors[f"{name}_se_{unit}"] = float(np.hypot(error, rounding if name in COUNTED else 0))
     errors["centre_se_mm"] = SHARES["centre"] * _jackknife(np.stack([s.centre for s in shapes]))
     return errors
 
@@ -234,12 +236,13 @@ def _jackknife(values: np.ndarray) -> float:
     return float(np.sqrt((n - 1) / n * ((values - values.mean(0)) ** 2).sum()))
 
 
-# Error of a fit's measure over the jackknife of the hull's: set on four frames of a made mouse
-# whose exact body is known.
+# Error of a fit's measure over the jackknife of the hull's, such that 68 % of errors lie inside:
+# found by bench_measure on procedural recordings that walk, rear, turn and groom.
 SHARES = {
-    "centre": 0.35, "length": 0.25, "tail": 0.5, "width": 0.2, "height": 0.35, "volume": 0.4,
-    "area": 0.3, "heading": 0.35, "pitch": 0.5, "roll": 0.2, "bend": 0.3,
+    "centre": 0.72, "length": 0.40, "tail": 0.76, "width": 0.16, "height": 0.82, "volume": 0.29,
+    "area": 0.31, "heading": 0.48, "pitch": 1.13, "roll": 0.16, "bend": 0.58,
 }  # fmt: skip
+COUNTED = ("width", "height")  # from the first full cell to the last: no finer than these
 
 
 # --- motion --------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ import os
 import platform
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,29 @@ def write(benchmark: str, tables: Tables, out: Path | None, *, device: str = "")
     if out:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(text)
+
+
+def kept(path: Path | None, part: Mapping[str, Any], make: Callable[[], list[dict]]) -> list[dict]:
+    """The rows of one part of a benchmark: those that `path` has, else made and written there.
+
+    A benchmark that is cut off goes on with its next part.
+
+    Args:
+        path: JSON lines, one a part; None = nothing is kept.
+        part: what tells the part from others.
+        make: measures it.
+    """
+    part = json.loads(json.dumps(part))
+    lines = path.read_text().splitlines() if path and path.exists() else []
+    for record in map(json.loads, lines):
+        if record["part"] == part:
+            return record["rows"]
+    rows = make()
+    if path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a") as file:
+            file.write(json.dumps({"part": part, "rows": rows}) + "\n")
+    return rows
 
 
 def command() -> str:

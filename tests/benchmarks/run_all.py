@@ -119,6 +119,25 @@ BENCHMARKS = {
         on=("cpu",),
         needs=SHARED / "recordings" / "mouse_a",
     ),
+    "film": Benchmark(
+        "One set of Gaussians through a film",
+        "Material points of procedural recordings followed by their Gaussians, beside the fit that "
+        "starts from the frame before and beside fits that know nothing of each other; judged from "
+        "two cameras that nothing saw. Asked for by name, with `-- --rows FILE`, where a stopped "
+        "benchmark goes on.",
+        "bench_film",
+        on=("cpu",),
+        needs=Path("asked for by name"),
+    ),
+    "measure": Benchmark(
+        "Measures and descriptor",
+        "Fits of procedural recordings against the exact body, by what the animal does; whether "
+        "the standard errors are honest; which rows tell what it does. Asked for by name, with "
+        "`-- --rows FILE`, where a stopped benchmark goes on.",
+        "bench_measure",
+        on=("cpu",),
+        needs=Path("asked for by name"),
+    ),
     "rigs": Benchmark(
         "One rig, drawn from fits",
         "Tiny networks taught on a recording and judged on another one. Asked for by name, with "

@@ -43,3 +43,21 @@ def test_a_report_is_written_as_the_page_reads_it(tmp_path, monkeypatch):
     assert "| what | n | s | ok | extra |\n|---|--:|--:|--:|--:|" in page
     assert "| a/b | 1,234,567 | 0.123 | yes |  |" in page and "| c |  |  |  |  |" in page
     assert "**CPU**" in page and "Not measured: CPU, GPU." in page
+
+
+def test_a_part_is_measured_once_and_kept(tmp_path):
+    calls, path = [], tmp_path / "rows" / "film.jsonl"
+
+    def measured(seed):
+        calls.append(seed)
+        return [{"seed": seed, "mm": 0.5}]
+
+    for _ in range(2):
+        for seed in (31, 32):
+            part = {"seed": seed, "size": (288, 256)}
+            rows = report.kept(path, part, lambda s=seed: measured(s))
+            assert rows == [{"seed": seed, "mm": 0.5}]
+    assert calls == [31, 32]
+    report.kept(path, {"seed": 31, "size": (576, 512)}, lambda: measured(31))
+    assert calls == [31, 32, 31] and len(path.read_text().splitlines()) == 3
+    assert report.kept(None, {}, lambda: measured(1)) == report.kept(None, {}, lambda: measured(1))
