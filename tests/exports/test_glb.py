@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 import subprocess
 
@@ -91,8 +92,9 @@ def test_numbers_are_those_of_splat_transform(tmp_path):
         )  # fmt: skip
     except subprocess.TimeoutExpired:
         pytest.skip("npx fetched nothing within two minutes")
-    if not (tmp_path / "theirs.glb").exists():
-        pytest.skip(f"splat-transform did not run: {(run.stderr or run.stdout)[-200:]}")
+    if re.search(r"^npm (error|ERR!)", run.stderr, re.MULTILINE):
+        pytest.skip(f"npx could not fetch it: {run.stderr[-200:]}")
+    assert run.returncode == 0 and (tmp_path / "theirs.glb").exists(), run.stderr or run.stdout
     # It turns what 3DGS programs write (y down) by half a turn about z; we, about x.
     turned = splats.turned(AXES["opengl"][0]).turned(np.diag([-1.0, 1.0, -1.0]))
     save_glb(tmp_path / "ours.glb", turned)

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import importlib.util
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import jax
+
 from mouselift_jax import target
-from mouselift_jax.errors import ConfigError, MissingExtraError, nearest
+from mouselift_jax.errors import BackendError, ConfigError, MissingExtraError, nearest
 
 CUDNN = (9, 10, 0)  # the oldest whose attention takes every head size and length used here
 # Of a card's memory, what CUDA's context, libraries, cuDNN's work space and fragmentation leave.
@@ -115,11 +118,20 @@ def find_card(name: str) -> Card:
     return CARDS[name]
 
 
+def _compiler_is_installed() -> bool:
+    parts = ("jax_cuda12_plugin", "jax_plugins", "jax_plugins.xla_cuda12")
+    try:
+        return all(importlib.util.find_spec(name) for name in parts)
+    except ModuleNotFoundError:
+        return False
+
+
 def devices(card: Card, count: int = 1) -> Sequence[Any]:
     """`count` of these GPUs in one machine, to compile for.
 
     Raises:
         MissingExtraError: XLA's compiler for NVIDIA GPUs is not installed.
+        BackendError: it is, and refuses.
     """
     from jax.experimental import topologies
 
@@ -127,8 +139,16 @@ def devices(card: Card, count: int = 1) -> Sequence[Any]:
         found = topologies.get_topology_desc(
             platform="cuda", target_config=card.text(), topology=f"1x1x{count}"
         )
-    except (RuntimeError, NotImplementedError) as error:
-        raise MissingExtraError("jax-cuda12-plugin", "gpu-plan", "--gpu") from error
+    except RuntimeError as error:  # NotImplementedError is one
+        if not _compiler_is_installed():
+            raise MissingExtraError("jax-cuda12-plugin", "gpu-plan", "--gpu") from error
+        raise BackendError(
+            "XLA's compiler for NVIDIA GPUs is installed and refuses",
+            where=card.title,
+            found=str(error)[:500],
+            fix=f"install the parts of this jax: pip install jax-cuda12-plugin=={jax.__version__} "
+            f"jax-cuda12-pjrt=={jax.__version__} nvidia-cuda-nvcc-cu12",
+        ) from error
     return found.devices
 
 

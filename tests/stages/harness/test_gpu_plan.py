@@ -12,7 +12,7 @@ from configs import gslrm as gslrm_configs
 from configs import mvdiff as mvdiff_configs
 from mouselift_jax import target
 from mouselift_jax.diffusion.sampler import sampling_steps
-from mouselift_jax.errors import ConfigError, MissingExtraError
+from mouselift_jax.errors import BackendError, ConfigError, MissingExtraError
 from mouselift_jax.geometry.camera import Camera
 from mouselift_jax.models import attention as attention_lib
 from mouselift_jax.models.attention import attention
@@ -73,11 +73,16 @@ def test_mistakes_have_a_fix():
 def test_without_xlas_compiler_for_gpus_the_extra_is_named(monkeypatch):
     from jax.experimental import topologies
 
-    def absent(**_):
+    def refuses(**_):
         raise NotImplementedError("topology not implemented for cuda")
 
-    monkeypatch.setattr(topologies, "get_topology_desc", absent)
+    monkeypatch.setattr(topologies, "get_topology_desc", refuses)
+    monkeypatch.setattr(cards, "_compiler_is_installed", lambda: False)
     with pytest.raises(MissingExtraError, match=r"\.\[gpu-plan\]"):
+        cards.devices(cards.CARDS["h100"])
+    # Installed, and of another version, say: that it is missing would be a lie.
+    monkeypatch.setattr(cards, "_compiler_is_installed", lambda: True)
+    with pytest.raises(BackendError, match="topology not implemented for cuda"):
         cards.devices(cards.CARDS["h100"])
 
 
