@@ -2,8 +2,9 @@
 
     python launch.py --config=configs/<stage>.py[:variant] --workdir=DIR [--config.key=value]
 
-The same command again resumes. Exit codes: 0 done, 1 bug, 2 something to correct (one clear error),
-75 stopped on request after saving (run the same command again), 130 interrupted.
+With --config and --help: what the file does, and every key. The same command again resumes.
+Exit codes: 0 done, 1 bug, 2 something to correct (one clear error), 75 stopped on request after
+saving (run the same command again), 130 interrupted.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from mouselift_jax.errors import MouseLiftError
-from mouselift_jax.stages.harness import command
+from mouselift_jax.stages.harness import command, keys
 from mouselift_jax.training.preempt import AGAIN, INTERRUPTED
 
 CONFIG = config_flags.DEFINE_config_file("config", help_string="configs/<stage>.py[:variant]")
@@ -62,6 +63,9 @@ def _parse(argv: Sequence[str]) -> list[str]:
     sys.argv = list(argv)  # config_flags reads the overrides from here
     try:
         command.check_config_argument(argv)
+        if "--help" in argv and (named := command.named_config(argv)):
+            sys.stdout.write(keys.describe(*named) + "\n")
+            sys.exit(0)
         try:
             rest = flags.FLAGS(argv)
         except SystemExit:  # --help was printed, after which absl exits with 1

@@ -61,9 +61,9 @@ def optimiser() -> ConfigDict:
     c.lr = 1e-4  # peak learning rate
     c.warmup_steps = 500  # updates from 0 to the peak
     c.end_lr_fraction = 0.0  # of the peak, reached by a half cosine at the last step
-    c.b1 = 0.9
-    c.b2 = 0.95
-    c.eps = 1e-8
+    c.b1 = 0.9  # decay of the mean of gradients
+    c.b2 = 0.95  # decay of the mean of their squares
+    c.eps = 1e-8  # what is added to the root of that
     c.weight_decay = 0.05  # on tensors of two or more dimensions only
     c.decay_all = False  # on gains and biases too
     c.clip_norm = 1.0  # of the gradient over all weights; 0 = no clipping
@@ -87,7 +87,7 @@ def mesh() -> ConfigDict:
 def lora() -> ConfigDict:
     """Low-rank fine-tuning; rank 0 trains the weights themselves."""
     c = ConfigDict()
-    c.rank = 0
+    c.rank = 0  # of the added product; 0 = none is added
     c.alpha = 16.0  # the added product is scaled by alpha / rank
     c.targets = ()  # regular expressions on the weight's path; () = all attention projections
     c.whole = ()  # regular expressions: these weights are trained themselves, beside the additions

@@ -123,6 +123,6 @@ def recording() -> ConfigDict:
     c = ConfigDict()
     c.frames = 80  # at 30 a second
     c.width = 432  # pixels
-    c.height = 384
+    c.height = 384  # pixels
     c.heldout_cameras = 2  # cameras of no video, for evaluation
     return c.lock()

@@ -70,7 +70,7 @@ def fit() -> ConfigDict:
     c.coarse_steps = 120  # in pictures of half the size: the shape
     c.fine_steps = 180  # in pictures as they are: the fur
     c.next_coarse_steps = 30  # of a frame that starts from the one before
-    c.next_fine_steps = 60
+    c.next_fine_steps = 60  # the same in pictures as they are
     c.nodes = 256  # control points of the smooth deformation
     c.node_rate = 0.5  # first step of a control point
     c.mean_rate = 0.2  # first step of a single Gaussian

@@ -84,8 +84,8 @@ def turntable() -> ConfigDict:
     c = ConfigDict()
     c.frames = 150  # pictures of one turn; 0 = no video
     c.size = 512  # pixels
-    c.fps = 30
-    c.elevation_deg = 20.0
+    c.fps = 30  # pictures a second
+    c.elevation_deg = 20.0  # of the camera that goes round
     return c.lock()
 
 
@@ -101,7 +101,7 @@ def generate() -> ConfigDict:
     """How views are generated from a photo."""
     c = ConfigDict()
     c.steps = 50  # of the sampler
-    c.guidance = 3.0
+    c.guidance = 3.0  # how far away from what no prompt and picture would make; 1 = off
     c.eta = 1.0  # 1 = as much noise as DDPM, 0 = deterministic
     c.background = "auto"  # auto | alpha | plain | rembg: how the animal is parted from the rest
     c.place = (

@@ -56,16 +56,16 @@ def mvunet(size: str) -> ConfigDict:
     """The section `model` of a multi-view diffusion config; the names are those of MVUNetConfig."""
     c = ConfigDict()
     c.in_channels = 8  # noisy latents, then those of the reference picture
-    c.out_channels = 4
-    c.block_channels = (320, 640, 1280, 1280)
+    c.out_channels = 4  # of the latents that it predicts
+    c.block_channels = (320, 640, 1280, 1280)  # of each resolution, from fine to coarse
     c.block_attends = (True, True, True, False)  # levels with attention, on the way down
     c.heads = (5, 10, 20, 20)  # attention heads of each level
-    c.layers_per_block = 2
+    c.layers_per_block = 2  # residual blocks at each resolution
     c.context_dim = 1024  # width of the prompt embeddings
     c.class_dim = 2048  # twice the width of the image embeddings
-    c.norm_groups = 32
-    c.norm_eps = 1e-5
-    c.n_views = 6
+    c.norm_groups = 32  # of the group norms
+    c.norm_eps = 1e-5  # of the group norms
+    c.n_views = 6  # views made together
     c.attention = "sparse"  # sparse (as released: slot 0 and own) | dense | none
     c.pose_features = 0  # hidden width of the pose input; 0 = none
     c.lock()

@@ -131,7 +131,7 @@ def loss() -> ConfigDict:
 def cache() -> ConfigDict:
     """Encodings of the frozen networks on disk, so that steps need not repeat them."""
     c = ConfigDict()
-    c.enabled = False
+    c.enabled = False  # encode all pictures once, into a folder, before training
     c.dir = common.path()  # where; default: cache/ of the workdir
     c.jitter_draws = 0  # stored draws of brightness and contrast of each sample and background
     return c.lock()
@@ -141,12 +141,12 @@ def toy() -> ConfigDict:
     """Toy networks, made by the run itself when there is no init_from."""
     c = ConfigDict()
     c.vae_steps = 0  # steps of the toy autoencoder; 0 = no toys: init_from is needed
-    c.vae_lr = 3e-3
+    c.vae_lr = 3e-3  # learning rate of the toy autoencoder
     c.vae_kl = 1e-5  # weight of the divergence of its latents from unit noise
     c.vae = ConfigDict()  # the names are those of VAEConfig
-    c.vae.block_channels = (8, 16, 16)
-    c.vae.layers_per_block = 1
-    c.vae.norm_groups = 4
+    c.vae.block_channels = (8, 16, 16)  # of each resolution, from fine to coarse
+    c.vae.layers_per_block = 1  # residual blocks at each resolution
+    c.vae.norm_groups = 4  # of the group norms
     return c.lock()
 
 
@@ -156,5 +156,5 @@ def evaluation() -> ConfigDict:
     c.samples = 8  # of the validation split
     c.guidances = (1.0, 3.0)  # the last one's figures are called val/psnr and val/ssim
     c.steps = 20  # of the sampler
-    c.eta = 1.0
+    c.eta = 1.0  # 1 = as much noise as DDPM, 0 = deterministic
     return c.lock()

@@ -64,7 +64,7 @@ def generate() -> ConfigDict:
     """How views are generated."""
     c = ConfigDict()
     c.steps = 50  # of the sampler
-    c.guidance = 3.0
+    c.guidance = 3.0  # how far away from what no prompt and picture would make; 1 = off
     c.eta = 1.0  # 1 = as much noise as DDPM, 0 = deterministic
     c.keep_reference = True  # slot 0 is the reference picture itself, with its own camera
     c.white = 0.94  # generated pixels at least this bright in every channel are background

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import re
 import runpy
@@ -10,11 +11,18 @@ from pathlib import Path
 import pytest
 from ml_collections import ConfigDict
 
+from mouselift_jax.data.preparation.placement import SceneSettings
+from mouselift_jax.data.preparation.preparer import PrepareSettings
 from mouselift_jax.data.samples.rig_file import load_rig
+from mouselift_jax.pipelines.calibrate import Settings as Calibrate
+from mouselift_jax.pipelines.film.settings import FilmSettings
+from mouselift_jax.pipelines.fit.settings import FitSettings
 from mouselift_jax.runs.record import flatten, plain
+from mouselift_jax.stages.harness import keys
 from mouselift_jax.stages.harness.plan import STAGES
 
 ROOT = Path(__file__).resolve().parents[1]
+UNEXPLAINED = ("stage", "variant")  # what the command line itself says
 CODE = "\n".join(p.read_text() for p in (ROOT / "mouselift_jax").rglob("*.py"))
 VARIANTS = [
     (stage, variant)
@@ -44,6 +52,65 @@ def test_every_config_says_its_command_and_cost(stage):
     assert f"--config=configs/{stage}.py" in head
     assert re.search(r"minute|hour|second|not measured", head, re.I), "no word on how long it takes"
     assert re.search(r"\bGi?B\b|\bMi?B\b|memory|not measured", head), "no word on memory"
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_help_explains_every_key(stage):
+    """--help of a config is made from the comments beside its values."""
+    make = importlib.import_module(f"configs.{stage}").get_config
+    said = keys.explained(make)
+    of_all = {key for key in flatten(make().to_dict()) if key.split(".")[-1] not in UNEXPLAINED}
+    assert not [key for key in sorted(of_all) if not said.get(key)]
+    text = keys.describe(ROOT / "configs" / f"{stage}.py")
+    assert all(f"--config.{key}=" in text for key in of_all)
+    assert text.startswith(importlib.import_module(f"configs.{stage}").__doc__.strip())
+
+
+def test_help_takes_comments_from_beside_above_and_within():
+    def section():
+        c = ConfigDict()
+        c.depth = 3  # how deep
+        return c
+
+    def config():
+        c = ConfigDict()
+        c.inner = section()
+        c.a, c.b = 1, 2  # two at once
+        # --- a heading is none ---
+        c.bare = 0
+        # longer than
+        # one line
+        c.long = s = ConfigDict()
+        s.word = (
+            "x"  # within
+        )  # fmt: skip
+        return c
+
+    config.__globals__["section"] = section
+    try:
+        said = keys.explained(config)
+    finally:
+        del config.__globals__["section"]
+    assert said == {
+        "inner.depth": "how deep", "a": "two at once", "b": "two at once",
+        "long": "longer than one line", "long.word": "within",
+    }  # fmt: skip
+
+
+SAID_TWICE = [
+    ("fit", "fit", FitSettings), ("fit", "film", FilmSettings),
+    ("calibrate", "calibrate", Calibrate),
+    ("prepare", "prepare", PrepareSettings), ("prepare", "prepare", SceneSettings),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("stage", "section", "settings"), SAID_TWICE)
+def test_a_config_and_its_dataclass_say_the_same(stage, section, settings):
+    """What a script gets without a config is what the command line gets."""
+    given = get_config(stage, "base")[section]
+    fields = {f.name: f.default for f in dataclasses.fields(settings) if f.name in given}
+    assert fields
+    assert {k: given[k] for k in fields} == fields
 
 
 @pytest.mark.parametrize("stage", STAGES)

@@ -153,13 +153,19 @@ def _known_keys(argv: Sequence[str]) -> dict[str, Any]:
     return {} if config is None else flatten(config.to_dict())
 
 
+def named_config(argv: Sequence[str]) -> tuple[str, str | None] | None:
+    """File and variant of --config; None when there is none."""
+    named = next((m for a in argv if (m := re.match(r"--?config=([^:]*)(?::(.*))?$", a))), None)
+    return None if named is None else (named[1], named[2])
+
+
 def _config_file(argv: Sequence[str], variant: str | None = None) -> Any:
     """The config that the command line names, without its changes; None when it names none."""
-    named = next((m for a in argv if (m := re.match(r"--?config=([^:]*)(?::(.*))?$", a))), None)
+    named = named_config(argv)
     if named is None:
         return None
-    get_config = runpy.run_path(named[1])["get_config"]
-    variant = variant or named[2]
+    get_config = runpy.run_path(named[0])["get_config"]
+    variant = variant or named[1]
     return get_config(variant) if variant else get_config()
 
 
