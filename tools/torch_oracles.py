@@ -20,6 +20,7 @@ from etils import epath
 from mouselift_jax.errors import CheckpointError
 from mouselift_jax.geometry.rig import turntable
 from mouselift_jax.weights import store
+from mouselift_jax.weights.export_torch import clip_sizes
 from mouselift_jax.weights.kinds import Part
 from mouselift_jax.weights.networks import network
 from mouselift_jax.weights.rules import unflatten
@@ -231,7 +232,7 @@ def _vision_torch(part: Part, state: Mapping[str, torch.Tensor], x: Mapping) -> 
 
     c = part.config
     config = CLIPVisionConfig(
-        **_clip_sizes(c),
+        **clip_sizes(c),
         image_size=c["image_size"],
         patch_size=c["patch_size"],
         projection_dim=c["projection_dim"],
@@ -250,7 +251,7 @@ def _text_torch(part: Part, state: Mapping[str, torch.Tensor], x: Mapping) -> to
 
     c = part.config
     config = CLIPTextConfig(
-        **_clip_sizes(c), vocab_size=c["vocab_size"], max_position_embeddings=c["max_tokens"]
+        **clip_sizes(c), vocab_size=c["vocab_size"], max_position_embeddings=c["max_tokens"]
     )
     with torch.device("meta"):
         names = set(CLIPTextModel(config).state_dict())
@@ -258,17 +259,6 @@ def _text_torch(part: Part, state: Mapping[str, torch.Tensor], x: Mapping) -> to
     if not any(name.startswith("text_model.") for name in names):  # newer transformers
         state = {key.removeprefix("text_model."): value for key, value in state.items()}
     return _load(lambda: CLIPTextModel(config), state)(input_ids=x["tokens"]).last_hidden_state
-
-
-def _clip_sizes(c: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        "hidden_size": c["hidden_size"],
-        "intermediate_size": c["intermediate_size"],
-        "num_hidden_layers": c["n_layers"],
-        "num_attention_heads": c["n_heads"],
-        "hidden_act": c["activation"],
-        "layer_norm_eps": c["norm_eps"],
-    }
 
 
 def _ours(name: str) -> Callable[[Any, Any, Mapping], jax.Array]:

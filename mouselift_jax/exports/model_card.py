@@ -5,7 +5,6 @@ Made from what the run wrote itself; what the run does not know, the card says i
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 from mouselift_jax.errors import LayoutError
 from mouselift_jax.files import check_replaceable, write_text_atomic
 from mouselift_jax.report.html import number
+from mouselift_jax.runs.record import read_json, read_summary
 
 # Weights that started from FaceLift's stay under its licence, however long they are trained.
 ADOBE = "Adobe Research License (non-commercial research), as the weights it started from"
@@ -29,8 +29,8 @@ def write_model_card(run: str | Path, path: str | Path) -> Path:
         LayoutError: the folder holds neither.
     """
     run, path = Path(run), Path(path)
-    config, summary = _json(run / "config.json"), _json(run / "summary.json")
-    conversion = _json(run / "conversion.json")
+    config, summary = read_json(run / "config.json"), read_summary(run)
+    conversion = read_json(run / "conversion.json")
     if not conversion and not (config and summary):
         raise LayoutError(
             "no card can be written for this folder",
@@ -51,10 +51,10 @@ def licence(config: Mapping[str, Any], run: Path) -> str:
         return "no published weights were used: the licence is that of whoever trained it"
     for base in (Path(start), run / start):
         if (base / "conversion.json").is_file():
-            record = _json(base / "conversion.json")
+            record = read_json(base / "conversion.json") or {}
             return str(record.get("license") or record.get("licence") or ADOBE)
         if (base / "config.json").is_file():
-            return licence(_json(base / "config.json"), base)
+            return licence(read_json(base / "config.json") or {}, base)
     return f"unknown: it started from {start}, which is not there any more. If those were " + (
         f"converted FaceLift weights: {ADOBE}"
     )
@@ -126,14 +126,3 @@ def _table(figures: Mapping[str, Any]) -> list[str]:
         return ["none were measured"]
     rows = [f"| {name} | {number(value)} |" for name, value in figures.items()]
     return ["| figure | value |", "|---|---|", *rows]
-
-
-def _json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        return json.loads(path.read_text())
-    except ValueError as error:  # not JSON, or not even text
-        raise LayoutError(
-            "not valid JSON", where=path, found=error, fix="repeat the command that wrote it"
-        ) from error

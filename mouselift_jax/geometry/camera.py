@@ -10,6 +10,7 @@ cannot part ways. Only `mouselift_jax.data.crop` applies `M` to pixels.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -175,9 +176,15 @@ class Camera:
         return Camera(K, self.c2w, int(width), int(height))
 
 
-def stack_cameras(cameras: list[Camera]) -> Camera:
-    """Stack cameras of one picture size along a new leading axis."""
-    sizes = {(c.width, c.height) for c in cameras}
+def stack_cameras(cameras: Sequence[Camera], *, any_size: bool = False) -> Camera:
+    """Stack cameras of one picture size along a new leading axis.
+
+    Args:
+        cameras: of equal batch shape.
+        any_size: their pictures may differ in size, for what asks where points go and looks at no
+            picture; the result then has pictures of one pixel.
+    """
+    sizes = {(1, 1)} if any_size else {(c.width, c.height) for c in cameras}
     if len(sizes) != 1:
         raise ShapeError(
             "cameras of different picture sizes cannot be stacked",

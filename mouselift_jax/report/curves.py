@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import io
-import json
 import re
 from pathlib import Path
 
 import numpy as np
 
-from mouselift_jax.errors import LayoutError
+from mouselift_jax.runs.rows import read_rows
 
 Series = dict[str, tuple[np.ndarray, np.ndarray]]  # "train/loss" -> (steps, values)
 
@@ -21,28 +20,10 @@ _FIRST = ("loss", "psnr", "ssim", "iou")
 
 
 def read_metrics(path: str | Path) -> Series:
-    """Columns of metrics.jsonl against their steps; empty when there is no file.
-
-    A cut last line (the run was killed while writing it) is left out; other bad lines raise.
-    """
-    path = Path(path)
-    if not path.is_file():
-        return {}
-    lines = path.read_text(errors="replace").splitlines()
+    """Columns of metrics.jsonl against their steps; empty when there is no file."""
     columns: dict[str, list[tuple[float, float]]] = {}
-    for i, line in enumerate(lines):
-        try:
-            row = json.loads(line)
-            step = float(row["step"])
-        except (KeyError, TypeError, ValueError) as error:
-            if i == len(lines) - 1:
-                break
-            raise LayoutError(
-                "a line of metrics.jsonl is damaged",
-                where=f"{path}:{i + 1}",
-                found=line[:80],
-                fix="remove that line",
-            ) from error
+    for row in read_rows(path):
+        step = float(row["step"])
         for key, value in row.items():
             if key != "step" and isinstance(value, (int, float)) and not isinstance(value, bool):
                 columns.setdefault(key, []).append((step, float(value)))

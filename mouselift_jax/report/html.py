@@ -30,6 +30,7 @@ from mouselift_jax.files import (
 from mouselift_jax.report.curves import curves_svg, read_metrics
 from mouselift_jax.report.glossary import explained
 from mouselift_jax.report.pictures import Sheet, png_bytes, sheet_of
+from mouselift_jax.runs.record import read_json, read_summary
 
 MAX_VIDEO_BYTES = 12 << 20  # larger videos are linked, not embedded
 PICTURE_BYTES = 600_000  # larger PNGs are embedded as JPEG; the file in DIR/report stays PNG
@@ -128,7 +129,7 @@ def write_report(
         title, intro, sections = title or kept["title"], intro or kept["intro"], kept["sections"]
     else:
         sections = save_sections(workdir, title or "", intro, sections)
-    config, summary = _read_json(workdir / "config.json"), _read_json(workdir / "summary.json")
+    config, summary = read_json(workdir / "config.json") or {}, read_summary(workdir)
     stage = summary.get("stage") or config.get("stage") or "run"
     metrics = read_metrics(workdir / "metrics.jsonl")
     html = _template().render(
@@ -225,7 +226,7 @@ def save_sections(
 
 def load_sections(workdir: Path) -> dict[str, Any]:
     """The title, intro and sections of the last report of this folder; empty when there is none."""
-    saved = _read_json(workdir / "report" / "sections.json")
+    saved = read_json(workdir / "report" / "sections.json") or {}
     sections = []
     try:
         for part in saved.get("sections", []):
@@ -386,18 +387,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Path):
         return value.as_posix()
     return value
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        value = json.loads(path.read_text())
-    except ValueError as error:  # not JSON, or not even text
-        raise LayoutError(
-            "a file of the run is not valid JSON", where=path, found=error, fix="delete that file"
-        ) from error
-    return value if isinstance(value, dict) else {"value": value}
 
 
 def _template() -> Any:

@@ -6,7 +6,6 @@ A scene is lazy: nothing but names is read until a moment is loaded.
 from __future__ import annotations
 
 import dataclasses
-import json
 import re
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -18,11 +17,12 @@ import numpy as np
 from mouselift_jax.data.recordings.recording import Recording
 from mouselift_jax.data.samples.sample_set import SampleSet, is_sample_set
 from mouselift_jax.errors import LayoutError
-from mouselift_jax.geometry.camera import Camera
+from mouselift_jax.geometry.camera import Camera, stack_cameras
 from mouselift_jax.geometry.similarity import Similarity
 from mouselift_jax.report.pictures import to_uint8
 from mouselift_jax.report.reels import film_rows, is_film_run, run_reel
 from mouselift_jax.report.viewer import load_splats
+from mouselift_jax.runs.record import read_summary
 from mouselift_jax.splats.film_file import SUFFIX, load_film_file
 from mouselift_jax.splats.gaussians import Gaussians
 from mouselift_jax.splats.ply import read_header
@@ -95,7 +95,7 @@ def open_scene(path: str | Path, *, samples: str | Path | None = None) -> Scene:
         return _reel_scene(path.name, load_film_file(path), lambda number: None)
     if path.is_file():
         return _splat_scene(path.name, [path], samples)
-    summary = _json(path / "summary.json")
+    summary = read_summary(path)
     artefacts = summary.get("artefacts", {})
     items = sorted(path.glob("items/*/splats.ply"), key=lambda p: _natural(p.parent.name))
     if items:
@@ -244,14 +244,8 @@ def _recording_scene(path: Path) -> Scene:
                 found=sizes,
                 fix="`prepare` it and view the samples",
             )
-        first = recording.cameras[0]
-        cameras = Camera(
-            np.stack([c.K for c in recording.cameras]),
-            np.stack([c.c2w for c in recording.cameras]),
-            first.width,
-            first.height,
-        )
-        return cameras, pictures, [f"camera {c}" for c in recording.camera_names]
+        names = [f"camera {c}" for c in recording.camera_names]
+        return stack_cameras(recording.cameras), pictures, names
 
     return Scene(path.name, [Moment("frame 0", None, read)], 1.0 / recording.unit_mm)
 
@@ -289,18 +283,6 @@ def recording_of(sample_set: SampleSet) -> Recording | None:
         up=read.get("up") or "",
         pixel_origin=str(read.get("pixel_origin") or ""),
     )
-
-
-def _json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        value = json.loads(path.read_text())
-    except ValueError as error:  # not JSON, or not even text
-        raise LayoutError(
-            "not valid JSON", where=path, found=error, fix="repeat the command that wrote it"
-        ) from error
-    return value if isinstance(value, dict) else {}
 
 
 def _natural(name: str) -> list[Any]:

@@ -37,15 +37,25 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """The object in a JSON file, None when there is none."""
+    """The object in a JSON file that a run wrote, None when there is no such file.
+
+    Raises:
+        LayoutError: the file holds no JSON, or something else than an object.
+    """
     try:
-        return json.loads(path.read_text())
+        value = json.loads(path.read_text())
     except (FileNotFoundError, NotADirectoryError):
         return None
     except ValueError as error:  # not JSON, or not even text
         raise LayoutError(
             "not a JSON file", where=path, found=str(error), fix="remove it and run again"
         ) from error
+    if not isinstance(value, dict):
+        raise LayoutError(
+            "the JSON in this file is no object", where=path, expected="{...}",
+            found=str(value)[:80], fix="remove it and run again",
+        )  # fmt: skip
+    return value
 
 
 def read_summary(path: str | os.PathLike) -> dict[str, Any]:

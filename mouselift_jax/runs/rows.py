@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from mouselift_jax.errors import LayoutError
 from mouselift_jax.files import write_text_atomic
 
 
@@ -98,19 +99,30 @@ class MetricWriter:
 
 
 def read_rows(path: str | Path) -> list[dict[str, Any]]:
-    """Rows of a metrics.jsonl; a last line cut short by a kill is left out."""
+    """Rows of a metrics.jsonl, [] when there is none; a last line cut short by a kill is left out.
+
+    Raises:
+        LayoutError: another line is damaged.
+    """
     rows = []
     try:
-        lines = Path(path).read_text().splitlines()
+        lines = Path(path).read_text(errors="replace").splitlines()
     except FileNotFoundError:
         return []
-    for line in lines:
+    for i, line in enumerate(lines):
         try:
             row = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        if isinstance(row, dict) and "step" in row:
-            rows.append(row)
+            float(row["step"])
+        except (KeyError, TypeError, ValueError) as error:
+            if i == len(lines) - 1:
+                break
+            raise LayoutError(
+                "a line of metrics.jsonl is damaged",
+                where=f"{path}:{i + 1}",
+                found=line[:80],
+                fix="remove that line",
+            ) from error
+        rows.append(row)
     return rows
 
 

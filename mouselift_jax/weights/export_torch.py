@@ -102,8 +102,9 @@ def _vae_settings(c: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _clip_settings(c: Mapping[str, Any]) -> dict[str, Any]:
-    out = {
+def clip_sizes(c: Mapping[str, Any]) -> dict[str, Any]:
+    """A CLIP tower's sizes by the names that transformers gives them."""
+    return {
         "hidden_size": c["hidden_size"],
         "intermediate_size": c["intermediate_size"],
         "num_hidden_layers": c["n_layers"],
@@ -111,6 +112,10 @@ def _clip_settings(c: Mapping[str, Any]) -> dict[str, Any]:
         "hidden_act": c["activation"],
         "layer_norm_eps": c["norm_eps"],
     }
+
+
+def _clip_settings(c: Mapping[str, Any]) -> dict[str, Any]:
+    out = clip_sizes(c)
     if "patch_size" in c:
         names = ("image_size", "patch_size", "projection_dim")
         out |= {"architectures": ["CLIPVisionModelWithProjection"], **{n: c[n] for n in names}}

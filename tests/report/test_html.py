@@ -79,7 +79,7 @@ def test_missing_and_damaged_files_are_named(run, tmp_path):
     with pytest.raises(LayoutError, match="not there"):
         write_report(run, sections=[Section("x", [Video("gone.mp4")])])
     (run / "summary.json").write_text("{")
-    with pytest.raises(LayoutError, match="not valid JSON"):
+    with pytest.raises(LayoutError, match="not a JSON file"):
         write_report(run)
 
 

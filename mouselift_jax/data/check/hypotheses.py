@@ -353,8 +353,8 @@ def _predicted_shift(geometry: Geometry, v: int) -> np.ndarray | None:
         centre = geometry.xy.reshape(geometry.n_views, -1, 2)
     pick = slice(None, None, max(1, centre.shape[1] // 64))
     centre = centre[:, pick]
-    cameras = [dataclasses.replace(c, width=1, height=1) for c in geometry.cameras]
-    points = triangulate(centre[others], stack_cameras([cameras[i] for i in others]))
+    cameras = stack_cameras([geometry.cameras[i] for i in others], any_size=True)
+    points = triangulate(centre[others], cameras)
     if not np.isfinite(points).all(-1).any():
         return None
     expected, depth = geometry.cameras[v].project(points)

@@ -6,7 +6,6 @@ file (DANNCE's com3d), from keypoints, or from the outlines seen.
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -86,5 +85,4 @@ def animal_track(
     always = np.isfinite(centre).all((1, 2))
     if geometry.kind == "outlines" and always.sum() >= 2:
         centre[~always] = np.nan
-    cameras = [dataclasses.replace(c, width=1, height=1) for c in geometry.cameras]
-    return frames, triangulate(centre, stack_cameras(cameras)), window
+    return frames, triangulate(centre, stack_cameras(geometry.cameras, any_size=True)), window

@@ -451,7 +451,7 @@ def _reprojection(recording: Recording, seen: Observations) -> list[float]:
     """Median reprojection error of the keypoints per camera, pixels."""
     rows = recording.keypoints[:, seen.frames[:: max(1, len(seen.frames) // 20)]]
     flat = rows.reshape(recording.n_views, -1, 3)
-    cameras = stack_cameras([dataclasses.replace(c, width=1, height=1) for c in recording.cameras])
+    cameras = stack_cameras(recording.cameras, any_size=True)
     weights = np.where(flat[..., 2] > SURE, 1.0, 0.0)
     points = triangulate(flat[..., :2], cameras, weights)
     with np.errstate(invalid="ignore"):

@@ -9,7 +9,7 @@ import numpy as np
 
 from mouselift_jax.data.recordings.recording import Recording
 from mouselift_jax.errors import ConfigError, one_of
-from mouselift_jax.geometry.camera import Camera
+from mouselift_jax.geometry.camera import Camera, stack_cameras
 from mouselift_jax.geometry.triangulate import triangulate
 
 HEADINGS = ("none", "keypoints", "pca")
@@ -42,9 +42,7 @@ def keypoint_heading(recording: Recording, frame: int, pair: tuple[int, int]) ->
     """Azimuth in degrees from the back to the front keypoint, None where one is not seen."""
     points = recording.keypoints[:, frame, list(pair)]
     weights = np.nan_to_num(points[..., 2]) * np.isfinite(points[..., :2]).all(-1)
-    K = np.stack([c.K for c in recording.cameras])
-    c2w = np.stack([c.c2w for c in recording.cameras])
-    cameras = Camera(K, c2w, recording.cameras[0].width, recording.cameras[0].height)
+    cameras = stack_cameras(recording.cameras, any_size=True)
     front, back = triangulate(np.nan_to_num(points[..., :2]), cameras, weights)
     return _azimuth(front - back) if np.isfinite([front, back]).all() else None
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from mouselift_jax.data.preparation.recipes import RECIPES
 from mouselift_jax.errors import CalibrationError, ConfigError, nearest
-from mouselift_jax.geometry.camera import Camera, intrinsics
+from mouselift_jax.geometry.camera import Camera, intrinsics, stack_cameras
 from mouselift_jax.geometry.pretrained_frame import FRONT_AZIMUTH_DEG, PRETRAINED_HALF_FOV_DEG
 from mouselift_jax.geometry.rig import axes_meeting_point, azimuth_elevation, clockwise, look_at_c2w
 from mouselift_jax.geometry.similarity import Similarity
@@ -230,13 +230,7 @@ def triangulate_centre(cameras: Sequence[Camera], xy: np.ndarray) -> np.ndarray:
 
     Mask centroids are not pictures of one point, so this is a place to look at, not a measurement.
     """
-    stacked = Camera(
-        np.stack([c.K for c in cameras]),
-        np.stack([c.c2w for c in cameras]),
-        cameras[0].width,
-        cameras[0].height,
-    )
-    return triangulate(xy[:, None], stacked)[0]
+    return triangulate(xy[:, None], stack_cameras(cameras, any_size=True))[0]
 
 
 def _reference(number: int, camera_ids: Sequence[int]) -> int:

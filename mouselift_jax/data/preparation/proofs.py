@@ -15,7 +15,7 @@ import numpy as np
 from mouselift_jax.data.crop import map_points, shrink_factor
 from mouselift_jax.data.findings import Finding
 from mouselift_jax.data.mask_levels import MaskFacts, judge_masks
-from mouselift_jax.geometry.camera import Camera
+from mouselift_jax.geometry.camera import Camera, stack_cameras
 from mouselift_jax.geometry.hull import carve, outline
 from mouselift_jax.geometry.pretrained_frame import EXPORT_BOX, MAX_RAY_OFFSET
 from mouselift_jax.geometry.similarity import Similarity
@@ -86,12 +86,7 @@ def keypoint_residuals(
     if not enough.any():
         return None
     xy, weights = np.where(weights[..., None] > 0, xy, 0.0)[:, enough], weights[:, enough]
-    true = Camera(
-        np.stack([c.K for c in cameras]),
-        np.stack([c.c2w for c in cameras]),
-        cameras[0].width,
-        cameras[0].height,
-    )
+    true = stack_cameras(cameras, any_size=True)
     # A pixel of the sample counts as many original pixels as the map shrinks at the keypoint.
     carried = np.stack([map_points(M, p) for M, p in zip(maps, xy, strict=True)])
     factor = np.stack([shrink_factor(M, p) for M, p in zip(maps, xy, strict=True)])

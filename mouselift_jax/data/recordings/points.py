@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from mouselift_jax.data.recordings.recording import Recording
-from mouselift_jax.geometry.camera import Camera
+from mouselift_jax.geometry.camera import Camera, stack_cameras
 from mouselift_jax.geometry.triangulate import reprojection_error, triangulate
 
 WRONG_PX = 8.0  # and four times the median: a view this far off is left out of a point
@@ -57,13 +57,7 @@ def triangulated(recording: Recording, frames: Sequence[int]) -> Points | None:
     xy = seen[..., :2].reshape(V, F * M, 2)
     weights = np.nan_to_num(seen[..., 2]).reshape(V, F * M) * np.isfinite(xy).all(-1)
     weights = weights * np.repeat(there, M)
-    first = recording.cameras[0]
-    cameras = Camera(
-        np.stack([c.K for c in recording.cameras]),
-        np.stack([c.c2w for c in recording.cameras]),
-        first.width,
-        first.height,
-    )
+    cameras = stack_cameras(recording.cameras, any_size=True)
     xyz, distance = _space(xy, cameras, weights)
     used = weights > 0
     middle = np.nanmedian(np.where(used, distance, np.nan)) if used.any() else 0.0

@@ -128,9 +128,9 @@ def _floor(recording: Recording, up: np.ndarray) -> tuple[np.ndarray, float]:
         xy = recording.keypoints[:, :: max(1, recording.n_frames // _PATH_FRAMES)]
         V, F, M = xy.shape[:3]
         flat = xy.reshape(V, F * M, 3)
-        cameras = [dataclasses.replace(c, width=1, height=1) for c in recording.cameras]
+        cameras = stack_cameras(recording.cameras, any_size=True)
         weights = (np.isfinite(flat[..., :2]).all(-1) & (flat[..., 2] > 0.25)).astype(float)
-        points = triangulate(np.nan_to_num(flat[..., :2]), stack_cameras(cameras), weights)
+        points = triangulate(np.nan_to_num(flat[..., :2]), cameras, weights)
         points = np.where(weights.sum(0)[:, None] >= 2, points, np.nan).reshape(F, M, 3)
         known = np.isfinite(points).all(-1).any(1)
         path = np.full((F, 3), np.nan)
