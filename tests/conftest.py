@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -54,6 +55,47 @@ def coarse_measures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPa
         monkeypatch.setattr(measure, "VIEWS", 8)
         monkeypatch.setattr(measure, "SIDE", 96)
         monkeypatch.setattr(measure, "HULL_CELLS", 40)
+
+
+# Where numbers of two kinds must not meet unsaid: int32 + float32, or bfloat16 + float32.
+STRICT = {"geometry", "splats", "diffusion"}
+
+
+@pytest.fixture(autouse=True)
+def strict_promotion(request: pytest.FixtureRequest) -> Iterator[None]:
+    """No array changes its type unasked in the tests of the layers that compute."""
+    if request.path.relative_to(ROOT / "tests").parts[0] in STRICT:
+        import jax
+
+        with jax.numpy_dtype_promotion("strict"):
+            yield
+    else:
+        yield
+
+
+@pytest.fixture(autouse=True, scope="module")
+def which_rasterizer(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Who draws with the best rasterizer of the machine says so, and is run without warp-lang too.
+
+    `make test-without-warp` runs only those: the others name theirs, so that they would do the same
+    once more.
+    """
+    folder = request.path.relative_to(ROOT / "tests").parts[0]
+    if folder not in ("render", "pipelines") or request.node.get_closest_marker("any_rasterizer"):
+        yield
+        return
+    import importlib
+
+    def refuse(platform: str) -> str:
+        pytest.fail(
+            "this draws with the best rasterizer here: give `implementation=`, or mark the file "
+            "`pytestmark = pytest.mark.any_rasterizer`"
+        )
+
+    with pytest.MonkeyPatch.context() as patch:
+        module = importlib.import_module("mouselift_jax.render.rasterize")
+        patch.setattr(module, "default_implementation", refuse)
+        yield
 
 
 @pytest.fixture

@@ -10,7 +10,20 @@ import jax
 import numpy as np
 from flax import linen as nn
 
+from mouselift_jax.models.mvunet import MVUNetConfig
 from mouselift_jax.weights.rules import apply_rules
+
+TINY_UNET = MVUNetConfig(
+    sample_size=8,
+    block_channels=(8, 16),
+    block_attends=(True, False),
+    heads=(2, 2),
+    layers_per_block=1,
+    context_dim=12,
+    class_dim=16,
+    norm_groups=4,
+    n_views=6,
+)
 
 
 def shapes(module: nn.Module, *args: Any, **kw: Any) -> dict:

@@ -16,19 +16,8 @@ from mouselift_jax.models.mvunet import MVUNet, MVUNetConfig
 from mouselift_jax.models.unet_blocks import sinusoid
 from mouselift_jax.weights.rules import flatten, invert_rules, match
 from mouselift_jax.weights.tables import mvunet as table
+from tests.models.oracle import TINY_UNET as TINY
 from tests.models.oracle import l2, load, manifest, metadata, nhwc, peak, shapes, tensors
-
-TINY = MVUNetConfig(
-    sample_size=8,
-    block_channels=(8, 16),
-    block_attends=(True, False),
-    heads=(2, 2),
-    layers_per_block=1,
-    context_dim=12,
-    class_dim=16,
-    norm_groups=4,
-    n_views=6,
-)
 
 
 def inputs(cfg: MVUNetConfig, batch: int = 1, seed: int = 0) -> tuple:
@@ -84,24 +73,34 @@ def golden_case(shared):
     return path, module, params, args, weight
 
 
+@pytest.fixture(scope="module")
+def golden_run(golden_case):
+    """Gradients, outputs and activations of one program: compiling it is nearly all of its time."""
+    _, module, params, args, weight = golden_case
+
+    def loss(params, args):
+        out, state = module.apply({"params": params}, *args, capture_intermediates=True)
+        return jnp.mean(weight * out), (out, state["intermediates"])
+
+    return jax.jit(jax.grad(loss, has_aux=True))(params, args)
+
+
 @pytest.mark.parametrize("mode", ["sparse", "dense", "none"])
-def test_golden_outputs(golden_case, mode):
+def test_golden_outputs(golden_case, golden_run, mode):
     path, module, params, args, _ = golden_case
-    found = jax.jit(lambda p, a: module.apply({"params": p}, *a, attention=mode))(params, args)
+    if mode == module.config.attention:
+        found = golden_run[1][0]
+    else:
+        found = jax.jit(lambda p, a: module.apply({"params": p}, *a, attention=mode))(params, args)
     name = "no_mv" if mode == "none" else mode
     expected = nhwc(tensors(path, "outputs.")[name]).reshape(found.shape)
     assert l2(found, expected) < 4e-5
     assert peak(found, expected) < 5e-5
 
 
-def test_golden_activations(golden_case):
-    path, module, params, args, _ = golden_case
-
-    @jax.jit
-    def run(p, a):
-        return module.apply({"params": p}, *a, capture_intermediates=True)[1]["intermediates"]
-
-    found = {k.removesuffix("/__call__"): v[0] for k, v in flatten(run(params, args)).items()}
+def test_golden_activations(golden_case, golden_run):
+    path = golden_case[0]
+    found = {k.removesuffix("/__call__"): v[0] for k, v in flatten(golden_run[1][1]).items()}
     for name, expected in tensors(path, "acts.").items():
         ours = name.replace("tb0", "transformer_blocks.0")
         ours = "/".join(ours.split(".")).replace("/0", "_0").replace("/1", "_1")
@@ -115,16 +114,15 @@ def test_golden_activations(golden_case):
 
 
 @pytest.mark.parametrize("remat", [False, pytest.param(True, marks=pytest.mark.slow)])
-def test_golden_gradients(golden_case, remat):
-    path, module, params, args, weight = golden_case
-    module = module.clone(remat=remat)
-
-    @jax.jit
-    def gradient(p):
-        return jax.grad(lambda q: jnp.mean(weight * module.apply({"params": q}, *args)))(p)
-
-    found = invert_rules(table.RULES, gradient(params))
-    expected = tensors(path, "grads.")
+def test_golden_gradients(golden_case, golden_run, remat):
+    gradients = golden_run[0]
+    if remat:
+        _, module, params, args, weight = golden_case
+        again = module.clone(remat=True)
+        loss = lambda p, a: jnp.mean(weight * again.apply({"params": p}, *a))  # noqa: E731
+        gradients = jax.jit(jax.grad(loss))(params, args)
+    found = invert_rules(table.RULES, gradients)
+    expected = tensors(golden_case[0], "grads.")
     assert set(found) == set(expected)
     assert len(found) == 690
     assert max(peak(found[k], expected[k]) for k in expected) < 1e-3

@@ -21,6 +21,8 @@ from mouselift_jax.pipelines.fit import (
 )
 from mouselift_jax.render import render
 
+pytestmark = pytest.mark.any_rasterizer
+
 RADII = np.array([0.5, 0.3, 0.25])
 TINY = FitSettings(
     cells=24, coarse_steps=24, fine_steps=36, next_coarse_steps=8, next_fine_steps=24, nodes=32,

@@ -129,15 +129,14 @@ def test_views_beyond_the_targets_do_not_enter_the_loss(batch, params):
 
 
 def test_evaluation_tells_held_out_views_apart(batch, params):
-    e = jax.jit(
+    judge = jax.jit(
         functools.partial(gslrm_eval, model=MODEL, n_input_views=2, implementation="tiled")
-    )(params, batch)
+    )
+    e = judge(params, batch)
     np.testing.assert_array_equal(e.is_heldout, [False, False, True])
     assert {v.shape for v in e.metrics.values()} == {(2, 3)}
     changed = batch._replace(images=batch.images.at[:, 2].set(0.0))
-    again = jax.jit(
-        functools.partial(gslrm_eval, model=MODEL, n_input_views=2, implementation="tiled")
-    )(params, changed)
+    again = judge(params, changed)
     np.testing.assert_array_equal(e.rendered.rgb, again.rendered.rgb)
 
 

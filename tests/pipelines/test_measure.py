@@ -10,6 +10,8 @@ from mouselift_jax.pipelines import measure as measures
 from mouselift_jax.render import render
 from tests.mouse import body_of, skin_of, solid_of_body
 
+pytestmark = pytest.mark.any_rasterizer
+
 SCALE = 0.01  # scene units per mm
 
 

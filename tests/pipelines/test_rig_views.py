@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
+import pytest
 
 from mouselift_jax.data.batches.pictures import composite
 from mouselift_jax.geometry.rig import azimuth_elevation, rig_from_angles
@@ -12,6 +13,8 @@ from mouselift_jax.pipelines.rig_views import cut_outs, further_cameras, share_o
 from mouselift_jax.render import render
 from tests.fit_runs import ellipsoid
 from tests.sample_sets import ellipsoid_picture
+
+pytestmark = pytest.mark.any_rasterizer
 
 AXES = np.array([0.4, 0.6, 0.5])
 

@@ -11,7 +11,7 @@ import pytest
 
 from mouselift_jax.models import clip, mvunet, vae
 from mouselift_jax.pipelines import views, views_cost, views_training
-from tests.models.oracle import shapes
+from tests.models.oracle import TINY_UNET, shapes
 
 
 def networks(unet, coder=None, encoder=None):
@@ -26,16 +26,8 @@ def networks(unet, coder=None, encoder=None):
 
 
 SMALL = networks(
-    mvunet.MVUNetConfig(
-        sample_size=8,
-        block_channels=(64, 96),
-        block_attends=(True, False),
-        heads=(2, 2),
-        layers_per_block=1,
-        context_dim=48,
-        class_dim=64,
-        norm_groups=8,
-        n_views=3,
+    dataclasses.replace(
+        TINY_UNET, block_channels=(64, 96), context_dim=48, class_dim=64, norm_groups=8, n_views=3
     ),
     vae.VAEConfig(block_channels=(32, 64), layers_per_block=1, norm_groups=8),
     clip.VisionConfig(128, 512, 2, 4, 32, 8, 32),

@@ -16,22 +16,11 @@ from mouselift_jax.models.clip_pixels import ClipPixels
 from mouselift_jax.pipelines.views import SETTINGS, Models, Networks
 from mouselift_jax.stages.multiview.toys import TOY_SCHEDULER
 from mouselift_jax.weights.pretrained import save_component
-from tests.models.oracle import shapes
+from tests.models.oracle import TINY_UNET, shapes
 
 
 def tiny_networks(pose_features: int = 0) -> Networks:
-    unet = mvunet.MVUNetConfig(
-        sample_size=8,
-        block_channels=(8, 16),
-        block_attends=(True, False),
-        heads=(2, 2),
-        layers_per_block=1,
-        context_dim=12,
-        class_dim=16,
-        norm_groups=4,
-        n_views=3,
-        pose_features=pose_features,
-    )
+    unet = dataclasses.replace(TINY_UNET, n_views=3, pose_features=pose_features)
     coder = vae.VAEConfig(block_channels=(4, 8), layers_per_block=1, norm_groups=2)
     encoder = clip.VisionConfig(
         hidden_size=8,

@@ -19,6 +19,8 @@ from mouselift_jax.render.rasterize import _check_shapes, default_implementation
 from mouselift_jax.render.types import Spec
 from tests.render.suite import GAUSSIANS, relative_l2, scene
 
+pytestmark = pytest.mark.any_rasterizer
+
 SIZE = dict(width=5, height=4)
 draw = jax.jit(lambda arrays, background: rasterize(**arrays, background=background, **SIZE))
 

@@ -55,12 +55,17 @@ def test_buffer_size_changes_the_slabs_and_nothing_else():
 def test_lists_hold_exactly_the_tiles_where_something_is_drawn():
     """No pair is missing, and few are listed in vain."""
     arrays = scene(n=200, seed=5, views=1)
-    arrays = {k: jnp.asarray(v) for k, v in arrays.items()}
-    gaussians = (arrays[k] for k in GAUSSIANS)
-    splats, visibility = project(SPEC, *gaussians, arrays["w2c"][0], arrays["K"][0])
     grid = binning.plan(200, 37, 31)
-    order = binning.order_by_depth(grid, splats, visibility)
-    slab = binning.list_slab(grid, order, jnp.int32(0))
+
+    @jax.jit
+    def lists(arrays):
+        gaussians = (arrays[k] for k in GAUSSIANS)
+        splats, visibility = project(SPEC, *gaussians, arrays["w2c"][0], arrays["K"][0])
+        order = binning.order_by_depth(grid, splats, visibility)
+        return splats, order, binning.list_slab(grid, order, jnp.int32(0))
+
+    splats, order, slab = lists(arrays)
+    splats = jax.device_get(splats)
     keys = np.asarray(slab.keys[: slab.starts[-1]])
     listed = set(zip((keys >> grid.rank_bits).tolist(),
                      (keys & ((1 << grid.rank_bits) - 1)).tolist(), strict=True))  # fmt: skip

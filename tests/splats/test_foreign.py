@@ -10,17 +10,7 @@ from mouselift_jax.splats.gaussians import quat_to_rotation
 from mouselift_jax.splats.ply import AXES, read_header
 from mouselift_jax.splats.ply_table import write_table
 from mouselift_jax.splats.splat_file import load_splat, save_splat
-
-
-def random_gaussians(n, degree=0, seed=0):
-    rng, f = np.random.default_rng(seed), np.float32
-    return Gaussians(
-        rng.normal(size=(n, 3)).astype(f),
-        rng.normal(size=(n, 4)).astype(f),
-        rng.normal(-3, 0.5, size=(n, 3)).astype(f),
-        rng.normal(size=n).astype(f),
-        rng.normal(size=(n, (degree + 1) ** 2, 3)).astype(f),
-    )
+from tests.splats.clouds import random_gaussians
 
 
 def covariances(g):

@@ -9,23 +9,12 @@ from scipy.special import sph_harm_y
 
 from mouselift_jax.errors import ConfigError, LayoutError, ShapeError
 from mouselift_jax.geometry.similarity import Similarity
-from mouselift_jax.splats import Gaussians, load_ply, save_ply
+from mouselift_jax.splats import load_ply, save_ply
 from mouselift_jax.splats.filters import HEAD, FilterConfig, apply_filters, keep_mask
 from mouselift_jax.splats.gaussians import concatenate, quat_to_rotation, rotation_to_quat
 from mouselift_jax.splats.ply import read_header
 from mouselift_jax.splats.sh import eval_sh, rgb_to_sh, sh_basis, sh_to_rgb, sh_transform
-
-
-def random_gaussians(n=50, degree=0, seed=0):
-    rng = np.random.default_rng(seed)
-    f = np.float32
-    return Gaussians(
-        rng.normal(size=(n, 3)).astype(f),
-        rng.normal(size=(n, 4)).astype(f),
-        rng.normal(-3, 0.5, size=(n, 3)).astype(f),
-        rng.normal(size=n).astype(f),
-        rng.normal(size=(n, (degree + 1) ** 2, 3)).astype(f),
-    )
+from tests.splats.clouds import random_gaussians
 
 
 def covariances(g):

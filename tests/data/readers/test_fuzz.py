@@ -16,7 +16,7 @@ from mouselift_jax.splats.splat_file import load_splat, save_splat
 from tests.data.readers import test_calibrations as good
 from tests.data.readers.test_keypoints import dlc, dlc_h5
 from tests.data.readers.test_space import anipose
-from tests.splats.test_foreign import random_gaussians
+from tests.splats.clouds import random_gaussians
 
 N = int(os.environ.get("MOUSELIFT_FUZZ", "40"))  # mutated inputs of each format
 

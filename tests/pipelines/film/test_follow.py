@@ -16,6 +16,8 @@ from mouselift_jax.render import render
 from mouselift_jax.splats.gaussians import Gaussians, rotation_to_quat
 from tests.pipelines.test_fit import RING, TINY
 
+pytestmark = pytest.mark.any_rasterizer
+
 SETTINGS = FilmSettings(nodes=24, coarse_steps=24, fine_steps=36)
 RADII = np.array([0.5, 0.3, 0.25])
 TURN = Rotation.from_rotvec([0.14, 0.0, 0.0])  # about its long axis: the outline hardly shows it

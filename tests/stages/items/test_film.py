@@ -14,14 +14,13 @@ from mouselift_jax.data.samples.writer import SampleWriter
 from mouselift_jax.errors import ConfigError, LayoutError
 from mouselift_jax.geometry.rig import rig_from_angles
 from mouselift_jax.geometry.similarity import Similarity
-from mouselift_jax.runs.folder import Workdir
-from mouselift_jax.runs.record import read_summary
 from mouselift_jax.splats.film import Film
 from mouselift_jax.splats.ply import load_ply
 from mouselift_jax.stages import fit
 from mouselift_jax.stages.items.film import Follower
 from mouselift_jax.stages.items.film_report import judged
 from tests.sample_sets import ellipsoid_picture
+from tests.stages.runs import run
 
 FRAMES, JUMP, SIZE, SCALE = 5, 3, 64, 0.01
 AXES = np.array([[0.8, 0.4, 0.45], [0.45, 0.85, 0.7]])
@@ -70,16 +69,10 @@ def config(samples):
     return c
 
 
-def run(c, path):
-    with Workdir(path, c) as workdir:
-        fit.run(c, workdir)
-    return read_summary(path)
-
-
 @pytest.fixture(scope="module")
 def done(samples, tmp_path_factory):
     path = tmp_path_factory.mktemp("run") / "fit"
-    return path, run(config(samples), path)
+    return path, run(fit, config(samples), path)
 
 
 def test_one_set_keeps_its_order_until_a_jump(done):
@@ -123,15 +116,15 @@ def test_a_killed_run_goes_on_where_it_stood(done, samples, tmp_path, monkeypatc
     monkeypatch.setattr(Follower, "__call__", killed)
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt):
-            run(config(samples), path)
-    run(config(samples), path)
+            run(fit, config(samples), path)
+    run(fit, config(samples), path)
     assert len(calls) == FRAMES + 2 and calls[1] == calls[2] and calls[4] == calls[5]
     for a, b in zip(whole.parts(), Film.open(path).parts(), strict=True):
         assert np.array_equal(a.frames, b.frames)
         np.testing.assert_allclose(a.means, b.means, atol=1e-4)
     (path / "items/sample_000001/splats.ply").unlink()  # lost later: drawn from the film again
     before = (path / "film/segment_000_part_00000.npz").read_bytes()
-    run(config(samples), path)
+    run(fit, config(samples), path)
     assert (path / "film/segment_000_part_00000.npz").read_bytes() == before
     again, first = (load_ply(p / "items/sample_000001/splats.ply") for p in (path, done[0]))
     np.testing.assert_allclose(again.means, first.means, atol=1e-4)
@@ -141,7 +134,7 @@ def test_what_is_no_film_says_so(samples, tmp_path):
     c = config(samples)
     c.limit = 1
     with pytest.raises(ConfigError, match="two or more frames"):
-        run(c, tmp_path / "fit")
+        run(fit, c, tmp_path / "fit")
 
 
 def test_a_truth_of_something_else_is_refused(done, samples, tmp_path):
