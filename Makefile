@@ -6,6 +6,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEV_STAMP := $(VENV)/.installed-dev
 JOBS ?= 2
+# A file's tests stay on one worker: what its fixtures made and compiled is made once.
+PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 .PHONY: help check demo demo-quick install test test-slow test-without-warp lint format bench bench-render gpu-aot clean
 
@@ -31,13 +33,13 @@ demo-quick: $(STAMP)  ## the same with a few steps of everything: does it run? f
 	$(BIN)/python launch.py --config=configs/demo.py:quick --workdir=runs/demo_quick
 
 test: $(DEV_STAMP)  ## the tests (minutes, 2 cores)
-	$(BIN)/python -m pytest -n $(JOBS)
+	$(PYTEST)
 
 test-slow: $(DEV_STAMP)  ## the tests marked slow
-	$(BIN)/python -m pytest -n $(JOBS) -m slow
+	$(PYTEST) -m slow
 
 test-without-warp: $(DEV_STAMP)  ## what draws with the best rasterizer, as where warp-lang is absent
-	MOUSELIFT_TEST_WITHOUT_WARP=1 $(BIN)/python -m pytest -n $(JOBS) -m 'any_rasterizer and not slow' tests/render tests/pipelines
+	MOUSELIFT_TEST_WITHOUT_WARP=1 $(PYTEST) -m 'any_rasterizer and not slow' tests/render tests/pipelines
 
 lint: $(DEV_STAMP)  ## style, layers
 	$(BIN)/ruff check .
