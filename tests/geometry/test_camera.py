@@ -156,6 +156,9 @@ def test_stacking_needs_one_size(rig):
     with pytest.raises(ShapeError, match="different picture sizes"):
         stack_cameras([rig[0], rig[1].resized(64, 64)[0]])
     assert stack_cameras([rig[0], rig[1]]).batch_shape == (2,)
+    mixed = stack_cameras([rig[0], rig[1].resized(64, 64)[0]], any_size=True)
+    assert (mixed.width, mixed.height) == (1, 1)  # nobody takes it for the camera of a picture
+    np.testing.assert_array_equal(mixed.K[0], rig[0].K)
 
 
 def test_camera_shapes_are_checked():

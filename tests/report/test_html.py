@@ -81,6 +81,9 @@ def test_missing_and_damaged_files_are_named(run, tmp_path):
     (run / "summary.json").write_text("{")
     with pytest.raises(LayoutError, match="not a JSON file"):
         write_report(run)
+    (run / "summary.json").write_text("[1]")
+    with pytest.raises(LayoutError, match="no object"):
+        write_report(run)
 
 
 def test_metrics_survive_a_killed_writer_and_a_resume(tmp_path):

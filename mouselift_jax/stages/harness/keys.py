@@ -91,7 +91,8 @@ def _comments(source: str) -> tuple[dict[int, str], dict[int, str]]:
         if token.type == tokenize.COMMENT:
             text = token.string.lstrip("# ")
             alone = not token.line[: token.start[1]].strip()
-            if not (alone and text.startswith("---")):  # a heading
+            heading = alone and text.startswith("---")
+            if not heading and not text.startswith(("fmt:", "noqa")):
                 (above if alone else beside)[token.start[0]] = text
     return beside, above
 
