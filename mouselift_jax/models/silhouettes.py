@@ -94,7 +94,7 @@ def hull_span(
     height, width = solid.shape[-2:]
     n = round(width / SPACING)
     step = 2 * REACH / n
-    places = (jnp.arange(n) + 0.5) * step - REACH
+    places = jnp.arange(0.5, n) * step - REACH
     t = places - (ray_o * ray_d).sum(-1, keepdims=True)  # [B,M,n]
 
     def count(votes: Array, view: tuple[Array, Array, Array]) -> tuple[Array, None]:
@@ -109,7 +109,7 @@ def hull_span(
         # One entry behind the pixels stands for everything outside.
         flat = jnp.pad(solid.reshape(solid.shape[0], -1), ((0, 0), (0, 1)), constant_values=True)
         found = jnp.take_along_axis(flat, index.reshape(index.shape[0], -1), axis=1)
-        return votes + found.reshape(votes.shape), None
+        return votes + found.reshape(votes.shape).astype(votes.dtype), None
 
     views = tuple(jnp.moveaxis(a, 1, 0) for a in (solid, K, invert_rigid(c2w)))
     votes, _ = jax.lax.scan(count, jnp.zeros(t.shape, jnp.int8), views)
