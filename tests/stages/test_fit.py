@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import functools
 import json
 
 import numpy as np
@@ -18,7 +19,9 @@ from mouselift_jax.pipelines import fit as fits
 from mouselift_jax.report.scene import open_scene
 from mouselift_jax.stages import fit
 from tests.sample_sets import write_samples
-from tests.stages.runs import run
+from tests.stages import runs
+
+run = functools.partial(runs.run, fit)
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +40,7 @@ def config(samples: object, **more: object):
 @pytest.fixture(scope="module")
 def done(samples, tmp_path_factory):
     path = tmp_path_factory.mktemp("run") / "fit"
-    return path, run(fit, config(samples, heldout_cameras=(2,)), path)
+    return path, run(config(samples, heldout_cameras=(2,)), path)
 
 
 def test_every_frame_is_written_and_judged_by_the_hidden_camera(done) -> None:
@@ -81,15 +84,15 @@ def test_a_second_command_does_only_what_is_left(samples, done, monkeypatch) -> 
     monkeypatch.setattr(fit.Fitter, "__call__", lambda s, i: calls.append(i.id) or real(s, i))
     c = config(samples, heldout_cameras=(2,))
     assert "3 frame(s) that are done" in fit.plan(c, path).skipped[0]
-    run(fit, c, path)
+    run(c, path)
     assert calls == []
     (path / "items/sample_000001/splats.ply").unlink()
-    run(fit, c, path)
+    run(c, path)
     assert calls == ["sample_000001"]
 
 
 def test_without_a_hidden_camera_the_report_says_so(samples, tmp_path) -> None:
-    run(fit, config(samples, limit=1), tmp_path / "fit")
+    run(config(samples, limit=1), tmp_path / "fit")
     assert "no camera is hidden" in (tmp_path / "fit/report.html").read_text()
     assert (tmp_path / "fit/splats.ply").exists() and (tmp_path / "fit/turntable.mp4").exists()
 
@@ -109,7 +112,7 @@ def test_frames_that_cannot_be_fitted_are_named_and_left_out(
         return dataclasses.replace(sample, images_rgba=rgba)
 
     monkeypatch.setattr(SampleSet, "load", load)
-    summary = run(fit, config(samples), tmp_path / "fit")
+    summary = run(config(samples), tmp_path / "fit")
     warnings = "\n".join(summary["warnings"])
     assert "sample_000000 was left out" in warnings and "mask is empty" in warnings
     assert "camera 3" in warnings
@@ -117,7 +120,7 @@ def test_frames_that_cannot_be_fitted_are_named_and_left_out(
     assert "2 of 3 frames were left out" in warnings
     assert summary["metrics"]["items"] == 1
     with pytest.raises(LayoutError, match="no frame could be fitted"):
-        run(fit, config(samples, frames="0"), tmp_path / "none")
+        run(config(samples, frames="0"), tmp_path / "none")
 
 
 def test_a_start_that_lost_something_since_the_frame_before_is_not_kept(
@@ -162,9 +165,9 @@ def test_inputs_that_are_wrong_say_what_to_type(samples, tmp_path) -> None:
     with pytest.raises(ConfigError, match="exactly one input"):
         fit.plan(config_file.get_config("tiny"), tmp_path)
     with pytest.raises(ConfigError, match="no such camera"):
-        run(fit, config(samples, heldout_cameras=(9,)), tmp_path / "a")
+        run(config(samples, heldout_cameras=(9,)), tmp_path / "a")
     with pytest.raises(ConfigError, match="too few cameras"):
-        run(fit, config(samples, heldout_cameras=(0, 1, 2, 3, 4)), tmp_path / "b")
+        run(config(samples, heldout_cameras=(0, 1, 2, 3, 4)), tmp_path / "b")
     judged = config(samples)
     judged.film.truth = str(tmp_path / "no.npz")
     with pytest.raises(LayoutError, match="truth"):  # before hours of fitting, not after
@@ -179,7 +182,7 @@ def test_from_a_recording_to_a_film(tmp_path) -> None:
     recording = write_recording(tmp_path / "rec", frames=8, size=(144, 128), n_heldout=0, workers=1)
     c = config_file.get_config("tiny")
     c.recording, c.heldout_cameras, c.frames = str(recording), (1,), "0:6:2"
-    summary = run(fit, c, tmp_path / "fit")
+    summary = run(c, tmp_path / "fit")
     for name in ("motion.csv", "sequence.html", "videos/turntable.mp4", "prepare/summary.json"):
         assert (tmp_path / "fit" / name).exists(), name
     starts = [

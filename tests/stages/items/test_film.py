@@ -5,6 +5,8 @@ An egg turns and walks; from frame `JUMP` on another one stands in its place.
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
@@ -20,7 +22,7 @@ from mouselift_jax.stages import fit
 from mouselift_jax.stages.items.film import Follower
 from mouselift_jax.stages.items.film_report import judged
 from tests.sample_sets import ellipsoid_picture
-from tests.stages.runs import run
+from tests.stages import runs
 
 FRAMES, JUMP, SIZE, SCALE = 5, 3, 64, 0.01
 AXES = np.array([[0.8, 0.4, 0.45], [0.45, 0.85, 0.7]])
@@ -36,6 +38,9 @@ def move(frame: int) -> Similarity:
     """Scene from recording: the egg at the origin, its heading turned half away."""
     R = Rotation.from_rotvec([0, 0, -0.04 * frame]).as_matrix()
     return Similarity(np.float64(SCALE), R, -SCALE * R @ pose(frame)[1])
+
+
+run = functools.partial(runs.run, fit)
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +77,7 @@ def config(samples):
 @pytest.fixture(scope="module")
 def done(samples, tmp_path_factory):
     path = tmp_path_factory.mktemp("run") / "fit"
-    return path, run(fit, config(samples), path)
+    return path, run(config(samples), path)
 
 
 def test_one_set_keeps_its_order_until_a_jump(done):
@@ -116,15 +121,15 @@ def test_a_killed_run_goes_on_where_it_stood(done, samples, tmp_path, monkeypatc
     monkeypatch.setattr(Follower, "__call__", killed)
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt):
-            run(fit, config(samples), path)
-    run(fit, config(samples), path)
+            run(config(samples), path)
+    run(config(samples), path)
     assert len(calls) == FRAMES + 2 and calls[1] == calls[2] and calls[4] == calls[5]
     for a, b in zip(whole.parts(), Film.open(path).parts(), strict=True):
         assert np.array_equal(a.frames, b.frames)
         np.testing.assert_allclose(a.means, b.means, atol=1e-4)
     (path / "items/sample_000001/splats.ply").unlink()  # lost later: drawn from the film again
     before = (path / "film/segment_000_part_00000.npz").read_bytes()
-    run(fit, config(samples), path)
+    run(config(samples), path)
     assert (path / "film/segment_000_part_00000.npz").read_bytes() == before
     again, first = (load_ply(p / "items/sample_000001/splats.ply") for p in (path, done[0]))
     np.testing.assert_allclose(again.means, first.means, atol=1e-4)
@@ -134,7 +139,7 @@ def test_what_is_no_film_says_so(samples, tmp_path):
     c = config(samples)
     c.limit = 1
     with pytest.raises(ConfigError, match="two or more frames"):
-        run(fit, c, tmp_path / "fit")
+        run(c, tmp_path / "fit")
 
 
 def test_a_truth_of_something_else_is_refused(done, samples, tmp_path):

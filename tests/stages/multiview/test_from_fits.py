@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 
 import numpy as np
@@ -22,7 +23,9 @@ from mouselift_jax.stages.harness.plan import next_commands
 from mouselift_jax.stages.multiview import from_fits
 from tests.fit_runs import write_fit
 from tests.sample_sets import write_samples
-from tests.stages.runs import run
+from tests.stages import runs
+
+run = functools.partial(runs.run, synth)
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +48,7 @@ def config(fits, **changes):
 @pytest.fixture(scope="module")
 def done(fits, tmp_path_factory):
     path = tmp_path_factory.mktemp("run") / "synth"
-    return path, run(synth, config(fits), path)
+    return path, run(config(fits), path)
 
 
 def test_all_samples_have_the_rig_that_the_networks_know(done):
@@ -96,11 +99,11 @@ def test_a_second_command_draws_only_what_is_left(done, fits, monkeypatch):
     real = from_fits.cut_outs
     monkeypatch.setattr(from_fits, "cut_outs", lambda *a, **k: drawn.append(1) or real(*a, **k))
     (path / "samples/sample_000003/opencv_cameras.json").unlink()
-    again = run(synth, config(fits), path)
+    again = run(config(fits), path)
     assert len(drawn) == 2  # the check of the first sample, and the one that is missing
     assert again["metrics"] == before["metrics"] and again["warnings"] == before["warnings"]
     with pytest.raises(ConfigError, match="zoom"):
-        run(synth, config(fits, zoom=2.0), path)
+        run(config(fits, zoom=2.0), path)
 
 
 def test_the_report_shows_the_pictures_on_white(fits, tmp_path, monkeypatch):
@@ -129,7 +132,7 @@ def test_the_plan_counts_and_touches_nothing(fits, tmp_path):
 def test_the_world_is_turned_with_the_cameras(samples, fits, tmp_path):
     """A real picture kept in slot 0 shows the animal where the drawn views have it."""
     c = config(fits, reference="real", heading="random", limit=1, further=0)
-    run(synth, c, tmp_path / "real")
+    run(c, tmp_path / "real")
     made = SampleSet.open(tmp_path / "real/samples")
     sample = made.load("sample_000000")
     azimuth, elevation = azimuth_elevation(sample.cameras.c2w)
@@ -185,7 +188,7 @@ def test_samples_prepared_anew_under_the_same_names_are_told_by_their_pixels(
     for file in (tmp_path / "set/sample_000000/images").iterdir():
         file.write_bytes(encode_png(np.roll(read_picture(file), 24, 1)))
     with pytest.raises(LayoutError, match="do not show the animal of these samples"):
-        run(synth, config(fits, samples=str(tmp_path / "set")), tmp_path / "x")
+        run(config(fits, samples=str(tmp_path / "set")), tmp_path / "x")
 
 
 @pytest.mark.parametrize(
@@ -246,7 +249,7 @@ def test_a_rig_that_looks_past_the_animal_is_named(fits, tmp_path):
     file = tmp_path / "rig.json"
     save_rig(file, Rig(dataclasses.replace(away, K=K), np.zeros(6), np.zeros(6), 1))
     with pytest.raises(CalibrationError, match="looks past the animal"):
-        run(synth, config(fits, rig=str(file), zoom=3.0), tmp_path / "x")
+        run(config(fits, rig=str(file), zoom=3.0), tmp_path / "x")
 
 
 def test_what_is_no_finished_fit_is_told(samples, fits, tmp_path):
