@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from ml_collections import ConfigDict
 
+from mouselift_jax.data.calibrate import Settings as Calibrate
 from mouselift_jax.data.preparation.placement import SceneSettings
 from mouselift_jax.data.preparation.preparer import PrepareSettings
 from mouselift_jax.data.samples.rig_file import load_rig
-from mouselift_jax.pipelines.calibrate import Settings as Calibrate
 from mouselift_jax.pipelines.film.settings import FilmSettings
 from mouselift_jax.pipelines.fit.settings import FitSettings
 from mouselift_jax.runs.record import flatten, plain

@@ -131,7 +131,7 @@ def open_film_scene(path: str | Path, *, samples: str | Path | None = None) -> S
     run = Path(path)
     if not is_film_run(run):
         return open_scene(path, samples=samples)
-    place = samples or samples_of(run, _json(run / "summary.json"))
+    place = samples or samples_of(run, read_summary(run))
     source = None if place is None else SampleSet.open(place)
     reel = run_reel(run, source)
     if source is None:
