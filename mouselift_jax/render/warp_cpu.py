@@ -1,8 +1,9 @@
 """The CPU body of the `warp` implementation: native code that warp-lang compiles and launches.
 
-`warp_cpu.h` holds the arithmetic and the plan of a call. Here are its kernels, the table of
-addresses through which they see arrays, scratch memory that is kept between calls, and the threads:
-a Warp launch runs on one core and leaves Python's lock, so each phase is launched once per worker.
+`native/*.h` hold the arithmetic and, in `lanes.h`, the plan of a call. Here are its kernels, the
+table of addresses through which they see arrays, scratch memory that is kept between calls, and the
+threads: a Warp launch runs on one core and leaves Python's lock, so each phase is launched once per
+worker.
 
 Everything that differs between calls travels as an array or is read off shapes, never as a static
 argument, so a compiled program from JAX's persistent cache is valid in any process.
@@ -29,7 +30,7 @@ _RECORD = 16  # floats of a projected Gaussian and of its gradient row: one cach
 _SLOTS = (
     "MEANS QUATS SCALES OPACITIES COLORS W2C INTRINSICS COUNT WIDTH HEIGHT COLS ROWS WORKERS "
     "NEAR_BITS RECORDS RECTS FLAGS KEYS SPARE SORTED LISTED TILE_COUNTS TILE_STARTS NEXT_TILE "
-    "PAIRS RGB LIGHT DEPTHS LAST G_RGB G_LIGHT G_DEPTHS ROW_GRADIENTS CAMERA_SUMS ACCUMULATE "
+    "PAIRS HITS RGB LIGHT DEPTHS LAST G_RGB G_LIGHT G_DEPTHS ROW_GRADIENTS CAMERA_SUMS ACCUMULATE "
     "G_MEANS G_QUATS G_SCALES G_OPACITIES G_COLORS G_W2C G_INTRINSICS"
 ).split()
 _SLOT = {name: k for k, name in enumerate(_SLOTS)}
@@ -46,9 +47,11 @@ _NUMBERS = {
     "TRANSMITTANCE_MIN": c.TRANSMITTANCE_MIN,
 }
 _PHASES = (
-    "project", "order", "count", "offsets", "fill", "forward", "backward", "pull", "pull_camera"
+    "project", "order", "count", "offsets", "fill", "forward", "reach", "backward", "pull",
+    "pull_camera",
 )  # fmt: skip
 _ALONE = ("order", "offsets", "pull_camera")  # one worker does them
+_NATIVE = ("lanes", "projection", "gradients", "lists", "blending")  # each builds on those before
 # What a view's forward pass leaves for its backward pass is kept up to so many bytes in all.
 _KEEP = 1 << 28
 
@@ -56,13 +59,12 @@ _KEEP = 1 << 28
 def _source() -> str:
     lines = [f"enum {{ {', '.join(_SLOTS)} }};"]
     lines += [f"static constexpr float {k} = {v!r}f;" for k, v in _NUMBERS.items()]
-    body = Path(__file__).with_name("warp_cpu.h").read_text(encoding="utf-8")
+    folder = Path(__file__).with_name("native")
+    lines += [(folder / f"{name}.h").read_text(encoding="utf-8") for name in _NATIVE]
     switch = "".join(
         f"if (phases >> {k} & 1) Splat::{name}(table, worker);\n" for k, name in enumerate(_PHASES)
     )
-    return "\n".join(lines) + "\n" + body + (
-        "const u64* table = (const u64*)frame.data;\n" + switch
-    )  # fmt: skip
+    return "\n".join(lines) + "\nconst u64* table = (const u64*)frame.data;\n" + switch
 
 
 @wp.func_native(_source())
@@ -94,7 +96,7 @@ def _pool() -> ThreadPoolExecutor:
 class _Lists(dict[str, np.ndarray]):
     """What a view's backward pass needs of its forward pass, by slot."""
 
-    SLOTS = ("RECORDS", "TILE_STARTS", "PAIRS")
+    SLOTS = ("RECORDS", "TILE_STARTS", "PAIRS", "HITS")
 
     @property
     def size(self) -> int:
@@ -152,6 +154,7 @@ class _Frame:
             ptr=self.table.ctypes.data, dtype=wp.uint64, shape=self.table.shape, device="cpu"
         )
         self.scratch: dict[str, np.ndarray] = {}
+        self.launches: dict[tuple[int, int], wp.Launch] = {}
         self.workers = 1
 
     def put(self, **slots: int) -> None:
@@ -186,7 +189,14 @@ class _Frame:
                 job.result()
 
     def _launch(self, bits: int, worker: int) -> None:
-        wp.launch(_run, 1, inputs=[self.shown, bits, worker], device="cpu", record_tape=False)
+        # Packing a launch's arguments takes as long as drawing a thousand Gaussians.
+        launch = self.launches.get((bits, worker))
+        if launch is None:
+            launch = wp.launch(
+                _run, 1, inputs=[self.shown, bits, worker], device="cpu", record_cmd=True
+            )
+            self.launches[bits, worker] = launch
+        launch.launch()
 
     def see(self, arrays: dict[str, wp.array], scene: int, view: int) -> None:
         """Point at the Gaussians of a scene and the camera of a view."""
@@ -211,6 +221,7 @@ class _Frame:
         # A quarter more than needed, so that a training run does not grow it at every step.
         grow = held is None or held.size < pairs
         self.room("PAIRS", pairs + pairs // 4 if grow else pairs, np.uint32)
+        self.room("HITS", pairs + pairs // 4 if grow else pairs, np.uint16)
         self.run("fill", *then)
         return pairs
 
@@ -218,7 +229,7 @@ class _Frame:
         """Point at the lists that the forward pass of a view left, or make them again."""
         kept = self.shelf.fetch(ticket)
         if kept is None:
-            self.list_view()
+            self.list_view("reach")
             return
         self.lists = kept
         self.put(**{name: array.ctypes.data for name, array in kept.items()})

@@ -119,7 +119,7 @@ def test_lists_are_made_once_for_both_directions(room, monkeypatch):
 
 
 def test_large_splats_in_many_tiles():
-    """More than 32 tiles each, where lists are made by the exact test instead of a bit mask."""
+    """More tiles than a mask has bits, where lists are made by the exact test instead."""
     arrays = scene(n=12, views=1)
     arrays["scales"] *= 6
     arrays["K"] = arrays["K"] * np.float32([[4.0], [4.0], [1.0]])
