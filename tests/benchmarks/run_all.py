@@ -81,6 +81,14 @@ BENCHMARKS = {
         "was there, is a peer.",
         "bench_render",
     ),
+    "builds": Benchmark(
+        "Beside an earlier build",
+        "`other` is commit a14a939, `this` the build of the page; called in turn in one run. Asked "
+        "for by name, with `-- --other FOLDER`.",
+        "bench_builds",
+        on=("cpu",),
+        needs=Path("asked for by name"),
+    ),
     "loader": Benchmark(
         "Loader",
         "RGBA views a second as training reads them, 512 px files, two threads.",
