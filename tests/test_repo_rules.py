@@ -94,7 +94,8 @@ def test_folders_are_removed_in_one_place_only():
 # Files of tests/ that bear no module's name. ACROSS holds more than one module to account;
 # AS_BEFORE keeps the name its module had before the move. Nothing is added to AS_BEFORE.
 ACROSS = {
-    "benchmarks/test_page.py", "benchmarks/test_tpu_aot_train.py", "cli/test_main.py",
+    "benchmarks/test_gpu_all.py", "benchmarks/test_page.py", "benchmarks/test_tpu_aot_train.py",
+    "cli/test_main.py",
     "data/readers/test_fuzz.py",
     "data/readers/test_readers.py", "data/readers/test_real_rigs.py",
     "integration/test_fit_to_photo.py", "integration/test_launch_tiny.py",

@@ -291,6 +291,8 @@ def main() -> None:
     parser.add_argument("--pictures", type=Path, default=Path("runs/bench"))
     parser.add_argument("--quick", action="store_true", help="the small scenes only")
     parser.add_argument("--parts", help=f"only these of {','.join(PARTS)}; --out keeps the others")
+    parser.add_argument("--cases", help="SCENE:GAUSSIANS:SIZE,... instead of those of `time`")
+    parser.add_argument("--implementations", help="only these, joined by commas")
     parser.add_argument("--gsplat", help="folder that gsplat was installed into")
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--one-full-shape", nargs=2, metavar=("VIEWS", "IMPLEMENTATION"))
@@ -299,13 +301,16 @@ def main() -> None:
         print(json.dumps(full_shape(int(args.one_full_shape[0]), args.one_full_shape[1])))
         return
     args.pictures.mkdir(parents=True, exist_ok=True)
-    names = implementations_here()
+    names = args.implementations.split(",") if args.implementations else implementations_here()
     cases = [("gslrm", 10_000, 128), ("gslrm", 10_000, 256), ("gslrm", 50_000, 256)]
     if not args.quick:
         cases += [("shell", 50_000, 256), ("gslrm", 100_000, 256), ("gslrm", 100_000, 512)]
         cases += [("gslrm", 393_218, 256), ("untrained", 10_000, 128)]
     if jax.default_backend() != "cpu":  # wall_ms are the numbers to read there
         cases += [("gslrm", 400_000, 256), ("gslrm", 400_000, 512)]
+    if args.cases:
+        given = [case.split(":") for case in args.cases.split(",")]
+        cases = [(kind, int(n), int(size)) for kind, n, size in given]
     shapes = ((50_000, 256), (393_218, 256), (393_218, 512))
     measure: dict[str, Callable[[], list[dict]]] = {
         "time": lambda: [row for case in cases for row in speed(*case, names, args)],
