@@ -75,6 +75,8 @@ def recorded(folder: Path, a: argparse.Namespace) -> None:
             stage("prepare", place / "centred", recording=str(place / "recording"), **keys)
         if name == "learn" or "views" in a.parts:  # GS-LRM is judged by the recording itself
             keys = {"turntable.frames": 0, "sequence": False}
+            if a.fitted and name == "learn":
+                keys["frames"] = f"0:{a.fitted}"
             stage("fit", place / "fit", "fast", samples=str(place / "prepare"), **keys)
 
 
@@ -245,6 +247,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--frames", type=int, default=12, help="of the recording learned from")
+    parser.add_argument("--fitted", type=int, default=0, help="of them, that are fitted; 0 = all")
     parser.add_argument("--judged", type=int, default=4, help="frames of the other recording")
     parser.add_argument("--size", type=int, default=64, help="pixels of GS-LRM's pictures")
     parser.add_argument("--steps", type=int, default=800)
