@@ -29,6 +29,7 @@ from mouselift_jax.geometry.bundle import (
 )
 from mouselift_jax.geometry.similarity import Similarity
 
+UNCHANGED = ("already right", "untold")  # verdicts after which the calibration is as it was
 FREE = {
     "pose": tuple(range(6)),
     "focal": (6,),
@@ -89,8 +90,9 @@ class Outcome:
     """What came out.
 
     Attributes:
-        verdict: `improved`, `already right` (no gain on unused frames: `rig` is the given one),
-            `scaled` (by a known length, otherwise the given one) or `levelled` (on the floor).
+        verdict: `improved`, `already right` (no gain on unused frames) and `untold` (what was seen
+            tells no number of any camera), where `rig` is the given one; `scaled` (by a known
+            length, otherwise the given one) or `levelled` (on the floor).
         rig: the cameras to use.
         fitted: what the fit found, used or not.
         undetermined: (camera's place, parts of it) that stayed as given.
@@ -164,7 +166,9 @@ def calibrate(given: Rig, train: Evidence, unused: Evidence, settings: Settings)
     gain, error = gain_of(start, first.frame, end, sightings.frame, moments)
     better = gain > settings.sigmas * error and gain > settings.least_gain * np.nanmedian(start)
     if not better:
-        return Outcome("already right", given, given, fitted, left, start, start, first,
+        # Nothing was free in the end: what was seen says nothing, be the cameras right or not.
+        verdict = "already right" if (fitted.error > 0).any() else "untold"
+        return Outcome(verdict, given, given, fitted, left, start, start, first,
                        (gain, error))  # fmt: skip
     return Outcome("improved", fitted.rig, given, fitted, left, start, end, sightings,
                    (gain, error))  # fmt: skip

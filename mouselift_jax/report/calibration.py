@@ -8,7 +8,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from mouselift_jax.data.calibrate import Outcome
+from mouselift_jax.data.calibrate import UNCHANGED, Outcome
 from mouselift_jax.data.recordings.recording import Recording
 from mouselift_jax.geometry.bundle import Rig, located, project
 from mouselift_jax.report.html import Picture, Section, Table, Text, write_report
@@ -50,7 +50,7 @@ def write(
         f"{_number(told['before_px'])} px from where the other cameras expect them before, and "
         f"{_number(told['after_px'])} px after"
     )
-    if outcome.verdict == "already right":
+    if outcome.verdict in UNCHANGED:
         verdict += ": the calibration is returned unchanged"
     if record["scale_from_length"] is not None:
         scale, error = record["scale_from_length"]

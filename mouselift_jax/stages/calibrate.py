@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from mouselift_jax.data.calibrate import Outcome, Settings, calibrate, scale_from_length
+from mouselift_jax.data.calibrate import UNCHANGED, Outcome, Settings, calibrate, scale_from_length
 from mouselift_jax.data.check.observe import observe
 from mouselift_jax.data.distortion import distort_pixels
 from mouselift_jax.data.evidence import (
@@ -368,7 +368,7 @@ def _write(recording: Recording, outcome: Outcome, workdir: Workdir) -> tuple[Pa
         m.sized(*size) for m, size in zip(calibration.cameras, sizes, strict=True)
     ]
     new = calibration.cameras
-    if outcome.verdict != "already right":
+    if outcome.verdict not in UNCHANGED:
         new = _models(recording, outcome)
     return write_back(calibration, new, workdir.path, sizes)
 
@@ -411,7 +411,7 @@ def _record(
     models = _calibration(recording).cameras
     sizes = _sizes(recording, models)
     old = [m.sized(*size) for m, size in zip(models, sizes, strict=True)]
-    new = old if outcome.verdict == "already right" else _models(recording, outcome)
+    new = old if outcome.verdict in UNCHANGED else _models(recording, outcome)
     return {
         "verdict": outcome.verdict,
         "file": path.name,

@@ -82,7 +82,7 @@ def test_an_animal_at_rest_is_one_moment_and_mends_nothing():
     s = dataclasses.replace(s, xy=still.reshape(6, -1, 2))
     assert set(moments_of(s, true).values()) == {0}
     outcome = calibrate(true, *_split(s), Settings())
-    assert outcome.verdict == "already right" and outcome.rig is true
+    assert outcome.verdict == "untold" and outcome.rig is true
     assert [v for v, _ in outcome.undetermined] == list(range(6))
     walked = _scene(11)[3]
     assert len(set(moments_of(walked, true).values())) == 40
