@@ -50,6 +50,7 @@ def get_config(variant: str = "base") -> ConfigDict:
         c.heldout_cameras = ()  # camera numbers that the fit must not see; they judge it
         c.size = 0  # pixels of the pictures; 0 = as stored
         c.warm_start = True  # a frame starts from the one before where that helps
+        c.leave_one_out = False  # also fit without each camera: `shift_mm` in PLY and motion.csv
         c.sequence = True  # several frames also become videos, motion.csv (mm) and sequence.html
         c.filter = "none"  # mouse | head | none: which Gaussians are left out of the PLY
         c.axes = "opencv"  # axes of the PLY

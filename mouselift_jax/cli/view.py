@@ -41,19 +41,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--colours",
-        choices=("own", "cameras", "speed", "error"),
+        choices=("own", "cameras", "speed", "error", "shift"),
         default="own",
         help="cameras: by how many cameras see each Gaussian, where `fit` wrote it; speed: of a "
-        "film with identity; error: difference from the pictures, live only (default own)",
+        "film with identity; error: difference from the pictures, live only; shift: by how far it "
+        "moves without a camera, where fit's leave_one_out wrote it (default own)",
     )
     parser.add_argument("--export-html", type=Path, metavar="FILE", help="write a page and stop")
 
 
 def run(args: argparse.Namespace) -> int:
     """Serve until Ctrl-C, or write the page."""
-    from mouselift_jax.report.scene import open_film_scene
+    from mouselift_jax.report.scene import open_film_scene, open_scene
 
-    scene, by = open_film_scene(args.path, samples=args.samples), args.colours
+    by = args.colours
+    if by == "shift":  # a property of each frame's own file: a film does not hold it
+        scene, by = open_scene(args.path, samples=args.samples).coloured_by(by), "own"
+    else:
+        scene = open_film_scene(args.path, samples=args.samples)
     reel = scene.reel
     if by == "speed" and reel is None:
         raise ConfigError(
@@ -72,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
                 fix="leave --export-html out; sequence.html of a film's run has these colours",
             )  # fmt: skip
         if by == "cameras" and reel is None:
-            scene = scene.coloured_by_trust()
+            scene = scene.coloured_by(by)
         sys.stdout.write(export_page(scene, args.export_html, by) + "\n")
         return 0
     from mouselift_jax.report.live import LiveViewer, addresses

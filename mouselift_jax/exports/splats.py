@@ -16,10 +16,10 @@ from mouselift_jax.errors import ConfigError, LayoutError, one_of
 def to_ply(args: argparse.Namespace) -> list[str]:
     """.ply in other axes or in millimetres."""
     from mouselift_jax.geometry.similarity import Similarity
-    from mouselift_jax.splats.ply import save_ply
+    from mouselift_jax.splats.ply import load_extras, save_ply
 
     lines = []
-    for label, gaussians, scale in _sets(args):
+    for label, gaussians, scale, file in _sets(args):
         factor = _factor(args, scale)
         if factor != 1.0:
             gaussians = gaussians.transformed(Similarity(factor, np.eye(3), np.zeros(3)))
@@ -27,8 +27,9 @@ def to_ply(args: argparse.Namespace) -> list[str]:
         # scene_scale keeps its meaning, units of the file per millimetre: 1 when it is in mm.
         unit = None if scale is None else scale * factor
         left_out = save_ply(
-            path, gaussians, scene_scale=unit, axes=_axes(args), overwrite=args.overwrite
-        )
+            path, gaussians, scene_scale=unit, axes=_axes(args), overwrite=args.overwrite,
+            extras=load_extras(file) if file and file.suffix.lower() == ".ply" else None,
+        )  # fmt: skip
         n = gaussians.n_gaussians - left_out
         lines.append(f"{path} ({n:,} Gaussians, axes {_axes(args)})" + _left_out(left_out))
     return [*lines, _view(args.out)]
@@ -41,7 +42,7 @@ def to_splat(args: argparse.Namespace) -> list[str]:
     from mouselift_jax.splats.splat_file import save_splat
 
     matrix, lines = AXES[_axes(args)][0], []
-    for label, gaussians, scale in _sets(args):
+    for label, gaussians, scale, _ in _sets(args):
         factor = _factor(args, scale)
         gaussians = gaussians.turned(matrix)
         gaussians = gaussians.transformed(Similarity(factor, np.eye(3), np.zeros(3)))
@@ -59,7 +60,7 @@ def to_glb(args: argparse.Namespace) -> list[str]:
     from mouselift_jax.splats.ply import AXES
 
     axes, lines = _axes(args, "opengl"), []
-    for label, gaussians, scale in _sets(args):
+    for label, gaussians, scale, _ in _sets(args):
         factor = _factor(args, scale)
         gaussians = gaussians.transformed(Similarity(factor, np.eye(3), np.zeros(3)))
         path = _target(args, label, ".glb")
@@ -77,7 +78,7 @@ def to_mesh(args: argparse.Namespace) -> list[str]:
     from mouselift_jax.splats.filters import only_drawable
 
     lines = []
-    for label, gaussians, scale in _sets(args):
+    for label, gaussians, scale, _ in _sets(args):
         path = _target(args, label, ".ply" if args.out.suffix == "" else args.out.suffix)
         factor = _factor(args, scale)
         gaussians, left_out = only_drawable(gaussians, path)
@@ -113,8 +114,8 @@ def to_html(args: argparse.Namespace) -> list[str]:
     return [f"next: {export_page(open_film_scene(args.source), path)}"]
 
 
-def _sets(args: argparse.Namespace) -> Iterator[tuple[str, Any, float | None]]:
-    """(label, Gaussians, scene units per mm) of everything in the source, read one by one."""
+def _sets(args: argparse.Namespace) -> Iterator[tuple[str, Any, float | None, Path | None]]:
+    """(label, Gaussians, scene units per mm, their file) of all in the source, one by one."""
     from mouselift_jax.report.scene import open_scene
 
     if args.world == "recording":
@@ -125,7 +126,7 @@ def _sets(args: argparse.Namespace) -> Iterator[tuple[str, Any, float | None]]:
         frames = open_film(args.source).frames
         _fits(args, len(frames))
         for frame in frames:
-            yield frame.label, frame.gaussians(world="recording"), 1.0
+            yield frame.label, frame.gaussians(world="recording"), 1.0, frame.splats
         return
     scene = open_scene(args.source)
     moments = [m for m in scene.moments if m.splats is not None or m.read is not None]
@@ -139,7 +140,7 @@ def _sets(args: argparse.Namespace) -> Iterator[tuple[str, Any, float | None]]:
     _fits(args, len(moments))
     for i, moment in enumerate(moments):
         label = moment.label if scene.reel is None else f"frame_{scene.reel.frames[i]:06d}"
-        yield label, moment.gaussians(), scene.scene_scale
+        yield label, moment.gaussians(), scene.scene_scale, moment.splats
 
 
 def _fits(args: argparse.Namespace, n: int) -> None:

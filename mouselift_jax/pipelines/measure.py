@@ -42,7 +42,7 @@ MEASURES = {
 COLUMNS = (
     "frame", "time_s", "x_mm", "y_mm", "z_mm", "centre_se_mm", "speed_mm_s", "speed_se_mm_s",
     *(f"{name}{se}_{unit}" for name, unit in MEASURES.items() for se in ("", "_se")),
-    "head", "keypoint_length_mm", "gaussians", "cameras", "trusted", "why",
+    "head", "keypoint_length_mm", "gaussians", "cameras", "shift_mm", "trusted", "why",
 )  # fmt: skip
 TEXT = ("head", "why")
 ANGLES = ("heading", "pitch", "roll", "bend")

@@ -27,7 +27,7 @@ from mouselift_jax.splats.film_file import SUFFIX, load_film_file
 from mouselift_jax.splats.gaussians import Gaussians
 from mouselift_jax.splats.ply import read_header
 from mouselift_jax.splats.reel import Reel
-from mouselift_jax.splats.trust import LEGEND, painted
+from mouselift_jax.splats.trust import MODES, painted
 
 Views = Callable[[], tuple[Camera, list[np.ndarray], list[str]]]
 
@@ -71,11 +71,17 @@ class Scene:
     scene_scale: float | None
     reel: Reel | None = None
 
-    def coloured_by_trust(self) -> Scene:
-        """The same, coloured by how many cameras see each Gaussian."""
-        moments = [dataclasses.replace(m, read=partial(painted, m.splats)) if m.splats else m
+    def coloured_by(self, mode: str) -> Scene:
+        """The same, coloured by one of `splats.trust.MODES`, which their files must hold."""
+        if not self.splat_files:
+            raise LayoutError(
+                f"no file here says {MODES[mode].missing}", where=self.title,
+                fix="give the folder of a run of fit",
+            )  # fmt: skip
+        moments = [dataclasses.replace(m, read=partial(painted, m.splats, mode)) if m.splats else m
                    for m in self.moments]  # fmt: skip
-        return dataclasses.replace(self, title=f"{self.title}: {LEGEND}", moments=moments)
+        title = f"{self.title}: {MODES[mode].legend}"
+        return dataclasses.replace(self, title=title, moments=moments)
 
 
 def open_scene(path: str | Path, *, samples: str | Path | None = None) -> Scene:

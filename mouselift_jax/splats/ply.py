@@ -92,7 +92,7 @@ def save_ply(
 def load_extras(path: str | Path) -> dict[str, np.ndarray]:
     """What a PLY holds of each Gaussian that is none of a Gaussian's own fields, each [N]."""
     vertex, _ = read_table(path)
-    own = ("x", "y", "z", "nx", "ny", "nz", "opacity", "filter_3D")
+    own = ("x", "y", "z", "nx", "ny", "nz", "opacity", "filter_3D", "red", "green", "blue")
     prefixes = ("f_dc_", "f_rest_", "scale_", "rot_")
     names = [n for n in vertex.dtype.names if n not in own and not n.startswith(prefixes)]
     return {name: np.asarray(vertex[name]) for name in names}

@@ -28,6 +28,7 @@ from mouselift_jax.runs.folder import Workdir
 from mouselift_jax.runs.progress import Progress
 from mouselift_jax.runs.record import is_whole, read_json
 from mouselift_jax.splats import trust
+from mouselift_jax.splats.gaussians import Gaussians
 from mouselift_jax.stages import infer, prepare
 from mouselift_jax.stages.harness.plan import Plan
 from mouselift_jax.stages.items import film_report
@@ -59,6 +60,11 @@ class Frames(FromSamples):
     """The samples to fit."""
 
     least = 2
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        if config.leave_one_out:
+            self.least = 3
 
     def load(self, item_id: str) -> Item:
         """Read one sample; it needs masks."""
@@ -104,6 +110,8 @@ def plan(config: Any, workdir: Path) -> Plan:
     """What a run would do."""
     config = _samples_config(config, workdir)
     notes = [_hidden_note(config)]
+    if config.leave_one_out:
+        notes.append("every frame is fitted again without each camera: so many times the time")
     if config.film.identity:
         notes.append("one set of Gaussians is followed through all frames: film/")
     writes = [f"{workdir}/items/<id>/{name}" for name in infer.FILES[:2]]
@@ -265,6 +273,7 @@ class Fitter:
         self._items, self._follower = items, follower
         self._settings, self._warn = settings_from(config), warn
         self._warm = config.warm_start and items.is_film()
+        self._leave_one_out, self._room_less = config.leave_one_out, 0
         self._last: fits.Start | None = None
         self._side = self._room = 0  # the largest cut-out and number of Gaussians so far
         self._reach = 0.0  # IoU of the given views that the last start from a hull reached
@@ -298,7 +307,13 @@ class Fitter:
 
     def __call__(self, item: Item) -> tuple[Any, Any]:
         """Fit one frame; the figures go into `item.about`."""
-        _, views = self._views(item)
+        if self._leave_one_out and not item.scene_scale:
+            raise LayoutError(
+                "nothing says the unit of these samples, so no shift can be given in mm",
+                where=item.id,
+                fix="--config.leave_one_out=False, or prepare again with --config.prepare.unit=mm",
+            )
+        given, views = self._views(item)
         done, how = self._fit(views, item.id)
         self._last = done.start if self._warm else None
         drawn = self._draw(
@@ -311,9 +326,22 @@ class Fitter:
             "gain_spread": float(np.ptp(done.gains)),
         }
         item.of_splats[trust.FIELD] = done.seen
+        if self._leave_one_out:
+            item.of_splats[trust.SHIFT] = self._shift_mm(item, given, views, done.gaussians)
         if item.hidden:
             item.about["heldout"] = self._judge(item, rgb, np.asarray(drawn.alpha))
         return done.gaussians, drawn
+
+    def _shift_mm(
+        self, item: Item, given: np.ndarray, views: fits.Views, gaussians: Gaussians
+    ) -> np.ndarray:
+        shift, failed, self._room_less = fits.shifts(
+            gaussians, views, self._settings, room=self._room_less
+        )
+        for place, why in failed.items():
+            number = item.about["cameras"][given[place]]
+            self._warn(f"{item.id}: nothing could be fitted without camera {number}: {why}")
+        return shift / item.scene_scale
 
     def _fit(self, views: fits.Views, item_id: str) -> tuple[fits.Fit, str]:
         if self._follower is not None:

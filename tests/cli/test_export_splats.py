@@ -5,7 +5,7 @@ import pytest
 
 from mouselift_jax.__main__ import main
 from mouselift_jax.splats.gaussians import Gaussians
-from mouselift_jax.splats.ply import load_ply, read_header, save_ply
+from mouselift_jax.splats.ply import load_extras, load_ply, read_header, save_ply
 from mouselift_jax.splats.splat_file import load_splat
 
 
@@ -23,7 +23,7 @@ def ball(n=300):
 
 @pytest.fixture
 def ply(tmp_path):
-    save_ply(tmp_path / "in.ply", ball(), scene_scale=0.02)
+    save_ply(tmp_path / "in.ply", ball(), scene_scale=0.02, extras={"cameras": np.arange(300)})
     return tmp_path / "in.ply"
 
 
@@ -34,6 +34,7 @@ def test_ply_in_millimetres_and_other_axes(ply, tmp_path, capsys):
     back = load_ply(out)  # turns the axes back
     np.testing.assert_allclose(back.means, ball().means / 0.02, rtol=1e-5, atol=1e-4)
     np.testing.assert_allclose(np.exp(back.log_scales), 0.05 / 0.02, rtol=1e-5)
+    np.testing.assert_array_equal(load_extras(out)["cameras"], np.arange(300))
     assert "300 Gaussians" in capsys.readouterr().out
 
 

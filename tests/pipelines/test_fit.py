@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 
+from mouselift_jax.errors import ShapeError
 from mouselift_jax.geometry.camera import Camera, intrinsics
 from mouselift_jax.geometry.rig import look_at_c2w
 from mouselift_jax.pipelines.fit import (
@@ -17,6 +18,7 @@ from mouselift_jax.pipelines.fit import (
     cut_out,
     fit,
     optimise,
+    shifts,
     start,
 )
 from mouselift_jax.render import render
@@ -170,6 +172,18 @@ def test_a_camera_that_is_too_bright_is_found_and_taken_out(fitted: tuple) -> No
     assert grey[1] / np.delete(grey, 1).mean() == pytest.approx(1.2, abs=0.04)
     same = fitted[2]
     assert 2 * (0.5 * same.gains + same.offsets).mean(-1) == pytest.approx(1, abs=0.02)
+
+
+def test_without_a_camera_that_alone_bounds_the_depth_that_side_moves() -> None:
+    cameras = [camera(0), camera(90), camera(105)]  # only the first sees how deep the egg is
+    views = cut_out(*views_of(cameras), TINY)
+    done = fit(views, start(views, TINY), TINY)
+    shift, failed, room = shifts(done.gaussians, views, TINY)
+    assert shift.shape == done.seen.shape and not failed and room % TINY.bucket == 0
+    depth = np.abs(done.gaussians.means[:, 1])
+    assert np.median(shift[depth > 0.2]) > 2 * np.median(shift[depth < 0.1]) > 0
+    with pytest.raises(ShapeError, match="three or more"):
+        shifts(done.gaussians, views.without(0), TINY)
 
 
 def test_a_slope_written_by_hand_is_that_of_the_plain_product() -> None:

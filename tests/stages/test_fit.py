@@ -17,6 +17,7 @@ from mouselift_jax.errors import ConfigError, LayoutError
 from mouselift_jax.exports.source import open_film
 from mouselift_jax.pipelines import fit as fits
 from mouselift_jax.report.scene import open_scene
+from mouselift_jax.splats import trust
 from mouselift_jax.stages import fit
 from tests.sample_sets import write_samples
 from tests.stages import runs
@@ -145,13 +146,30 @@ def test_a_start_that_lost_something_since_the_frame_before_is_not_kept(
     assert starts == ["hull", "frame before", "hull"]
 
 
+def test_what_a_place_owes_to_one_camera_is_measured_in_mm(samples) -> None:
+    c = config(samples, leave_one_out=True, heldout_cameras=(2,))
+    items = fit.Frames(c)
+    fitter, item = fit.Fitter(c, items, pytest.fail), items.load(items.ids[0])
+    with pytest.raises(LayoutError, match="unit"):
+        fitter(item)
+    shifts = {}
+    for scale in (1.0, 0.5):
+        item.scene_scale = scale
+        gaussians, _ = fitter(item)
+        shifts[scale] = item.of_splats[trust.SHIFT]
+        assert shifts[scale].shape == (gaussians.n_gaussians,)
+    np.testing.assert_allclose(shifts[0.5], 2 * shifts[1.0], rtol=1e-5)
+    assert 0.005 < np.median(shifts[1.0]) < 0.3  # of a body of half a unit, seen by four
+
+
 def test_a_fit_that_diverges_is_begun_again_once(samples, monkeypatch) -> None:
-    real, seeds = fits.fit, []
+    real, seeds, times = fits.fit, [], 1
 
     def diverging(views, begun, settings, **k):
         seeds.append(settings.seed)
         out = real(views, begun, settings, **k)
-        return dataclasses.replace(out, losses=out.losses * np.nan) if len(seeds) == 1 else out
+        broken = dataclasses.replace(out, losses=out.losses * np.nan)
+        return broken if len(seeds) <= times else out
 
     monkeypatch.setattr(fits, "fit", diverging)
     c = config(samples)
@@ -159,6 +177,10 @@ def test_a_fit_that_diverges_is_begun_again_once(samples, monkeypatch) -> None:
     gaussians, _ = fit.Fitter(c, items, said.append)(items.load(items.ids[0]))
     assert seeds == [0, 1] and np.isfinite(gaussians.means).all()
     assert "diverged" in said[0]
+    seeds, times = [], 2  # no haze in place of a result: the frame is left out
+    with pytest.raises(fits.UnfittableError, match="diverged twice"):
+        fit.Fitter(c, items, said.append)(items.load(items.ids[0]))
+    assert seeds == [0, 1] and len(said) == 3
 
 
 def test_inputs_that_are_wrong_say_what_to_type(samples, tmp_path) -> None:

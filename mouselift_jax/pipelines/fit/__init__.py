@@ -5,11 +5,13 @@
     later = fit(next_views, carried(first.start, next_views), settings, is_next=True)
     first.gaussians                                        in the cameras' world
     refined(gaussians, views, settings, steps)             a network's guess made sharp
+    shifts(first.gaussians, views, settings)               how far it moves without a camera
 
 One compiled program serves all frames whose padded sizes agree: `settings.bucket` and
 `settings.side_bucket` see to it that they do.
 """
 
+from mouselift_jax.pipelines.fit.leave_one_out import shifts
 from mouselift_jax.pipelines.fit.optimise import Fit, fit
 from mouselift_jax.pipelines.fit.refine import refined
 from mouselift_jax.pipelines.fit.settings import FitSettings
@@ -25,5 +27,5 @@ from mouselift_jax.pipelines.fit.start import (
 
 __all__ = [
     "EmptyHullError", "Fit", "FitSettings", "Start", "UnfittableError", "Views", "carried",
-    "cut_out", "fit", "refined", "start",
+    "cut_out", "fit", "refined", "shifts", "start",
 ]  # fmt: skip

@@ -59,6 +59,11 @@ class Views:
         c2w = np.linalg.inv(self.w2c.astype(np.float64))
         return Camera(self.K.astype(np.float64), c2w, side, side)
 
+    def without(self, place: int) -> Views:
+        """All but one of them."""
+        kept = np.arange(len(self.mask)) != place
+        return Views(*(x[kept] for x in (self.rgb, self.mask, self.unknown, self.K, self.w2c)))
+
 
 @dataclasses.dataclass(frozen=True)
 class Start:

@@ -31,7 +31,7 @@ from mouselift_jax.report.viewer import export_film_html, export_html
 from mouselift_jax.runs.folder import Workdir
 from mouselift_jax.runs.progress import Progress
 from mouselift_jax.splats.ply import load_ply
-from mouselift_jax.splats.trust import mean_cameras
+from mouselift_jax.splats.trust import FIELD, SHIFT, mean_of
 from mouselift_jax.stages.harness.selection import frame_times
 
 log = logging.getLogger("mouselift_jax")
@@ -202,7 +202,7 @@ def _measured(frame: film.Frame, place: Path, ends: np.ndarray | None) -> dict[s
             if masks is not None:
                 used = ends if row["head"] == "keypoints" else None
                 row |= measures.standard_errors(shape.box, masks, cameras, used)
-    row["cameras"] = mean_cameras(ply, gaussians)
+    row |= {field: mean_of(field, ply, gaussians) for field in (FIELD, SHIFT)}
     finite = {
         k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()
     }
