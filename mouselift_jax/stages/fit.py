@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -180,6 +181,7 @@ def run(config: Any, workdir: Workdir) -> None:
                 progress.update()
     whole = _tell_skipped(workdir, places)
     records = {i: read_json(p / infer.DONE) for i, p in whole.items()}
+    _tell_cut_off(workdir, records)
     nothing = Text(f"Nothing can be said: {_hidden_note(config)}.")
     first, said = Section("How good is it?", [nothing]), None
     if items.hidden:
@@ -257,6 +259,18 @@ def _tell_skipped(workdir: Workdir, places: dict[str, Path]) -> dict[str, Path]:
     return whole
 
 
+def _tell_cut_off(workdir: Workdir, records: dict[str, dict[str, Any]]) -> None:
+    """Warn of animals that some picture does not hold whole."""
+    cut = {i: r["cut_off"] for i, r in records.items() if r.get("cut_off")}
+    if cut:
+        times = Counter(number for cameras in cut.values() for number in cameras)
+        where = ", ".join(f"camera {number} in {n}" for number, n in sorted(times.items()))
+        workdir.warn(
+            f"{len(cut)} of {len(records)} frames ({next(iter(cut))} first): a border cuts the "
+            f"animal off, and the other cameras alone tell what lies beyond: {where}"
+        )
+
+
 # --- one frame -----------------------------------------------------------------------------------
 
 
@@ -300,9 +314,11 @@ class Fitter:
         check_cover(item.masks[given], cameras, [numbers[i] for i in given])
         # Never smaller than before: every new size compiles a program of its own.
         views = fits.cut_out(
-            item.images[given], item.masks[given], cameras, self._settings, side=self._side
-        )
+            item.images[given], item.masks[given], cameras, self._settings, side=self._side,
+            names=[f"camera {numbers[i]}" for i in given],
+        )  # fmt: skip
         self._side = views.mask.shape[1]
+        item.about["cut_off"] = [numbers[given[place]] for place in views.cut_off]
         return given, views
 
     def __call__(self, item: Item) -> tuple[Any, Any]:

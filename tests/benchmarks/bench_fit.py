@@ -10,7 +10,7 @@ after the other is hidden and the others are fitted. --quick: one frame of one s
 Beside the fit stand the nearest given view, the visual hull, the experiment that the fit had to
 outdo (Gaussians of any shape on the hull, drawn against random backgrounds, one step size), and
 with --network STEPS a `gslrm:tiny` of so many steps on the first seed's own samples. --methods next
-fits each frame after the first from the one before, too.
+fits each frame after the first from the one before, too (with --in-a-row these are neighbours).
 
 Every frame's rows are kept in --folder as soon as they are there, so that a stopped benchmark goes
 on; rows of a method are made again when its file is removed. Seconds are processor time, `start`
@@ -83,11 +83,15 @@ class Case:
     hidden: list[Hidden]
 
 
-def of_samples(folder: str | Path, hide: int | None, frames: int) -> Iterator[Case]:
-    """Frames spread over a sample set, the view of place `hide` hidden."""
+def of_samples(
+    folder: str | Path, hide: int | None, frames: int, *, in_a_row: bool = False
+) -> Iterator[Case]:
+    """Frames spread over a sample set (or its first), the view of place `hide` hidden."""
     samples = SampleSet.open(folder)
     ids = samples.ids("all")
-    for i in np.unique(np.linspace(0, len(ids) - 1, min(frames, len(ids))).round().astype(int)):
+    frames = min(frames, len(ids))
+    last = frames - 1 if in_a_row else len(ids) - 1
+    for i in np.unique(np.linspace(0, last, frames).round().astype(int)):
         sample = samples.load(ids[i])
         rgb, mask = composite(sample.images_rgba, np.ones(3, np.float32))
         given = np.array([v for v in range(len(rgb)) if v != hide])
@@ -362,6 +366,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="*", default=[], help="procedural recordings")
     parser.add_argument("--frames", type=int, default=10, help="so many of each seed")
     parser.add_argument("--sample-frames", type=int, default=2, help="so many of the samples")
+    parser.add_argument("--in-a-row", action="store_true", help="the samples' first frames")
     parser.add_argument("--network", type=int, default=0, help="steps of a gslrm:tiny")
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(NAMES))
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="of the fit")
@@ -389,7 +394,8 @@ def found(args: argparse.Namespace, folder: Path) -> list[Row]:
     for hide in args.hide if args.samples else ():
         trial = Trial(kept / f"hidden_{hide}", settings)
         about = {"set": "samples, one hidden", "hidden": hide}
-        for case in of_samples(args.samples, hide, args.sample_frames):
+        cases = of_samples(args.samples, hide, args.sample_frames, in_a_row=args.in_a_row)
+        for case in cases:
             rows += [about | row for row in trial(case, chosen)]
     for seed in args.seeds:
         methods, lifted = list(chosen), None

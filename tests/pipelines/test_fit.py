@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -15,8 +16,10 @@ from mouselift_jax.pipelines.fit import (
     EmptyHullError,
     FitSettings,
     UnfittableError,
+    Views,
     cut_out,
     fit,
+    leave_one_out,
     optimise,
     shifts,
     start,
@@ -151,6 +154,9 @@ def test_what_cannot_be_fitted_says_so() -> None:
     images, masks = ([np.maximum(a[k], b[k]) for a, b in zip(*pairs, strict=True)] for k in (0, 1))
     with pytest.raises(UnfittableError, match="two bodies"):
         start(cut_out(images, masks, far, TINY), TINY)
+    images, masks, cameras = views_of(RING, 0.9)  # its far end is 1.4 from the middle
+    with pytest.raises(UnfittableError, match=r"leaves the space .*\(cut off in right, left\)"):
+        start(cut_out(images, masks, cameras, TINY, names=("front", "right", "back", "left")), TINY)
 
 
 def test_cameras_that_agree_get_no_gain_of_their_own(fitted: tuple) -> None:
@@ -174,16 +180,32 @@ def test_a_camera_that_is_too_bright_is_found_and_taken_out(fitted: tuple) -> No
     assert 2 * (0.5 * same.gains + same.offsets).mean(-1) == pytest.approx(1, abs=0.02)
 
 
-def test_without_a_camera_that_alone_bounds_the_depth_that_side_moves() -> None:
-    cameras = [camera(0), camera(90), camera(105)]  # only the first sees how deep the egg is
-    views = cut_out(*views_of(cameras), TINY)
-    done = fit(views, start(views, TINY), TINY)
+def test_how_far_a_place_is_from_the_surface_without_each_camera(
+    fitted: tuple, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    views, begun, done = fitted
+    heights = {"view 0": 0.1, "view 1": -0.7, "view 2": 0.2, "view 3": None}
+
+    def level(less: Views, *_: object, **__: object) -> SimpleNamespace:
+        """A level surface, higher or lower by which view is gone."""
+        height = heights[(set(views.names) - set(less.names)).pop()]
+        if height is None:
+            raise UnfittableError("no")
+        x, y = np.meshgrid(*2 * [np.linspace(-0.6, 0.6, 12)])
+        still = begun.gaussians[: x.size]
+        quats = np.tile([1.0, 0, 0, 0], (x.size, 1))
+        means = np.stack([x.ravel(), y.ravel(), np.full(x.size, height)], -1)
+        flat = dataclasses.replace(still, means=means, quats=quats)
+        return SimpleNamespace(gaussians=flat, alive=np.ones(TINY.bucket, bool))
+
+    monkeypatch.setattr(leave_one_out, "start", level)
+    monkeypatch.setattr(leave_one_out, "fit", level)
     shift, failed, room = shifts(done.gaussians, views, TINY)
-    assert shift.shape == done.seen.shape and not failed and room % TINY.bucket == 0
-    depth = np.abs(done.gaussians.means[:, 1])
-    assert np.median(shift[depth > 0.2]) > 2 * np.median(shift[depth < 0.1]) > 0
+    z = done.gaussians.means[:, 2]
+    np.testing.assert_allclose(shift, np.maximum(np.abs(z - 0.2), np.abs(z + 0.7)), rtol=1e-4)
+    assert list(failed) == [3] and room == TINY.bucket
     with pytest.raises(ShapeError, match="three or more"):
-        shifts(done.gaussians, views.without(0), TINY)
+        shifts(done.gaussians, views.without(0).without(0), TINY)
 
 
 def test_a_slope_written_by_hand_is_that_of_the_plain_product() -> None:

@@ -110,6 +110,12 @@ def test_frames_that_cannot_be_fitted_are_named_and_left_out(
             rgba[3] = 0  # an empty mask
         if item_id == "sample_000001":
             rgba[1] = np.roll(rgba[1], 24, 0)  # a camera that disagrees
+        if item_id == "sample_000002":
+            rgba[4, :, :34] = 0
+            rgba[4] = np.roll(rgba[4], -34, 1)  # a picture that begins within the animal
+            K = np.array(sample.cameras.K)
+            K[4, 0, 2] -= 34
+            sample = dataclasses.replace(sample, cameras=dataclasses.replace(sample.cameras, K=K))
         return dataclasses.replace(sample, images_rgba=rgba)
 
     monkeypatch.setattr(SampleSet, "load", load)
@@ -119,6 +125,7 @@ def test_frames_that_cannot_be_fitted_are_named_and_left_out(
     assert "camera 3" in warnings
     assert "sample_000001 was left out" in warnings and "disagree" in warnings
     assert "2 of 3 frames were left out" in warnings
+    assert "1 of 1 frames (sample_000002 first)" in warnings and "camera 4 in 1" in warnings
     assert summary["metrics"]["items"] == 1
     with pytest.raises(LayoutError, match="no frame could be fitted"):
         run(config(samples, frames="0"), tmp_path / "none")

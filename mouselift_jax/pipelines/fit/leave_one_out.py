@@ -53,7 +53,7 @@ def shifts(
 
 
 def _distance(gaussians: Gaussians, surface: Gaussians) -> np.ndarray:
-    """From each Gaussian to the plane of the nearest one of a surface [N]."""
+    """From each Gaussian to the plane of the nearest one of a surface [N], never too much."""
     nearest = cKDTree(surface.means).query(np.asarray(gaussians.means))[1]
     normals = np.asarray(quat_to_rotation(surface.quats))[:, :, 2]
     way = np.asarray(gaussians.means) - np.asarray(surface.means)[nearest]

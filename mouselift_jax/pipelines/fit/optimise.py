@@ -142,14 +142,6 @@ _deformed.defvjp(
 )
 
 
-def draw(
-    params: dict[str, Array], shape: Shape, w2c: Array, K: Array, side: int, how: str | None
-) -> Any:
-    """The Gaussians from cameras [V], on black."""
-    arrays = _arrays(params, shape)
-    return rasterize(*arrays, params["colour"], w2c, K, side, side, implementation=how)
-
-
 def _arrays(params: dict[str, Array], shape: Shape) -> tuple[Array, Array, Array, Array]:
     """Means, quats, scales, opacities."""
     opacity = jax.nn.sigmoid(params["opacity"]) * shape.alive[:, 0]
@@ -157,13 +149,16 @@ def _arrays(params: dict[str, Array], shape: Shape) -> tuple[Array, Array, Array
 
 
 def _loss(params: dict, view: Array, shape: Shape, data: Pictures, s: FitSettings) -> Array:
-    side = data.mask.shape[1]
-    out = draw(params, shape, data.w2c[view][None], data.K[view][None], side, s.implementation)
+    side, arrays = data.mask.shape[1], _arrays(params, shape)
+    out = rasterize(
+        *arrays, params["colour"], data.w2c[view][None], data.K[view][None], side, side,
+        implementation=s.implementation,
+    )  # fmt: skip
     rgb, cover = out.rgb[0].reshape(side, -1), out.alpha[0, ..., 0]
     pictures = unlike(rgb, data.rgb[view], data.rgb_weight[view])
     pictures += s.alpha * unlike_outline(cover, data.mask[view], data.weight[view])
     n = shape.alive.sum()
-    place = moved(params, shape) / shape.cell
+    place = arrays[0] / shape.cell  # asked for once: its slope is a product with all nodes
     bend = _unlike_neighbours(place, shape)
     # The gradient of the bending energy, were every neighbour's neighbour mutual: without it the
     # gather's transpose, which XLA runs one row at a time on CPUs, would take as long as drawing.
@@ -227,14 +222,14 @@ def _run(
         params, _, values = jax.lax.fori_loop(0, steps[stage], step, carry)
         losses.append(values)
     side, arrays = data.mask.shape[1], _arrays(params, shape)
-    out = draw(params, shape, data.w2c, data.K, side, s.implementation)
 
-    def drawn(colour: Array, w2c: Array, K: Array) -> Array:
-        return rasterize(*arrays, colour, w2c, K, side, side, implementation=s.implementation).rgb
+    def drawn(colour: Array, w2c: Array, K: Array) -> Any:
+        return rasterize(*arrays, colour, w2c, K, side, side, implementation=s.implementation)
 
-    seen = cameras_that_see(drawn, arrays, data.w2c, data.K, side)
+    out = drawn(params["colour"], data.w2c, data.K)
+    seen = cameras_that_see(lambda *x: drawn(*x).rgb, arrays, data.w2c, data.K, side)
     psnr, iou = data.likeness(out.rgb, out.alpha)
-    params = params | {"means": moved(params, shape)}
+    params = params | {"means": arrays[0]}
     figures = {"psnr": psnr, "iou": iou, "seen": seen}
     return params, jnp.stack(losses), figures
 

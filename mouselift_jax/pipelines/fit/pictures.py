@@ -24,8 +24,9 @@ class Pictures(NamedTuple):
     Attributes:
         rgb: [V,S,3S] colour times mask.
         mask: [V,S,S].
-        weight: [V,S,S], 0 where nothing is known, else 1 over the animal's pixels in that view.
-        rgb_weight: [V,S,3S], a third of it for each colour.
+        weight: [V,S,S], 0 where nothing is known, else 1 over the animal's pixels in that view;
+            [V,1,1] where all is known: two numbers less to read for each pixel and colour.
+        rgb_weight: [V,S,3S] or [V,1,1], a third of it for each colour.
         K: [V,3,3].
         w2c: [V,4,4].
     """
@@ -41,16 +42,20 @@ class Pictures(NamedTuple):
     def of(cls, views: Views) -> Pictures:
         """The views of `cut_out`, in their own size."""
         mask = views.mask
-        weight = (~views.unknown) / np.maximum(mask.sum((1, 2), keepdims=True), 1)
+        known = ~views.unknown if views.unknown.any() else np.ones((len(mask), 1, 1), bool)
+        weight = known / np.maximum(mask.sum((1, 2), keepdims=True), 1)
         weight = weight.astype(np.float32)
         rgb = np.asarray(views.rgb, np.float32).reshape(*mask.shape[:2], -1)
-        return cls(rgb, mask, weight, np.repeat(weight / 3, 3, -1), views.K, views.w2c)
+        each = np.repeat(weight / 3, 3, -1) if known.shape == mask.shape else weight / 3
+        return cls(rgb, mask, weight, each, views.K, views.w2c)
 
     def halved(self) -> Pictures:
         """In half the size."""
 
         def mean(x: Array, c: int) -> Array:
             v, h, w = x.shape
+            if h == 1:  # a weight of all pixels
+                return x
             small = x.reshape(v, h // 2, 2, w // c // 2, 2, c).mean((2, 4))
             return small.reshape(v, h // 2, w // 2)
 
@@ -65,7 +70,7 @@ class Pictures(NamedTuple):
             rgb: what was drawn [V,S,S,3].
             alpha: its opacity [V,S,S,1].
         """
-        known = self.weight > 0
+        known = jnp.broadcast_to(self.weight > 0, self.mask.shape)
         error = jnp.square(rgb.reshape(self.rgb.shape) - self.rgb) * (self.rgb_weight > 0)
         mse = error.sum(1).sum(1) / jnp.maximum(3 * known.sum((1, 2)), 1)
         a, b = (alpha[..., 0] > 0.5) & known, (self.mask > 0.5) & known

@@ -44,6 +44,7 @@ class Views:
         unknown: [V,S,S] bool, beyond the border of a picture that cuts the animal off.
         K: [V,3,3], pixels of the cut-outs.
         w2c: [V,4,4].
+        names: of the views, for errors.
     """
 
     rgb: np.ndarray
@@ -51,6 +52,12 @@ class Views:
     unknown: np.ndarray
     K: np.ndarray
     w2c: np.ndarray
+    names: tuple[str, ...]
+
+    @property
+    def cut_off(self) -> list[int]:
+        """Places of the views whose border cuts the animal off."""
+        return np.flatnonzero(self.unknown.any((1, 2))).tolist()
 
     @property
     def cameras(self) -> Camera:
@@ -62,7 +69,8 @@ class Views:
     def without(self, place: int) -> Views:
         """All but one of them."""
         kept = np.arange(len(self.mask)) != place
-        return Views(*(x[kept] for x in (self.rgb, self.mask, self.unknown, self.K, self.w2c)))
+        arrays = (x[kept] for x in (self.rgb, self.mask, self.unknown, self.K, self.w2c))
+        return Views(*arrays, self.names[:place] + self.names[place + 1 :])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,6 +101,7 @@ def cut_out(
     settings: FitSettings,
     *,
     side: int = 0,
+    names: Sequence[str] = (),
 ) -> Views:
     """Cut every view out round its animal.
 
@@ -102,6 +111,7 @@ def cut_out(
         cameras: one a view.
         settings: `margin` and `side_bucket` are read.
         side: least side of the cut-outs, pixels: of the frames before, so that one program does.
+        names: of the views, for errors; () = their places.
 
     Raises:
         ShapeError: fewer than two views, or they do not belong together.
@@ -114,13 +124,10 @@ def cut_out(
             "a fit needs two or more views, each with a mask and a camera",
             found=f"{len(images)} pictures, {len(masks)} masks",
         )
-    empty = [v for v, m in enumerate(masks) if not (m > 0.5).any()]
+    names = tuple(names) or tuple(f"view {v}" for v in range(len(masks)))
+    empty = [name for name, m in zip(names, masks, strict=True) if not (m > 0.5).any()]
     if empty:
-        raise EmptyHullError(
-            "a mask is empty",
-            where=f"view {', '.join(map(str, empty))}",
-            expected="an animal in it",
-        )
+        raise EmptyHullError("a mask is empty", where=", ".join(empty), expected="an animal in it")
     boxes = [_box(m > 0.5) for m in masks]
     widest = max(max(x1 - x0, y1 - y0) for x0, y0, x1, y1 in boxes) + 2 * settings.margin
     side = max(side, -(-widest // settings.side_bucket) * settings.side_bucket)
@@ -142,6 +149,7 @@ def cut_out(
         np.stack([p[1] for p in parts]),
         np.stack([p[2] for p in parts]).astype(np.float32),
         np.stack([p[3] for p in parts]).astype(np.float32),
+        names,
     )
 
 
@@ -155,6 +163,7 @@ def start(views: Views, settings: FitSettings, *, room: int = 0) -> Start:
 
     Raises:
         EmptyHullError: the masks have nothing in common.
+        UnfittableError: two bodies, or one that leaves the space that the cameras look at.
     """
     points, normals, cell = _surface(views, settings.cells)
     colours, seen, *gains_and_offsets = colours_of(views, points, cell, settings.colours_of_cameras)
@@ -203,6 +212,14 @@ def _surface(views: Views, cells: int) -> tuple[np.ndarray, np.ndarray, float]:
     """Points on the hull's surface [M,3], outward normals [M,3], side of a cell."""
     cameras = views.cameras
     low, high = voxels.bounds(views.mask, cameras, views.unknown)
+    if (low < -voxels.EXTENT).any() or (high > voxels.EXTENT).any():
+        cut = ", ".join(views.names[v] for v in views.cut_off)
+        raise UnfittableError(
+            "the animal leaves the space that the cameras look at",
+            where=f"cut off in {cut}" if cut else None,
+            expected=f"within {voxels.EXTENT} scene units of the middle",
+            fix="prepare again: its crops follow the animal; or leave this frame out",
+        )
     cell = float((high - low).max()) / cells
     counts = np.ceil((high - low) / cell).astype(int)
     solid = voxels.carve(low, counts, cell, views.mask, cameras, views.unknown)
