@@ -36,6 +36,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from configs import fit as fit_config
 from configs import infer
 from mouselift_jax.data.batches.pictures import composite
 from mouselift_jax.data.crop import resize
@@ -64,9 +65,10 @@ NAMES = {
     "experiment": "experiment",
     "next": "fit, from the frame before",
     "fit": "fit, from the hull",
+    "fast": "fit:fast, from the hull",
     "network": "gslrm:tiny",
 }
-METHODS = ("nearest", "hull", "experiment", "fit")
+METHODS = ("nearest", "hull", "experiment", "fit", "fast")
 FIGURES = ("IoU", "interior, dB", "above mean colour, dB", "whole, dB", "specks, %")
 Hidden = tuple[np.ndarray, np.ndarray, Camera]
 Row = dict[str, Any]
@@ -235,6 +237,8 @@ class Trial:
         lifted: Callable[[], Callable[[str], Any]] | None = None,
     ) -> None:
         self._folder, self._settings, self._lifted = folder, settings, lifted
+        fast = {k.removeprefix("fit."): v for k, v in fit_config.VARIANTS["fast"].items()}
+        self._fast = dataclasses.replace(settings, **fast)
         self._before: Case | None = None
         self._start: tuple[str, fits.Start] | None = None  # of the last frame that was fitted
 
@@ -257,10 +261,13 @@ class Trial:
         return fits.cut_out(case.rgb, case.mask, case.cameras, self._settings)
 
     def _of_hull(self, case: Case) -> fits.Fit:
-        views = self._views(case)
-        done = fits.fit(views, fits.start(views, self._settings), self._settings)
+        done = self._fitted(case, self._settings)
         self._start = case.frame, done.start
         return done
+
+    def _fitted(self, case: Case, settings: fits.FitSettings) -> fits.Fit:
+        views = self._views(case)
+        return fits.fit(views, fits.start(views, settings), settings)
 
     def _of_before(self, case: Case) -> fits.Fit:
         views = self._views(case)
@@ -277,6 +284,7 @@ class Trial:
         made: dict[str, Callable[[], Any]] = {
             "experiment": lambda: experiment(self._views(case), self._settings),
             "fit": lambda: self._of_hull(case),
+            "fast": lambda: self._fitted(case, self._fast),
             "next": lambda: self._of_before(case),
             "network": lambda: self._lifted()(case.frame),
         }

@@ -111,9 +111,9 @@ BENCHMARKS = {
     ),
     "fit": Benchmark(
         "Fit without weights",
-        "Judged by views hidden from the fit, beside the nearest given view, the visual hull and "
-        "an experiment; processor time after compilation. Asked for by name, with "
-        "`-- --samples RUN_OF_PREPARE` or `-- --seeds 21 22 23`.",
+        "Judged by views hidden from the fit, beside the nearest given view, the visual hull, an "
+        "experiment and a network; processor time after compilation. Asked for by name, with "
+        "`-- --folder FOLDER --seeds 21 22 23` or `-- --samples RUN_OF_PREPARE`.",
         "bench_fit",
         on=("cpu",),
         needs=Path("asked for by name"),

@@ -31,7 +31,7 @@ pytestmark = pytest.mark.any_rasterizer
 RADII = np.array([0.5, 0.3, 0.25])
 TINY = FitSettings(
     cells=24, coarse_steps=24, fine_steps=36, next_coarse_steps=8, next_fine_steps=24, nodes=32,
-    bucket=512, side_bucket=32, margin=6,
+    bucket=512, side_bucket=32, margin=6, smooth=0.2, opaque=0.1,  # it bends more in a cell
 )  # fmt: skip
 
 

@@ -41,7 +41,7 @@ class FitSettings:
 
     cells: int = 112
     coarse_steps: int = 120
-    fine_steps: int = 180
+    fine_steps: int = 100
     next_coarse_steps: int = 30
     next_fine_steps: int = 60
     nodes: int = 256
@@ -49,10 +49,10 @@ class FitSettings:
     mean_rate: float = 0.2
     colour_rate: float = 1e-2
     decay: float = 0.05
-    smooth: float = 0.2
+    smooth: float = 0.6
     alpha: float = 1.0
     skin: float = 1.0
-    opaque: float = 0.1
+    opaque: float = 0.3
     eps: float = 1e-6
     widest: float = 1.5
     narrowest: float = 0.3
