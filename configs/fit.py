@@ -14,8 +14,8 @@ fast      80 cells and half of the steps: to look through a recording
 film      base, and one set of Gaussians keeps its identity through all frames (docs/film_format.md)
 best      144 cells and twice the steps: for single frames
 tiny      toy size, for tests
-Processor seconds of base: about 2.4 for a first frame, 1.3 for a next one (512 px); of fast: 1.5 for
-a first one. 1.7 GB was the most that 50 frames of a recording held, `prepare` included.
+Processor seconds of base: about 2.4 for a first frame, 1.3 for a next one (512 px); of fast: 1.5
+for a first one. 1.7 GB was the most that 50 frames of a recording held, `prepare` included.
 """
 
 from __future__ import annotations
