@@ -73,7 +73,7 @@ class Scene:
 
     def coloured_by(self, mode: str) -> Scene:
         """The same, coloured by one of `splats.trust.MODES`, which their files must hold."""
-        if not self.splat_files:
+        if all(m.splats is None for m in self.moments):
             raise LayoutError(
                 f"no file here says {MODES[mode].missing}", where=self.title,
                 fix="give the folder of a run of fit",
