@@ -49,16 +49,24 @@ def test_what_is_not_a_number_does_not_get_a_slope_that_is_one() -> None:
     assert np.isfinite(slope).sum() == slope.size - 1
 
 
-def test_half_the_size_weighs_the_same_and_compares_the_same() -> None:
+@pytest.mark.parametrize("is_one_number", [False, True], ids=["each pixel", "all pixels"])
+def test_half_the_size_weighs_the_same_and_compares_the_same(is_one_number: bool) -> None:
     rng = np.random.default_rng(1)
     rgb = np.repeat(np.repeat(rng.uniform(size=(2, 4, 4, 3)), 2, 1), 2, 2).astype(np.float32)
     mask = np.ones((2, 8, 8), np.float32)
-    weight = mask / 64
-    whole = Pictures(rgb.reshape(2, 8, 24), mask, weight, np.repeat(weight / 3, 3, -1),
+    weight = np.full((2, 1, 1), 1 / 64, np.float32) if is_one_number else mask / 64
+    each = weight / 3 if is_one_number else np.repeat(weight / 3, 3, -1)
+    whole = Pictures(rgb.reshape(2, 8, 24), mask, weight, each,
                      np.eye(3, dtype=np.float32)[None].repeat(2, 0), np.eye(4)[None])  # fmt: skip
     half = whole.halved()
     np.testing.assert_allclose(half.rgb.reshape(2, 4, 4, 3), rgb[:, ::2, ::2], rtol=1e-6)
-    np.testing.assert_allclose(half.weight.sum(), whole.weight.sum(), rtol=1e-6)
+    for name in ("weight", "rgb_weight"):
+        of_rgb = name == "rgb_weight"
+        small, large = (
+            np.broadcast_to(getattr(p, name), (p.rgb if of_rgb else p.mask).shape)
+            for p in (half, whole)
+        )
+        np.testing.assert_allclose(small.sum(), large.sum(), rtol=1e-6)
     np.testing.assert_allclose(half.K[0], np.diag([0.5, 0.5, 1.0]))
     psnr, iou = half.likeness(half.rgb.reshape(2, 4, 4, 3) + 0.1, np.ones((2, 4, 4, 1)))
     np.testing.assert_allclose(psnr, 20.0, atol=1e-3)
