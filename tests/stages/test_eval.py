@@ -130,7 +130,8 @@ def test_a_bad_network_is_called_one(samples, tmp_path, monkeypatch):
 
 def test_a_network_that_loses_to_the_fit_is_told_so(samples, tmp_path, monkeypatch):
     """Both get five views; the network stands beside the animal, the fit finds it."""
-    small = {"fit.cells": 16, "fit.coarse_steps": 2, "fit.fine_steps": 4, "fit.nodes": 8}
+    small = {"fit.cells": 16, "fit.coarse_steps": 2, "fit.fine_steps": 4, "fit.nodes": 8,
+             "fit.smooth": 0.2, "fit.opaque": 0.1}  # fmt: skip
     summary = run(samples, tmp_path / "f", ball(0.3), monkeypatch, limit=1, render=None,
                   methods="gslrm,fit,hull", heldout_cameras=(3,), flat=small)  # fmt: skip
     m = summary["metrics"]

@@ -14,6 +14,10 @@ from mouselift_jax.splats.gaussians import Gaussians, quat_to_rotation, rotation
 
 VISIBLE = -3.0  # opacity logit below which a Gaussian is left out
 COLOUR_RATE = 2e-2  # a guess is further off than what cameras tell of a hull
+SMOOTH, OPAQUE = (
+    0.2,
+    0.1,
+)  # weights that refining was judged with; a fit from a hull has larger ones
 COARSE_SHARE = 1 / 3  # of the steps, in pictures of half the size
 
 
@@ -24,7 +28,7 @@ def refined(gaussians: Gaussians, views: Views, settings: FitSettings, steps: in
         gaussians: [N] in the cameras' world, of any SH degree; what depends on the direction is
             lost, and so are invisible ones.
         views: see `cut_out`.
-        settings: as of `fit`; its numbers of steps are not read.
+        settings: as of `fit`; steps, `colour_rate`, `smooth` and `opaque` are not read.
         steps: of the optimisation.
 
     Raises:
@@ -32,8 +36,9 @@ def refined(gaussians: Gaussians, views: Views, settings: FitSettings, steps: in
     """
     coarse = round(steps * COARSE_SHARE)
     settings = dataclasses.replace(
-        settings, next_coarse_steps=coarse, next_fine_steps=steps - coarse, colour_rate=COLOUR_RATE
-    )
+        settings, next_coarse_steps=coarse, next_fine_steps=steps - coarse,
+        colour_rate=COLOUR_RATE, smooth=SMOOTH, opaque=OPAQUE,
+    )  # fmt: skip
     return fit(views, start_from(gaussians, views, settings), settings, is_next=True)
 
 
