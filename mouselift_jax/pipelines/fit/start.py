@@ -163,7 +163,8 @@ def start(views: Views, settings: FitSettings, *, room: int = 0) -> Start:
 
     Raises:
         EmptyHullError: the masks have nothing in common.
-        UnfittableError: two bodies, or one that leaves the space that the cameras look at.
+        UnfittableError: two bodies, or one that leaves the space that the cameras look at or that
+            they do not bound.
     """
     points, normals, cell = _surface(views, settings.cells)
     colours, seen, *gains_and_offsets = colours_of(views, points, cell, settings.colours_of_cameras)
@@ -215,11 +216,12 @@ def _surface(views: Views, cells: int) -> tuple[np.ndarray, np.ndarray, float]:
     if (low < -voxels.EXTENT).any() or (high > voxels.EXTENT).any():
         cut = ", ".join(views.names[v] for v in views.cut_off)
         raise UnfittableError(
-            "the animal leaves the space that the cameras look at",
+            "the animal leaves the space that the cameras look at" if cut
+            else "nothing bounds the animal: few cameras, or from alike directions",
             where=f"cut off in {cut}" if cut else None,
-            expected=f"within {voxels.EXTENT} scene units of the middle",
-            fix="prepare again: its crops follow the animal; or leave this frame out",
-        )
+            expected=f"a hull within {voxels.EXTENT} scene units of the middle",
+            fix="prepare again: its crops follow the animal; more cameras; or leave this frame out",
+        )  # fmt: skip
     cell = float((high - low).max()) / cells
     counts = np.ceil((high - low) / cell).astype(int)
     solid = voxels.carve(low, counts, cell, views.mask, cameras, views.unknown)
