@@ -9,7 +9,6 @@ every writer reads it from disk as `export` does.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import tempfile
 import time
 from pathlib import Path
@@ -44,7 +43,7 @@ def main() -> None:
             "nwb": lambda: save_nwb(root / "a.nwb", film),
             "csv": lambda: save_pose_csv(root / "a.csv", film),
             "glb": glb,
-            "film": lambda: save_film_file(root / "a.film", dataclasses.replace(reel)),
+            "film": lambda: save_film_file(root / "a.film", reel),
         }
         print(f"{args.frames} frames of {args.gaussians:,} Gaussians, PLYs {plys / 1e6:.0f} MB")
         for name, write in writers.items():
@@ -52,7 +51,6 @@ def main() -> None:
             write()
             wall, processor = time.time() - wall, time.process_time() - processor
             print(f"{name:5} {processor:6.2f} s of processor, {wall:6.2f} s")
-        print(f"film: PLYs / {plys / (root / 'a.film').stat().st_size:.1f}")
 
 
 if __name__ == "__main__":
