@@ -16,7 +16,7 @@ import numpy as np
 from mouselift_jax.data.check import check_recording
 from mouselift_jax.data.findings import raise_errors
 from mouselift_jax.data.inputs import contents, looks_like_recording, must_exist
-from mouselift_jax.errors import ConfigError, LayoutError
+from mouselift_jax.errors import ConfigError, LayoutError, MouseLiftError
 from mouselift_jax.files import write_json_atomic
 from mouselift_jax.geometry.camera import Camera
 from mouselift_jax.geometry.hull import hull_cover
@@ -120,7 +120,8 @@ def plan(config: Any, workdir: Path) -> Plan:
     if config.recording and not is_whole(config.samples):
         first = prepare.plan(config.prepare, workdir / "prepare")
         return Plan("fit", first.reads, [*first.writes, *writes], f"prepare: {first.steps}; fit",
-                    first.memory, first.skipped, [*first.notes, *notes])  # fmt: skip
+                    first.memory, first.skipped, [*first.notes, *notes],
+                    _stops(config, n := prepare.n_samples(config.prepare), n > 1))  # fmt: skip
     items = Frames(config)
     alone = len(items.ids) == 1
     done = [i for i in items.ids if _is_done(infer.place_of(workdir, i, alone))]
@@ -137,6 +138,7 @@ def plan(config: Any, workdir: Path) -> Plan:
         memory="about 1.2 GB at 512 px, whatever the number of frames",
         skipped=[f"{len(done)} frame(s) that are done"] if done else [],
         notes=notes,
+        stops=_stops(config, len(items.ids), items.is_film()),
     )
 
 
@@ -160,6 +162,8 @@ def run(config: Any, workdir: Workdir) -> None:
     if config.recording:
         _prepare(config, workdir)
     items = Frames(config)
+    for error in _stops(config, len(items.ids), items.is_film()):
+        raise error
     alone = len(items.ids) == 1
     places = {i: infer.place_of(workdir.path, i, alone) for i in items.ids}
     left = [i for i in items.ids if not _is_done(places[i])]
@@ -197,14 +201,18 @@ def run(config: Any, workdir: Workdir) -> None:
 INSTEAD = "do not use it: cameras or masks are wrong, which `check` names"
 
 
+def _stops(config: Any, samples: int, is_film: bool) -> list[MouseLiftError]:
+    if is_film or not config.film.identity:
+        return []
+    return [ConfigError(
+        "a film needs two or more frames of one recording", where="config.film.identity",
+        found=f"{samples} sample(s)", fix="--config.film.identity=False, or more frames",
+    )]  # fmt: skip
+
+
 def _follower(config: Any, items: Frames, workdir: Workdir) -> Follower | None:
     if not config.film.identity:
         return None
-    if not items.is_film():
-        raise ConfigError(
-            "a film needs two or more frames of one recording", where="config.film.identity",
-            found=f"{len(items.ids)} sample(s)", fix="--config.film.identity=False, or more frames",
-        )  # fmt: skip
     return Follower(workdir.path, items.sample_set, items.ids, film_settings(config), workdir.warn)
 
 
@@ -286,9 +294,13 @@ class Fitter:
     ) -> None:
         self._items, self._follower = items, follower
         self._settings, self._warn = settings_from(config), warn
+        if follower is not None:
+            cells = round(self._settings.cells * follower.finer)
+            self._settings = dataclasses.replace(self._settings, cells=cells)
         self._warm = config.warm_start and items.is_film()
         self._leave_one_out, self._room_less = config.leave_one_out, 0
         self._last: fits.Start | None = None
+        self._cameras: list[int] = []  # that showed it
         self._side = self._room = 0  # the largest cut-out and number of Gaussians so far
         self._reach = 0.0  # IoU of the given views that the last start from a hull reached
         self._judge = HiddenJudge(items)
@@ -330,8 +342,9 @@ class Fitter:
                 fix="--config.leave_one_out=False, or prepare again with --config.prepare.unit=mm",
             )
         given, views = self._views(item)
-        done, how = self._fit(views, item.id)
-        self._last = done.start if self._warm else None
+        cameras = [item.about["cameras"][i] for i in given]
+        done, how = self._fit(views, cameras, item.id)
+        self._last, self._cameras = done.start if self._warm else None, cameras
         drawn = self._draw(
             jax.tree.map(jnp.asarray, done.start.gaussians), infer.on_device(item.cameras)
         )
@@ -359,11 +372,14 @@ class Fitter:
             self._warn(f"{item.id}: nothing could be fitted without camera {number}: {why}")
         return shift / item.scene_scale
 
-    def _fit(self, views: fits.Views, item_id: str) -> tuple[fits.Fit, str]:
+    def _fit(
+        self, views: fits.Views, cameras: Sequence[int], item_id: str
+    ) -> tuple[fits.Fit, str]:  # fmt: skip
         if self._follower is not None:
-            return self._follower(views, item_id, self._from_hull)
+            return self._follower(views, cameras, item_id, self._from_hull)
         if self._last is not None:
-            warm = fits.fit(views, fits.carried(self._last, views), self._settings, is_next=True)
+            begun = fits.for_cameras(fits.carried(self._last, views), self._cameras, cameras)
+            warm = fits.fit(views, begun, self._settings, is_next=True)
             if _is_finite(warm) and warm.iou.mean() >= self._reach - WARM_LOSS:
                 return warm, "frame before"
             log.info("%s starts from its hull: the frame before is too far", item_id)

@@ -101,6 +101,11 @@ def plan(config: Any, workdir: Path) -> Plan:
     )
 
 
+def n_samples(config: Any) -> int:
+    """How many samples a run would make."""
+    return sum(len(p.frames) for p in _preparers(config))
+
+
 def run(config: Any, workdir: Workdir) -> None:
     """Write the sample set, its report and the summary."""
     from mouselift_jax.runs.progress import Progress

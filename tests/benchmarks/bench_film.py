@@ -44,6 +44,7 @@ from mouselift_jax.training import metrics
 from tests.benchmarks import report
 
 UNIT = 0.01  # scene units per mm
+CAMERAS = range(6)
 KEEP_EVERY = 5  # frames
 
 
@@ -156,16 +157,19 @@ def trial(
             cold, spent = timed(lambda v=views: fits.fit(v, fits.start(v, s), s))
             made["independent fits"] = cold.gaussians, spent
         if frame == 0:
-            rest, warm = films.rest_of(cold, film_settings.nodes), cold
+            fine = dataclasses.replace(s, cells=round(s.cells * film_settings.finer))
+            begun = fits.fit(views, fits.start(views, fine), fine)
+            rest = films.rest_of(begun, film_settings.nodes, CAMERAS, finer=film_settings.finer)
+            warm = cold
             track = films.at_rest(rest), None
-            films.follow(placed, rest, track[0], film_settings)  # compiles
+            films.follow(placed, rest, track[0], film_settings, CAMERAS)  # compiles
             fits.fit(views, warm.start, s, is_next=True)
             made |= {"film": (rest.gaussians[rest.alive], 0.0)}
             made |= {"warm start alone": (cold.start.gaussians[cold.start.alive], 0.0)}
         else:
             guess = films.expected(*track, film_settings.trust)
             done, spent = timed(
-                lambda: films.follow(placed, rest, guess, film_settings)  # noqa: B023 - called at once
+                lambda: films.follow(placed, rest, guess, film_settings, CAMERAS)  # noqa: B023 - called at once
             )
             track = done.motion, track[0]
             g = films.posed(rest, done.motion)[rest.alive].transformed(in_film.inverse())

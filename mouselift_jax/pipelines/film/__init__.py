@@ -1,9 +1,10 @@
 """One animal through time: Gaussians that keep their identity. Pure functions of arrays.
 
-    rest = rest_of(fit(views, start(views, ...), ...), settings.nodes)
+    rest = rest_of(fit(views, start(views, ...), ...), settings.nodes, cameras)
     last, before = at_rest(rest), None
     for views in later_frames:                              all in one world
-        done = follow(views, rest, expected(last, before, settings.trust), settings)
+        done = follow(views, rest, expected(last, before, settings.trust), settings,
+                      cameras)
         last, before = done.motion, last
         posed(rest, last)                                   the same Gaussians, moved
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -22,7 +23,7 @@ from mouselift_jax.pipelines.fit.pictures import (
     unlike_outline,
 )
 from mouselift_jax.pipelines.fit.start import Views
-from mouselift_jax.pipelines.fit.tints import untinted
+from mouselift_jax.pipelines.fit.tints import tints_of, untinted
 from mouselift_jax.render import rasterize
 from mouselift_jax.splats.gaussians import quat_to_rotation
 
@@ -52,17 +53,21 @@ class Followed:
     Attributes:
         motion: against the rest set.
         losses: of every step [T].
-        psnr: of each given view [V], inside its cut-out, dB.
+        psnr: of each given view [V], inside its cut-out, dB, as it is shown.
         iou: of their silhouettes [V].
+        held: PSNR without what was painted [V]: whether these are still the same colours.
     """
 
     motion: Motion
     losses: np.ndarray
     psnr: np.ndarray
     iou: np.ndarray
+    held: np.ndarray
 
 
-def follow(views: Views, rest: Rest, start: Motion, settings: FilmSettings) -> Followed:
+def follow(
+    views: Views, rest: Rest, start: Motion, settings: FilmSettings, cameras: Sequence[int]
+) -> Followed:
     """Move the rest set to where the views show the animal.
 
     Args:
@@ -70,18 +75,18 @@ def follow(views: Views, rest: Rest, start: Motion, settings: FilmSettings) -> F
         rest: the Gaussians and their nodes.
         start: where to begin: see `expected`.
         settings: how.
+        cameras: number of each view's camera: their tints are those of the rest set's frame.
     """
     g = rest.gaussians
     opacities = np.where(rest.alive, 1 / (1 + np.exp(-g.opacity_logits)), 0).astype(np.float32)
     fixed = Fixed(look_of(rest), np.exp(g.log_scales), opacities, rest.edges, start)
-    if len(views.rgb) == len(rest.gains):  # else a camera lacks this frame, nobody knows which
-        rgb = untinted(views.rgb, views.mask, rest.gains, rest.offsets)
-        views = dataclasses.replace(views, rgb=rgb)
+    tints = tints_of(rest.gains, rest.offsets, rest.cameras, cameras)
+    rgb = untinted(views.rgb, views.mask, *tints)
+    views = dataclasses.replace(views, rgb=np.asarray(rgb, np.float32))
     data = Pictures.of(views)
     steps = settings.coarse_steps, settings.fine_steps
     orders = [order_of_views(len(data.mask), n, settings.seed + i) for i, n in enumerate(steps)]
-    motion, losses, psnr, iou = jax.device_get(_run(settings, fixed, data, *orders))
-    return Followed(motion, losses, psnr, iou)
+    return Followed(*jax.device_get(_run(settings, fixed, data, *orders)))
 
 
 def _moved(p: dict, fixed: Fixed) -> Motion:
@@ -91,21 +96,23 @@ def _moved(p: dict, fixed: Fixed) -> Motion:
     turns = product(small / jnp.linalg.norm(small, axis=-1, keepdims=True), start.turns)
     places = start.places + fixed.look.cell * p["place"]
     return Motion(places, turns, start.own + p["own"], start.shade + p["shade"],
-                  start.tint + p["tint"])  # fmt: skip
+                  start.tint + p["tint"], start.paint)  # fmt: skip
 
 
-def _draw(motion: Motion, fixed: Fixed, w2c: Array, K: Array, side: int, how: str | None) -> Any:
+def _draw(motion: Motion, fixed: Fixed, data: Pictures, how: str | None) -> Any:
+    """All views of a frame, without what is painted."""
+    side = data.mask.shape[1]
     means, quats, colours = carry(fixed.look, motion)
-    return rasterize(means, quats, fixed.scales, fixed.opacities, colours, w2c, K, side, side,
-                     implementation=how)  # fmt: skip
+    return rasterize(means, quats, fixed.scales, fixed.opacities, colours, data.w2c, data.K, side,
+                     side, implementation=how)  # fmt: skip
 
 
 def _loss(p: dict, view: Array, fixed: Fixed, data: Pictures, s: FilmSettings) -> Array:
-    side = data.mask.shape[1]
-    motion = _moved(p, fixed)
-    out = _draw(motion, fixed, data.w2c[view][None], data.K[view][None], side, s.implementation)
-    pictures = unlike(out.rgb[0].reshape(side, -1), data.rgb[view], data.rgb_weight[view])
-    pictures += s.alpha * unlike_outline(out.alpha[0, ..., 0], data.mask[view], data.weight[view])
+    motion, seen = _moved(p, fixed), jax.tree.map(lambda x: x[view][None], data)
+    out = _draw(motion, fixed, seen, s.implementation)
+    rgb = out.rgb[0].reshape(seen.rgb[0].shape)
+    pictures = unlike(rgb, seen.rgb[0], seen.rgb_weight[0])
+    pictures += s.alpha * unlike_outline(out.alpha[0, ..., 0], seen.mask[0], seen.weight[0])
     # Seen from each node, its neighbours turn as it does.
     R, nodes = quat_to_rotation(motion.turns), fixed.look.nodes
     was = nodes[fixed.edges] - nodes[:, None]
@@ -120,17 +127,41 @@ def _loss(p: dict, view: Array, fixed: Fixed, data: Pictures, s: FilmSettings) -
     return pictures + s.rigid * rigid + s.calm * calm + s.keep * keep + s.light * light
 
 
+def _painted(motion: Motion, fixed: Fixed, data: Pictures, s: FilmSettings) -> tuple[Motion, Array]:
+    """Colours for show: each Gaussian takes what the pictures have more than it, where it shows.
+
+    Returns:
+        The motion, and the pictures with its paint [V,S,3S].
+    """
+    # A pixel that is partly background tells the wrong colour.
+    whole = ((data.mask > 0.95) & (data.weight > 0)).astype(jnp.float32)
+    known = jnp.repeat(whole, 3, -1)
+
+    def draw(paint: Array) -> Array:
+        tint = motion.tint + paint
+        out = _draw(dataclasses.replace(motion, tint=tint), fixed, data, s.implementation)
+        return out.rgb.reshape(data.rgb.shape)
+
+    paint = motion.paint
+    drawn, back = jax.vjp(draw, paint)
+    (pixels,) = back(known)  # how many pixels each Gaussian makes up
+    for _ in range(s.paint_sweeps):
+        (more,) = back(known * (data.rgb - drawn))
+        paint = paint + more / (pixels + s.paint_calm)
+        drawn, back = jax.vjp(draw, paint)
+    return dataclasses.replace(motion, paint=paint), drawn
+
+
 def _optimiser(s: FilmSettings, steps: int, stage: int) -> optax.GradientTransformation:
     def fall(rate: float) -> Any:
-        if stage == 0:
-            return rate
-        return optax.exponential_decay(0.5 * rate, steps, s.decay)
+        return optax.exponential_decay(rate, steps, s.decay)
 
-    late = float(stage)  # single Gaussians and colours wait until the nodes are in place
-    rates = {
-        "place": fall(s.place_rate), "turn": fall(s.turn_rate),
-        "shade": fall(s.shade_rate), "own": late * s.own_rate, "tint": late * s.tint_rate,
-    }  # fmt: skip
+    first = {"place": s.place_rate, "turn": s.turn_rate, "shade": s.shade_rate}
+    late = {"own": s.own_rate, "tint": s.tint_rate}  # they wait until the nodes are in place
+    if stage == 0:
+        rates = first | dict.fromkeys(late, 0.0)
+    else:
+        rates = {k: fall(0.5 * r) for k, r in first.items()} | {k: fall(r) for k, r in late.items()}
     adams = {k: optax.adam(r, b1=0.9, b2=0.95, eps=1e-6) for k, r in rates.items()}
     return optax.multi_transform(adams, {k: k for k in rates})
 
@@ -155,6 +186,8 @@ def _run(s: FilmSettings, fixed: Fixed, data: Pictures, coarse: Array, fine: Arr
         (params, _), values = jax.lax.scan(step, (params, tx.init(params)), order)
         losses.append(values)
     motion = _moved(params, fixed)
-    out = _draw(motion, fixed, data.w2c, data.K, data.mask.shape[1], s.implementation)
-    psnr, iou = data.likeness(out.rgb, out.alpha)
-    return motion, jnp.concatenate([jnp.zeros(0), *losses]), psnr, iou
+    out = _draw(motion, fixed, data, s.implementation)
+    held, iou = data.likeness(out.rgb, out.alpha)
+    motion, shown = _painted(motion, fixed, data, s)
+    psnr, _ = data.likeness(shown, out.alpha)
+    return motion, jnp.concatenate([jnp.zeros(0), *losses]), psnr, iou, held

@@ -26,6 +26,8 @@ class Motion:
         own: what each Gaussian is off the place its nodes carry it to [N,3], cells, axes of rest.
         shade: how much brighter than at rest it is about each node, of each colour [M,3].
         tint: what each Gaussian's colour is off its shaded colour of rest [N,3].
+        paint: what is further added where the frame is shown [N,3]. It is followed without: what
+            is painted on skin that lies a little wrong must not hold it there.
     """
 
     places: np.ndarray
@@ -33,12 +35,13 @@ class Motion:
     own: np.ndarray
     shade: np.ndarray
     tint: np.ndarray
+    paint: np.ndarray
 
 
 def at_rest(rest: Rest) -> Motion:
     """No motion."""
     n, m = len(rest.alive), len(rest.nodes)
-    zeros = [np.zeros((rows, 3), np.float32) for rows in (n, m, n)]
+    zeros = [np.zeros((rows, 3), np.float32) for rows in (n, m, n, n)]
     return Motion(rest.nodes, np.tile(np.float32([1, 0, 0, 0]), (m, 1)), *zeros)
 
 
@@ -100,6 +103,7 @@ def posed(rest: Rest, motion: Motion) -> Gaussians:
     """The Gaussians of an instant [N], padding included."""
     g = rest.gaussians
     means, quats, colours = carry(look_of(rest), motion)
+    colours = colours + motion.paint
     norm = np.linalg.norm(quats, axis=-1, keepdims=True)
     quats = np.where(norm > 1e-6, quats / np.maximum(norm, 1e-6), np.float32([1, 0, 0, 0]))
     sh = ((np.clip(colours, 0, 1) - 0.5) / SH_0)[:, None]

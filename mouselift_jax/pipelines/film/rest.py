@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 from scipy.sparse import csr_matrix
@@ -12,6 +13,7 @@ from scipy.spatial import cKDTree
 from mouselift_jax.pipelines.fit.optimise import Fit
 from mouselift_jax.splats.gaussians import Gaussians
 
+ROOM = 512  # numbers of Gaussians are rounded up to a multiple: less padding than a fit's
 LIVES = -3.0  # opacity logit below which a Gaussian is left out
 EDGES = 6  # neighbours of a node
 LINKS = 8  # neighbours of a Gaussian, along which the skin is walked
@@ -33,6 +35,7 @@ class Rest:
         psnr: of them, mean, dB.
         gains: of each camera's colours in it [V,3].
         offsets: [V,3].
+        cameras: their numbers [V].
     """
 
     gaussians: Gaussians
@@ -46,15 +49,23 @@ class Rest:
     psnr: float
     gains: np.ndarray
     offsets: np.ndarray
+    cameras: np.ndarray
 
 
-def rest_of(done: Fit, nodes: int) -> Rest:
+def rest_of(done: Fit, nodes: int, cameras: Sequence[int], *, finer: float = 1.0) -> Rest:
     """The rest set of a fitted frame, with nodes spread along its skin.
+
+    Args:
+        done: the fit.
+        nodes: how many.
+        cameras: number of each of its views' cameras.
+        finer: how much finer than others it was fitted: the unit of the settings stays.
 
     Distances are walked from Gaussian to Gaussian: a paw beside the belly is not carried by it.
     """
-    g = done.start.gaussians
-    alive = done.start.alive & (np.asarray(g.opacity_logits) > LIVES)
+    room = min(len(done.start.alive), -(-int(done.start.alive.sum()) // ROOM) * ROOM)
+    g = done.start.gaussians[:room]  # the living ones come first
+    alive = done.start.alive[:room] & (np.asarray(g.opacity_logits) > LIVES)
     seen = np.zeros(len(alive), np.float32)
     seen[alive] = done.seen
     points = np.asarray(g.means, np.float64)[alive]
@@ -77,8 +88,8 @@ def rest_of(done: Fit, nodes: int) -> Rest:
     edges = np.argsort(between, -1)[:, : min(EDGES, nodes - 1)].astype(np.int32)
     return Rest(
         g, alive, seen, points[chosen[:-1]].astype(np.float32), weights, edges,
-        float(done.start.cell), float(np.mean(done.iou)), float(np.mean(done.psnr)),
-        done.start.gains, done.start.offsets,
+        finer * float(done.start.cell), float(np.mean(done.iou)), float(np.mean(done.psnr)),
+        done.start.gains, done.start.offsets, np.asarray(cameras, int),
     )  # fmt: skip
 
 

@@ -22,10 +22,11 @@ from mouselift_jax.pipelines.fit.start import (
     Views,
     carried,
     cut_out,
+    for_cameras,
     start,
 )
 
 __all__ = [
     "EmptyHullError", "Fit", "FitSettings", "Start", "UnfittableError", "Views", "carried",
-    "cut_out", "fit", "refined", "shifts", "start",
+    "cut_out", "fit", "for_cameras", "refined", "shifts", "start",
 ]  # fmt: skip

@@ -17,7 +17,7 @@ from mouselift_jax.geometry.camera import Camera
 from mouselift_jax.geometry.similarity import Similarity
 from mouselift_jax.pipelines import voxels
 from mouselift_jax.pipelines.fit.settings import FitSettings
-from mouselift_jax.pipelines.fit.tints import tints
+from mouselift_jax.pipelines.fit.tints import tints, tints_of
 from mouselift_jax.splats.gaussians import Gaussians, rotation_to_quat
 
 SH_0 = 0.28209479177387814
@@ -200,6 +200,12 @@ def carried(start: Start, views: Views, *, points: int = 1500, rounds: int = 15)
         lambda x: np.asarray(x, np.float32), start.gaussians.transformed(whole)
     )
     return dataclasses.replace(start, gaussians=gaussians)
+
+
+def for_cameras(start: Start, known: Sequence[int], asked: Sequence[int]) -> Start:
+    """A start of an instant that cameras `known` saw, for views of the cameras `asked`."""
+    gains, offsets = tints_of(start.gains, start.offsets, known, asked)
+    return dataclasses.replace(start, gains=gains, offsets=offsets)
 
 
 def _rigid(old: np.ndarray, new: np.ndarray) -> Similarity:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 ROUNDS = 25
@@ -47,3 +49,20 @@ def tints(colours: np.ndarray, seen: np.ndarray) -> tuple[np.ndarray, np.ndarray
 def untinted(rgb: np.ndarray, mask: np.ndarray, gain: np.ndarray, offset: np.ndarray) -> np.ndarray:
     """Pictures [V,S,S,3] (times mask [V,S,S]) as cameras without gain and offset take them."""
     return (rgb - mask[..., None] * offset[:, None, None]) / gain[:, None, None]
+
+
+def tints_of(
+    gains: np.ndarray, offsets: np.ndarray, known: Sequence[int], asked: Sequence[int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Gains and offsets [len(asked),3] of cameras by their numbers.
+
+    Args:
+        gains: of the cameras `known` [V,3].
+        offsets: [V,3].
+        known: numbers of cameras.
+        asked: numbers of cameras; one that is not known shows colours as they are: 1 and 0.
+    """
+    at = {int(c): i for i, c in enumerate(known)}
+    rows = [at.get(int(c), len(known)) for c in asked]
+    ones, zeros = np.ones((1, 3), np.float32), np.zeros((1, 3), np.float32)
+    return np.concatenate([gains, ones])[rows], np.concatenate([offsets, zeros])[rows]

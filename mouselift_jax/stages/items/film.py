@@ -7,7 +7,6 @@ there again back to the beginning. What a killed run needs to go on is written a
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from mouselift_jax.data.samples.sample_set import SampleSet
+from mouselift_jax.errors import LayoutError
 from mouselift_jax.files import atomic_path
 from mouselift_jax.geometry.similarity import Similarity
 from mouselift_jax.pipelines import film as films
@@ -80,8 +80,25 @@ class _Track:
         return dataclasses.replace(self, last=motion, before=self.last, numbers=numbers)
 
 
+@dataclasses.dataclass(frozen=True)
+class _Shown:
+    """A frame as it is followed.
+
+    Attributes:
+        moment: which it is.
+        views: in its sample's world.
+        placed: the same, in the film's.
+        cameras: number of each view's camera.
+    """
+
+    moment: Moment
+    views: fits.Views
+    placed: fits.Views
+    cameras: Sequence[int]
+
+
 class Follower:
-    """`follower(views, item_id, cold) -> (Fit, how)`, to be called in the order of `order`."""
+    """`follower(views, cameras, item_id, cold) -> (Fit, how)`, in the order of `order`."""
 
     def __init__(
         self, workdir: Path, samples: SampleSet, ids: Sequence[str], settings: films.FilmSettings,
@@ -89,21 +106,25 @@ class Follower:
     ) -> None:  # fmt: skip
         self._folder, self._settings, self._warn = workdir / FOLDER, settings, warn
         self.moments, self._about = _moments(samples, ids, warn)
+        self.finer = settings.finer
         self._film: Film | None = None
         if (self._folder / "film.json").exists():
             self._film = Film.open(self._folder)
         self._track: _Track | None = None
+        self._untinted: set[int] = set()  # cameras that have been named
 
     def order(self, seen: Callable[[str], float]) -> list[str]:
         """All ids: from the best-seen frame to the end, then back to the beginning.
 
         Args:
-            seen: how much of the animal two cameras see in a frame; nan where it cannot be said.
+            seen: area of the animal that two cameras see in a frame, square units of its sample;
+                nan where it cannot be said.
         """
         ids = list(self.moments)
         if self._film is None:
             at = np.unique(np.linspace(0, len(ids) - 1, min(CANDIDATES, len(ids))).astype(int))
-            areas = np.array([seen(ids[i]) for i in at])
+            units = [float(self.moments[ids[i]].film_from_scene.scale) for i in at]
+            areas = np.array([seen(ids[i]) * u**2 for i, u in zip(at, units, strict=True)])
             best = int(at[np.nanargmax(areas)]) if np.isfinite(areas).any() else 0
             self._film = Film.begin(
                 self._folder, self._about | {"first": ids[best], "ids": ids, "segments": []}
@@ -112,8 +133,16 @@ class Follower:
         first = ids.index(self._film.about["first"])
         return ids[first:] + ids[:first][::-1]
 
-    def __call__(self, views: fits.Views, item_id: str, cold: Cold) -> tuple[fits.Fit, str]:
-        """One frame; `cold(views, item_id)` fits it from its hull.
+    def __call__(
+        self, views: fits.Views, cameras: Sequence[int], item_id: str, cold: Cold
+    ) -> tuple[fits.Fit, str]:
+        """One frame.
+
+        Args:
+            views: in the world of its sample.
+            cameras: number of each view's camera.
+            item_id: of the sample.
+            cold: `cold(views, item_id)` fits a frame from its hull.
 
         Returns:
             The frame in its sample's world, and how it was made.
@@ -124,11 +153,10 @@ class Follower:
         if known is not None:  # its splats were lost, or the run was killed while they were written
             return self._again(known, moment), "film"
         self._resume(moment)
-        placed = _moved_views(views, moment.film_from_scene)
-        done = self._followed(views, placed, moment)
-        how = "film"
+        shown = _Shown(moment, views, _moved_views(views, moment.film_from_scene), cameras)
+        done, how = self._followed(shown), "film"
         if done is None:
-            done, how = self._begun(cold(views, item_id), moment), "hull"
+            done, how = self._begun(cold(views, item_id), shown), "hull"
         motion, iou, psnr = done
         assert self._track is not None
         gaussians = films.posed(self._track.rest, motion)
@@ -143,31 +171,44 @@ class Follower:
 
     # --- following -------------------------------------------------------------------------------
 
-    def _followed(
-        self, views: fits.Views, placed: fits.Views, moment: Moment
-    ) -> tuple[Motion, np.ndarray, np.ndarray] | None:
+    def _followed(self, shown: _Shown) -> tuple[Motion, np.ndarray, np.ndarray] | None:
         """The set moved to this frame, or None where it must begin anew."""
-        track, s = self._track, self._settings
+        track, s, moment = self._track, self._settings, shown.moment
         if track is None:
             return None
-        done = films.follow(placed, track.rest, track.expected(moment.number, s.trust), s)
+        self._tell_untinted(shown, track.rest)
+
+        def follow(start: Motion) -> films.Followed:
+            return films.follow(shown.placed, track.rest, start, s, shown.cameras)
+
+        done = follow(track.expected(moment.number, s.trust))
         if self._is_lost(done, track.rest):
             log.info("%s: looked for again from its hull", moment.id)
-            done = films.follow(placed, track.rest, self._laid_on(views, moment), s)
+            done = follow(self._laid_on(shown.views, moment))
         if self._is_lost(done, track.rest):
             self._warn(
                 f"{moment.id}: identity ends here, a new set begins: the given views' IoU fell to "
                 f"{done.iou.mean():.3f} (the set's own frame: {track.rest.iou:.3f}), "
-                f"{done.psnr.mean():.1f} dB ({track.rest.psnr:.1f}); a jump, or a wrong mask"
+                f"{done.held.mean():.1f} dB ({track.rest.psnr:.1f}); a jump, or a wrong mask"
             )
             return None
         self._track = track.went_on(done.motion, moment.number)
         return done.motion, done.iou, done.psnr
 
+    def _tell_untinted(self, shown: _Shown, rest: Rest) -> None:
+        """Name, once, the cameras that did not show the frame in which the set began."""
+        new = {int(c) for c in shown.cameras} - set(rest.cameras.tolist()) - self._untinted
+        if new:
+            self._untinted |= new
+            self._warn(
+                f"{shown.moment.id}: camera {', '.join(map(str, sorted(new)))} did not show the "
+                "frame in which the set began: its colours are taken as they are"
+            )
+
     def _is_lost(self, done: films.Followed, rest: Rest) -> bool:
         s = self._settings
         finite = all(np.isfinite(x).all() for x in dataclasses.astuple(done.motion))
-        close = done.iou.mean() >= rest.iou - s.loss and done.psnr.mean() >= rest.psnr - s.loss_db
+        close = done.iou.mean() >= rest.iou - s.loss and done.held.mean() >= rest.psnr - s.loss_db
         return not (finite and close)
 
     def _laid_on(self, views: fits.Views, moment: Moment) -> Motion:
@@ -176,7 +217,7 @@ class Follower:
         rest, last = self._track.rest, self._track.last
         to_scene = moment.film_from_scene.inverse()
         here = films.posed(rest, last).transformed(to_scene)
-        begun = fits.Start(here, rest.alive, rest.seen, rest.cell, rest.gains, rest.offsets)
+        begun = _start(here, rest, to_scene)
         there = fits.carried(begun, views).gaussians.transformed(moment.film_from_scene)
         old = films.posed(rest, last).means[rest.alive]
         new = np.asarray(there.means)[rest.alive]
@@ -187,13 +228,15 @@ class Follower:
             last, places=places.astype(np.float32), turns=turns.astype(np.float32)
         )
 
-    def _begun(self, done: fits.Fit, moment: Moment) -> tuple[Motion, np.ndarray, np.ndarray]:
+    def _begun(self, done: fits.Fit, shown: _Shown) -> tuple[Motion, np.ndarray, np.ndarray]:
         """A new segment."""
         assert self._film is not None
+        moment = shown.moment
         gaussians = done.start.gaussians.transformed(moment.film_from_scene)
         cell = done.start.cell * float(moment.film_from_scene.scale)
         start = dataclasses.replace(done.start, gaussians=gaussians, cell=cell)
-        rest = films.rest_of(dataclasses.replace(done, start=start), self._settings.nodes)
+        in_film = dataclasses.replace(done, start=start)
+        rest = films.rest_of(in_film, self._settings.nodes, shown.cameras, finer=self.finer)
         # A run that was killed just here had begun this one already.
         segments = [s for s in self._film.about["segments"] if s["begins_at"] != moment.id]
         number = len(segments)
@@ -255,10 +298,17 @@ class Follower:
         })  # fmt: skip
 
     def _rest(self, segment: int) -> Rest:
-        with np.load(self._folder / REST.format(segment), allow_pickle=False) as a:
+        path = self._folder / REST.format(segment)
+        with np.load(path, allow_pickle=False) as a:
+            if "cameras" not in a.files:
+                raise LayoutError(
+                    "an earlier version of this program began this film", where=path,
+                    fix="make it again, in another --workdir",
+                )  # fmt: skip
             g = Gaussians(**{f.name: a[f.name] for f in dataclasses.fields(Gaussians)})
             return Rest(g, a["alive"], a["seen"], a["nodes"], a["weights"], a["edges"],
-                        *(float(x) for x in a["scalars"]), a["gains"], a["offsets"])  # fmt: skip
+                        *(float(x) for x in a["scalars"]), a["gains"], a["offsets"],
+                        a["cameras"])  # fmt: skip
 
     # --- as a fit --------------------------------------------------------------------------------
 
@@ -274,10 +324,17 @@ class Follower:
     def _fit(
         self, gaussians: Gaussians, rest: Rest, moment: Moment, iou: np.ndarray, psnr: np.ndarray
     ) -> fits.Fit:
-        here = gaussians.transformed(moment.film_from_scene.inverse())
-        start = fits.Start(here, rest.alive, rest.seen, rest.cell, rest.gains, rest.offsets)
+        to_scene = moment.film_from_scene.inverse()
+        here = gaussians.transformed(to_scene)
+        start = _start(here, rest, to_scene)
         return fits.Fit(here[rest.alive], np.zeros(0), psnr, iou, rest.seen[rest.alive],
                         rest.gains, rest.offsets, start)  # fmt: skip
+
+
+def _start(here: Gaussians, rest: Rest, to_scene: Similarity) -> fits.Start:
+    """A rest set's Gaussians as they are in a sample's world, as a start of `fit` there."""
+    cell = rest.cell * float(to_scene.scale)
+    return fits.Start(here, rest.alive, rest.seen, cell, rest.gains, rest.offsets)
 
 
 def area_seen(views: fits.Views, settings: fits.FitSettings) -> float:
@@ -344,8 +401,3 @@ def _rest_arrays(rest: Rest) -> dict[str, np.ndarray]:
 def _save_arrays(path: Path, arrays: dict[str, Any]) -> None:
     with atomic_path(path) as part, part.open("wb") as stream:
         np.savez(stream, **arrays)
-
-
-def told(folder: Path) -> dict[str, Any]:
-    """What film.json says."""
-    return json.loads((folder / FOLDER / "film.json").read_text())

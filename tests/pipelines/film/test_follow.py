@@ -60,7 +60,7 @@ def rest() -> object:
         g, np.ones(1400, bool), np.full(1400, 2.0), 0.03, np.ones((4, 3)), np.zeros((4, 3))
     )
     done = Fit(g, np.zeros(1), np.full(4, 30.0), np.full(4, 0.95), np.ones(1400), None, None, start)
-    return rest_of(done, SETTINGS.nodes)
+    return rest_of(done, SETTINGS.nodes, range(4))
 
 
 def moved(g: Gaussians, times: int) -> Gaussians:
@@ -74,7 +74,7 @@ def test_it_follows_a_turn_that_the_outline_does_not_show(rest) -> None:
     for n in (1, 2):
         true = moved(egg(), n)
         start = expected(motion, before, SETTINGS.trust)
-        done = follow(views_of(true, TINY), rest, start, SETTINGS)
+        done = follow(views_of(true, TINY), rest, start, SETTINGS, range(4))
         before, motion = motion, done.motion
         error = np.linalg.norm(posed(rest, motion).means - true.means, axis=-1)
         stayed = np.linalg.norm(posed(rest, start).means - true.means, axis=-1)
@@ -84,3 +84,15 @@ def test_it_follows_a_turn_that_the_outline_does_not_show(rest) -> None:
             assert np.median(stayed) > 0.04
     assert done.iou.mean() > 0.97 and done.psnr.mean() > 30
     assert np.abs(motion.own).mean() < 0.2  # the nodes do the work
+
+
+def test_a_camera_keeps_its_tint_whatever_its_place_among_the_views(rest) -> None:
+    gains = np.float32(1 + 0.2 * np.array([[0, 0, 0], [-1, 1, 0], [1, 0, -1], [0, -1, 1]]))
+    tinted = dataclasses.replace(rest, gains=gains, cameras=np.array([7, 3, 5, 9]))
+    views = views_of(egg(), TINY)
+    order = [2, 0, 3, 1]
+    rgb = (views.rgb * gains[:, None, None])[order]
+    pictures = {k: getattr(views, k)[order] for k in ("mask", "unknown", "K", "w2c")}
+    shown = dataclasses.replace(views, rgb=rgb, **pictures)
+    done = follow(shown, tinted, at_rest(rest), SETTINGS, [5, 7, 9, 3])
+    assert done.psnr.mean() > 30 and np.abs(done.motion.tint).mean() < 0.01

@@ -29,7 +29,7 @@ def two_sheets(gap: float = 0.02) -> Fit:
 
 
 def test_weights_are_shares_and_do_not_cross_a_gap_that_only_air_bridges() -> None:
-    rest = rest_of(two_sheets(0.3), 12)
+    rest = rest_of(two_sheets(0.3), 12, range(2))
     assert rest.alive.sum() == len(rest.alive) - 8
     np.testing.assert_allclose(rest.weights.sum(-1), rest.alive, atol=1e-5)
     assert (rest.edges != np.arange(12)[:, None]).all()
@@ -40,7 +40,7 @@ def test_weights_are_shares_and_do_not_cross_a_gap_that_only_air_bridges() -> No
 
 
 def test_a_rigid_motion_of_all_nodes_is_one_of_all_gaussians() -> None:
-    rest = rest_of(two_sheets(), 12)
+    rest = rest_of(two_sheets(), 12, range(2))
     R, t = Rotation.from_rotvec([0.3, -0.2, 1.1]).as_matrix(), np.array([0.1, 0.2, -0.3])
     turns = np.tile(rotation_to_quat(R), (12, 1)).astype(np.float32)
     motion = dataclasses.replace(
@@ -54,7 +54,7 @@ def test_a_rigid_motion_of_all_nodes_is_one_of_all_gaussians() -> None:
 
 
 def test_motion_is_expected_to_go_on() -> None:
-    rest = rest_of(two_sheets(), 6)
+    rest = rest_of(two_sheets(), 6, range(2))
     begin = at_rest(rest)
     step = Rotation.from_rotvec([0, 0, 0.1])
     turn = rotation_to_quat(step.as_matrix())

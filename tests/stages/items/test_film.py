@@ -112,11 +112,11 @@ def test_a_killed_run_goes_on_where_it_stood(done, samples, tmp_path, monkeypatc
     whole, path, calls = Film.open(done[0]), tmp_path / "fit", []
     real = Follower.__call__
 
-    def killed(self, views, item_id, cold):
+    def killed(self, views, cameras, item_id, cold):
         calls.append(item_id)
         if len(calls) in (2, 5):
             raise KeyboardInterrupt
-        return real(self, views, item_id, cold)
+        return real(self, views, cameras, item_id, cold)
 
     monkeypatch.setattr(Follower, "__call__", killed)
     for _ in range(2):
@@ -140,6 +140,7 @@ def test_what_is_no_film_says_so(samples, tmp_path):
     c.limit = 1
     with pytest.raises(ConfigError, match="two or more frames"):
         run(c, tmp_path / "fit")
+    assert "two or more frames" in fit.plan(c, tmp_path / "fit").describe()
 
 
 def test_a_truth_of_something_else_is_refused(done, samples, tmp_path):
