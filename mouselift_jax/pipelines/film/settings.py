@@ -36,7 +36,7 @@ class FilmSettings:
         implementation: of the rasterizer; None = the best for the device.
     """
 
-    finer: float = 1.25
+    finer: float = 1.0
     nodes: int = 256
     coarse_steps: int = 30
     fine_steps: int = 60
@@ -47,7 +47,7 @@ class FilmSettings:
     tint_rate: float = 0.01
     decay: float = 0.1
     rigid: float = 1.0
-    calm: float = 0.5
+    calm: float = 3.0
     keep: float = 3.0
     light: float = 0.1
     alpha: float = 1.0
