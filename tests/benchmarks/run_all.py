@@ -83,8 +83,8 @@ BENCHMARKS = {
     ),
     "builds": Benchmark(
         "Beside an earlier build",
-        "`other` is commit a14a939, `this` the build of the page; called in turn in one run. Asked "
-        "for by name, with `-- --other FOLDER`.",
+        "`other` is commit a14a939, `this` the build of the page; called in turn, in runs of "
+        "some rows each. Asked for by name, with `-- --other FOLDER`.",
         "bench_builds",
         on=("cpu",),
         needs=Path("asked for by name"),
