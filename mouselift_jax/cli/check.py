@@ -112,6 +112,8 @@ def _next(result: CheckResult, args: argparse.Namespace) -> str:
     stage, names = "prepare", ("unit", "trim", "cameras", "up", "pixel_origin")
     line = f"python launch.py --config=configs/prepare.py:fill --config.recording={path} "
     line += "--workdir=runs/prepare"
+    if any(f.code == "masks_absent" for f in result.findings):
+        line += " --config.prepare.masks=background_model"
     if off is not None:
         stage, names = "calibrate", tuple(n for n in names if n != "up")
         line = command(result.path, off.evidence["evidence"])

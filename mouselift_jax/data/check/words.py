@@ -318,7 +318,8 @@ def _keypoints(cameras: tuple[int, ...], e: dict[str, Any]) -> tuple[str, str, s
 
 def _absent(cameras: tuple[int, ...], e: dict[str, Any]) -> tuple[str, str, str]:
     message = "no masks: silhouettes cannot be held against the calibration"
-    return "info", message, "prepare.masks= can make them"
+    fix = "--config.prepare.masks=background_model (static cameras), keypoints, threshold or rembg"
+    return "info", message, fix
 
 
 def _empty(cameras: tuple[int, ...], e: dict[str, Any]) -> tuple[str, str, str]:

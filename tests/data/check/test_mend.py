@@ -55,8 +55,11 @@ def test_what_mends_it_is_next_with_the_options_that_were_needed():
     assert words[2] == "--config=configs/calibrate.py:silhouettes"
     assert words[3:5] == ["--config.recording=my mouse", "--workdir=runs/calibrate"]
     assert words[5:] == ["--config.calibrate.trim=shortest", "--config.calibrate.cameras=0,1"]
+    result.findings[:] = [Finding("masks_absent", "info", "")]
+    said = check._next(result, args)
+    assert "--config.prepare.up=z" in said and "--config.prepare.masks=background_model" in said
     result.findings.clear()
-    assert "--config.prepare.up=z" in check._next(result, args)
+    assert "masks" not in check._next(result, args)
 
 
 def test_one_fault_that_explains_it_comes_first(off):
