@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from ml_collections import ConfigDict
 
-from mouselift_jax.data.calibrate import Settings as Calibrate
+from mouselift_jax.data.calibration.calibrate import Settings as Calibrate
 from mouselift_jax.data.preparation.placement import SceneSettings
 from mouselift_jax.data.preparation.preparer import PrepareSettings
 from mouselift_jax.data.samples.rig_file import load_rig

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.optimize import least_squares
 
-from mouselift_jax.data.calibrate import similarity_between
+from mouselift_jax.data.calibration.calibrate import similarity_between
 from mouselift_jax.geometry.bundle import (
     PARAMETERS,
     Rig,

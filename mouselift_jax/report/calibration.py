@@ -8,7 +8,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from mouselift_jax.data.calibrate import UNCHANGED, Outcome
+from mouselift_jax.data.calibration.calibrate import UNCHANGED, Outcome
 from mouselift_jax.data.recordings.recording import Recording
 from mouselift_jax.geometry.bundle import Rig, located, project
 from mouselift_jax.report.html import Picture, Section, Table, Text, write_report

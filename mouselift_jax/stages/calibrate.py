@@ -10,16 +10,22 @@ from typing import Any
 
 import numpy as np
 
-from mouselift_jax.data.calibrate import UNCHANGED, Outcome, Settings, calibrate, scale_from_length
-from mouselift_jax.data.check.observe import observe
-from mouselift_jax.data.distortion import distort_pixels
-from mouselift_jax.data.evidence import (
+from mouselift_jax.data.calibration.calibrate import (
+    UNCHANGED,
+    Outcome,
+    Settings,
+    calibrate,
+    scale_from_length,
+)
+from mouselift_jax.data.calibration.evidence import (
     Evidence,
     Outlines,
     keypoint_sightings,
     moments_of,
     spread_frames,
 )
+from mouselift_jax.data.check.observe import observe
+from mouselift_jax.data.distortion import distort_pixels
 from mouselift_jax.data.findings import raise_errors
 from mouselift_jax.data.inputs import CALIBRATION, must_exist
 from mouselift_jax.data.readers import Calibration, CameraModel, read_calibration

@@ -32,8 +32,8 @@ import numpy as np
 
 from configs import calibrate as configs
 from mouselift_jax.data.batches.pictures import composite
-from mouselift_jax.data.calibrate import Outcome, Settings, calibrate
-from mouselift_jax.data.evidence import Evidence, cameras_of
+from mouselift_jax.data.calibration.calibrate import Outcome, Settings, calibrate
+from mouselift_jax.data.calibration.evidence import Evidence, cameras_of
 from mouselift_jax.data.recordings.inspection import open_recording
 from mouselift_jax.data.recordings.recording import Recording
 from mouselift_jax.data.recordings.video import read_instants

@@ -14,10 +14,15 @@ from pathlib import Path
 
 import numpy as np
 
-from mouselift_jax.data.calibrate import Outcome, Settings, calibrate, changes
+from mouselift_jax.data.calibration.calibrate import Outcome, Settings, calibrate, changes
+from mouselift_jax.data.calibration.evidence import (
+    Evidence,
+    Outlines,
+    cameras_of,
+    keypoint_sightings,
+)
 from mouselift_jax.data.check.hypotheses import Geometry, cost
 from mouselift_jax.data.check.search import Verdict
-from mouselift_jax.data.evidence import Evidence, Outlines, cameras_of, keypoint_sightings
 from mouselift_jax.data.findings import Finding
 from mouselift_jax.data.recordings.recording import Recording
 from mouselift_jax.errors import CalibrationError

@@ -14,7 +14,7 @@ import numpy as np
 
 from mouselift_jax.data.distortion import distort_pixels
 from mouselift_jax.data.findings import Finding
-from mouselift_jax.data.mask_levels import MaskFacts
+from mouselift_jax.data.recordings.mask_levels import MaskFacts
 from mouselift_jax.data.recordings.recording import Recording
 from mouselift_jax.data.recordings.video import FrameStream, quiet_decoder
 from mouselift_jax.errors import LayoutError

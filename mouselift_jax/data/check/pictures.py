@@ -8,7 +8,7 @@ from mouselift_jax.data.check.observe import Observations
 from mouselift_jax.data.check.time import repeated
 from mouselift_jax.data.check.words import describe
 from mouselift_jax.data.findings import Finding
-from mouselift_jax.data.mask_levels import judge_masks
+from mouselift_jax.data.recordings.mask_levels import judge_masks
 from mouselift_jax.data.recordings.recording import Recording
 
 _BLACK = 10  # grey level of a margin; undistortion leaves curved ones narrower than _MARGIN

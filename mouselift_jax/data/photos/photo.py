@@ -10,9 +10,9 @@ import numpy as np
 
 from mouselift_jax.data.crop import apply_map
 from mouselift_jax.data.inputs import contents
-from mouselift_jax.data.mask_levels import to_bytes
 from mouselift_jax.data.masks import clean_mask, mask_box, mask_centroid
 from mouselift_jax.data.png import decode_png
+from mouselift_jax.data.recordings.mask_levels import to_bytes
 from mouselift_jax.data.recordings.probe import partial_white
 from mouselift_jax.errors import LayoutError, raise_all
 

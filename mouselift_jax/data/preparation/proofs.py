@@ -14,7 +14,7 @@ import numpy as np
 
 from mouselift_jax.data.crop import map_points, shrink_factor
 from mouselift_jax.data.findings import Finding
-from mouselift_jax.data.mask_levels import MaskFacts, judge_masks
+from mouselift_jax.data.recordings.mask_levels import MaskFacts, judge_masks
 from mouselift_jax.geometry.camera import Camera, stack_cameras
 from mouselift_jax.geometry.hull import carve, outline
 from mouselift_jax.geometry.pretrained_frame import EXPORT_BOX, MAX_RAY_OFFSET

@@ -21,7 +21,6 @@ import numpy as np
 
 from mouselift_jax.data.distortion import undistort_pixels
 from mouselift_jax.data.findings import Finding, raise_errors
-from mouselift_jax.data.mask_levels import MaskLevels, levels_findings
 from mouselift_jax.data.readers import Calibration, examine, read_calibration
 from mouselift_jax.data.readers.calibration import AT_HALF, AT_ONE, AT_ZERO
 from mouselift_jax.data.recordings.agreement import frame_counts, picture_sizes
@@ -33,6 +32,7 @@ from mouselift_jax.data.recordings.layout import (
     find_recording,
     recordings_near,
 )
+from mouselift_jax.data.recordings.mask_levels import MaskLevels, levels_findings
 from mouselift_jax.data.recordings.pairing import pair_names
 from mouselift_jax.data.recordings.probe import probe, probe_masks
 from mouselift_jax.data.recordings.recording import Frames, Recording

@@ -32,11 +32,14 @@ def keypoint_masker(recording: Recording) -> Callable:
         LayoutError: the recording has no keypoints.
     """
     if recording.keypoints is None:
+        unread = [f for f in recording.findings if f.code == "keypoints_unreadable"]
         raise LayoutError(
-            "masks=keypoints, but the recording has none",
+            "masks=keypoints, but the recording has none" + (" that could be read" * bool(unread)),
             where=recording.path,
             expected="keypoints of every camera (`python -m mouselift_jax check --list-formats`)",
-            fix="--config.prepare.masks=background_model, threshold or rembg, or bring masks",
+            found=unread[0].message if unread else None,
+            fix=(f"{unread[0].fix}; or " if unread else "")
+            + "--config.prepare.masks=background_model, threshold or rembg, or bring masks",
         )
     points = recording.keypoints.copy()
     for v, lens in enumerate(recording.distortion):

@@ -58,7 +58,8 @@ def keypoints_of(
             finding = Finding.of(code, error)
             if path.suffix.lower() not in (".pkl", ".pickle"):  # of a program that may be unknown
                 finding.severity = "warning"
-            findings.append(finding)
+            if finding not in findings:  # a package that is missing is missing for all cameras
+                findings.append(finding)
     known = {*files.values(), *(_of_camera(name, layout.keypoints) for name in left_out)}
     unused = sorted(p.name for p in layout.keypoints.values() if p not in known)
     if unused:
@@ -122,8 +123,10 @@ def from_space(
     try:
         points = read_points(files[0])
     except MouseLiftError as error:
-        findings.append(Finding.of("keypoints_unreadable", error))
-        findings[-1].severity = "warning"
+        finding = Finding.of("keypoints_unreadable", error)
+        finding.severity = "warning"
+        if finding not in findings:
+            findings.append(finding)
         return None
     if len(points) < n_frames:
         findings.append(

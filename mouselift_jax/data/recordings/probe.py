@@ -9,9 +9,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from mouselift_jax.data.mask_levels import MaskLevels, find_levels
 from mouselift_jax.data.readers import natural_key
 from mouselift_jax.data.recordings.counts import shown_frames
+from mouselift_jax.data.recordings.mask_levels import MaskLevels, find_levels
 from mouselift_jax.data.recordings.recording import Frames
 from mouselift_jax.errors import LayoutError
 

@@ -16,8 +16,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from mouselift_jax.data.mask_levels import plane, to_bytes
 from mouselift_jax.data.masks import stretch
+from mouselift_jax.data.recordings.mask_levels import plane, to_bytes
 from mouselift_jax.data.recordings.recording import Frames
 from mouselift_jax.errors import LayoutError, MouseLiftError, raise_all
 

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from mouselift_jax.cli import check
+from mouselift_jax.data.calibration.evidence import cameras_of
 from mouselift_jax.data.check.hypotheses import Geometry, cost
 from mouselift_jax.data.check.mend import mend
 from mouselift_jax.data.check.recording import CheckResult
 from mouselift_jax.data.check.search import Verdict
-from mouselift_jax.data.evidence import cameras_of
 from mouselift_jax.data.findings import Finding
 from tests import toy_rig
 

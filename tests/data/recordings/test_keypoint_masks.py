@@ -1,12 +1,15 @@
 """Masks cut out round keypoints, of an animal that need not move."""
 
 import dataclasses
+import sys
 
 import cv2
 import numpy as np
 import pytest
 
 from mouselift_jax.data.recordings.keypoint_masks import cut_round, keypoint_masker
+from mouselift_jax.data.recordings.keypoints import keypoints_of
+from mouselift_jax.data.recordings.layout import Layout
 from mouselift_jax.errors import LayoutError
 
 
@@ -40,3 +43,18 @@ def test_keypoints_of_a_recording_make_masks(recording):
     assert make(0, np.zeros((256, 288, 3), np.uint8), None, 0).shape == (256, 288)
     with pytest.raises(LayoutError, match="has none"):
         keypoint_masker(dataclasses.replace(recording, keypoints=None))
+
+
+def test_keypoints_that_cannot_be_read_are_not_called_absent(recording, tmp_path, monkeypatch):
+    """A package that is missing is told once for all cameras, and where masks are wanted."""
+    monkeypatch.setitem(sys.modules, "h5py", None)
+    files = {name: tmp_path / f"{name}.h5" for name in "abc"}
+    for file in files.values():
+        file.write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(600))
+    findings = []
+    layout = Layout(tmp_path, None, {}, {}, files)
+    assert keypoints_of(layout, list(files), [], 3, findings) is None
+    assert [f.code for f in findings] == ["keypoints_unreadable"]
+    bare = dataclasses.replace(recording, keypoints=None, findings=tuple(findings))
+    with pytest.raises(LayoutError, match=r"that could be read[\s\S]*pip install[\s\S]*masks="):
+        keypoint_masker(bare)

@@ -15,7 +15,7 @@ import dataclasses
 import numpy as np
 from scipy.special import stdtrit  # scipy.stats, which has it too, takes 0.6 s to import
 
-from mouselift_jax.data.evidence import Evidence, moments_of
+from mouselift_jax.data.calibration.evidence import Evidence, moments_of
 from mouselift_jax.errors import CalibrationError, ConfigError, one_of
 from mouselift_jax.geometry.bundle import (
     PARAMETERS,

@@ -6,10 +6,10 @@ import pytest
 from PIL import Image
 
 from mouselift_jax.data.check.recording import check_recording
-from mouselift_jax.data.mask_levels import MaskFacts, find_levels, judge_masks, to_bytes
 from mouselift_jax.data.preparation.placement import SceneSettings
 from mouselift_jax.data.preparation.preparer import Preparer, PrepareSettings
 from mouselift_jax.data.recordings.inspection import open_recording
+from mouselift_jax.data.recordings.mask_levels import MaskFacts, find_levels, judge_masks, to_bytes
 from mouselift_jax.data.recordings.video import FrameStream, read_instants
 from mouselift_jax.data.samples.writer import SampleWriter
 from mouselift_jax.data.synthetic.recording import lossless, write_recording

@@ -7,8 +7,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from mouselift_jax.data.calibrate import Settings, calibrate, changes, misfits
-from mouselift_jax.data.evidence import (
+from mouselift_jax.data.calibration.calibrate import Settings, calibrate, changes, misfits
+from mouselift_jax.data.calibration.evidence import (
     Evidence,
     Outlines,
     keypoint_sightings,

@@ -1,0 +1,1 @@
+"""Cameras mended by what they saw of the animal, and the sightings that tell."""
